@@ -1,0 +1,74 @@
+"""Any image file or array to 8-bit RGB, the way a person would see it.
+
+Pillow's own ``convert("RGB")`` clips 16-bit images to white, drops transparency to whatever colour lies
+under it, and ignores the camera's orientation. Nothing here ever writes to the user's files.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# what Pillow opens without a further program; a class folder's other files are left alone
+EXTENSIONS = (
+    ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an 8-bit RGB image of what ``image`` shows.
+
+    EXIF orientation is applied; 16-bit values are scaled (65,535 becomes 255); alpha and palette
+    transparency are laid over white; greyscale, palette, CMYK and the other modes of Pillow are
+    converted. Of an animation this is the first frame.
+
+    Raises:
+        ValueError: The values have no defined range (32-bit integers above 65,535, floats).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _scale_to_8_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
+        raise ValueError(f"mode {image.mode} with values of unknown range (8 or 16 bits per channel expected)")
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8))
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Return the file's image as 8-bit RGB, fully decoded, whatever its name says.
+
+    Raises:
+        Exception: Whatever Pillow raises for a file that it cannot decode; it has no common base class.
+    """
+    with Image.open(path) as image:
+        return to_rgb(image)
+
+
+def reason_of(error: Exception) -> str:
+    """Return one line saying why an image could not be read, without the path."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image that Pillow knows"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[0].lower() + text[1:]
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """Return a hash of an RGB image's size and pixels: equal for exact duplicates, whatever their files."""
+    digest = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()

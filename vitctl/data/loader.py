@@ -1,0 +1,192 @@
+"""Batches whose content is a function of (seed, step): no state to save, no dependence on workers.
+
+Training images form one endless stream: the permutation of epoch 0, of epoch 1, and so on. Batch k is
+the k-th slice of the stream, so a batch may reach into the next epoch, and fewer images than a batch is
+no special case. A short last batch happens only where a run is asked for in epochs.
+
+Letters: B images in a batch, H W px.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vitctl.data.source import Split
+from vitctl.data.transforms import EvaluationTransform, TrainingTransform
+from vitctl.errors import DataError
+from vitctl.primitives.seeds import epoch_permutation
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which images make up each batch of a run.
+
+    Attributes:
+        num_images: Training images, N >= 1.
+        batch_size: Global batch, >= 1.
+        num_images_seen: Length of the stream; the last batch is what is left.
+        seed: The run's seed.
+    """
+
+    num_images: int
+    batch_size: int
+    num_images_seen: int
+    seed: int
+
+    @property
+    def num_steps(self) -> int:
+        """Number of batches."""
+        return math.ceil(self.num_images_seen / self.batch_size)
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """Return batch ``step`` (0..num_steps-1) as (epoch, position) pairs."""
+        first = step * self.batch_size
+        last = min(first + self.batch_size, self.num_images_seen)
+        pairs: list[tuple[int, int]] = []
+        for epoch in range(first // self.num_images, (last - 1) // self.num_images + 1):
+            offset = epoch * self.num_images
+            order = epoch_permutation(self.num_images, seed=self.seed, epoch=epoch)
+            chosen = order[max(first - offset, 0) : min(last - offset, self.num_images)]
+            pairs += [(epoch, int(position)) for position in chosen]
+        return pairs
+
+    def batches(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield every batch in turn, drawing each epoch's order only once."""
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        batch: list[tuple[int, int]] = []
+        for index in range(self.num_images_seen):
+            if index // self.num_images != epoch:
+                epoch = index // self.num_images
+                order = epoch_permutation(self.num_images, seed=self.seed, epoch=epoch)
+            batch.append((epoch, int(order[index % self.num_images])))
+            if len(batch) == self.batch_size or index + 1 == self.num_images_seen:
+                yield batch
+                batch = []
+
+
+class TrainingBatch(NamedTuple):
+    """One process's part of a global batch.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        labels: (B,) int64.
+        weights: (B,) float32, 1 for each image that counts, 0 for filling.
+        num_global: Images in the global batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    num_global: int
+
+
+class _PlanSampler(Sampler[list[tuple[int, int, float, int]]]):
+    """Yields this process's share of every global batch; a process is never left without an image."""
+
+    def __init__(self, plan: BatchPlan, process_index: int, num_processes: int) -> None:
+        self._plan, self._index, self._count = plan, process_index, num_processes
+
+    def __len__(self) -> int:
+        return self._plan.num_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, float, int]]]:
+        for pairs in self._plan.batches():
+            own = pairs[self._index :: self._count]
+            weight = 1.0 if own else 0.0
+            yield [(epoch, position, weight, len(pairs)) for epoch, position in own or pairs[:1]]
+
+
+class _TrainingImages(Dataset[tuple[Tensor, int, float, int]]):
+    def __init__(self, split: Split, transform: TrainingTransform) -> None:
+        self._split, self._transform = split, transform
+
+    def __getitem__(self, key: tuple[int, int, float, int]) -> tuple[Tensor, int, float, int]:
+        epoch, position, weight, num_global = key
+        image = self._transform(_read(self._split, position), epoch=epoch, position=position)
+        return image, int(self._split.labels[position]), weight, num_global
+
+
+class _EvaluationImages(Dataset[Tensor]):
+    def __init__(self, split: Split, transform: EvaluationTransform) -> None:
+        self._split, self._transform = split, transform
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, position: int) -> Tensor:
+        return self._transform(_read(self._split, position))
+
+
+def _read(split: Split, position: int) -> Any:
+    try:
+        return split.read(position)
+    except Exception as error:  # a file that changed since it was checked
+        raise DataError(f"{split.image_name(position)} cannot be read any more: {error}") from error
+
+
+def _start_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+
+
+def resolve_num_workers(given: int | None, *, is_in_memory: bool, device_type: str) -> tuple[int, str]:
+    """Return how many processes read images, and why; no result depends on it."""
+    if given is not None:
+        return given, "asked for"
+    if is_in_memory:
+        return 0, "the images are in memory"
+    num_cpus = os.cpu_count() or 1
+    if device_type == "cpu":
+        return min(4, num_cpus // 2), "half of the processors, the model needs them too"
+    return min(16, max(1, num_cpus - 1)), "one per processor, less one"
+
+
+def _stack_training(items: list[tuple[Tensor, int, float, int]]) -> TrainingBatch:
+    images, labels, weights, num_global = zip(*items, strict=True)
+    return TrainingBatch(torch.stack(images), torch.tensor(labels), torch.tensor(weights), num_global[0])
+
+
+def training_batches(
+    split: Split,
+    transform: TrainingTransform,
+    plan: BatchPlan,
+    *,
+    num_workers: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    pin_memory: bool = False,
+) -> "DataLoader[TrainingBatch]":
+    """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan``.
+
+    The content depends on ``plan`` alone, not on ``num_workers``.
+    """
+    return DataLoader(
+        _TrainingImages(split, transform),
+        batch_sampler=_PlanSampler(plan, process_index, num_processes),
+        num_workers=num_workers,
+        collate_fn=_stack_training,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
+    )
+
+
+def evaluation_batches(
+    split: Split, transform: EvaluationTransform, *, batch_size: int, num_workers: int
+) -> "DataLoader[Tensor]":
+    """Return a loader that yields (B, 3, H, W) float32 batches of ``split`` in order; the last may be short."""
+    return DataLoader(
+        _EvaluationImages(split, transform),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(0),
+    )

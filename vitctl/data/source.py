@@ -1,0 +1,146 @@
+"""The contract of a data source: splits of labelled images.
+
+A source is one file in ``vitctl/data/sources/`` with two functions::
+
+    recognises(spec: str) -> bool       # is this spec written for me? looks, reads nothing big
+    open_source(spec: str) -> Source    # or DataError with one sentence
+
+and a place in the tuple ``SOURCES`` there. Everything after it (class map, scan, split, transforms,
+batches, run folder) knows only the classes below.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from timm.utils.misc import natural_key
+
+from vitctl.errors import DataError
+
+
+class Images(Protocol):
+    """Random access to a source's images. Instances travel to worker processes, so they pickle."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def read(self, row: int) -> Image.Image:
+        """Return image ``row``, fully decoded, as 8-bit RGB; raises what the decoder raises."""
+
+    def name(self, row: int) -> str:
+        """Return what identifies image ``row`` to a person: a path, or a name like ``digits/12``."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images: a split of a source, or a part of one.
+
+    Attributes:
+        name: ``train``, ``val``, ``test`` or ``all``.
+        images: Where the pixels are.
+        rows: (N,) int64, rows of ``images``.
+        labels: (N,) int64, positions in ``class_names``.
+        class_names: Names of the classes, in natural order (2 before 10).
+    """
+
+    name: str
+    images: Images
+    rows: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, position: int) -> Image.Image:
+        """Return the image at ``position`` (0..N-1) as 8-bit RGB."""
+        return self.images.read(int(self.rows[position]))
+
+    def image_name(self, position: int) -> str:
+        """Return what identifies the image at ``position`` to a person."""
+        return self.images.name(int(self.rows[position]))
+
+    def image_names(self) -> list[str]:
+        """Return the names of all images, in order."""
+        return [self.image_name(position) for position in range(len(self))]
+
+    def select(self, positions: Sequence[int] | np.ndarray, *, name: str | None = None) -> "Split":
+        """Return the split that holds only ``positions``, in that order."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        return replace(self, name=name or self.name, rows=self.rows[chosen], labels=self.labels[chosen])
+
+    def counts(self) -> np.ndarray:
+        """Return the number of images of each class, (C,) int64."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data spec stands for.
+
+    Attributes:
+        spec: The spec, with absolute paths: opening it again gives the same images.
+        description: A few words for the header, e.g. "a folder of class folders".
+        splits: By name. A source without splits has the single split ``all``.
+        is_flippable: False where a mirrored image means something else (digits, letters).
+        is_in_memory: True where reading an image costs next to nothing.
+        notes: Sentences the user should see.
+    """
+
+    spec: str
+    description: str
+    splits: dict[str, Split]
+    is_flippable: bool = True
+    is_in_memory: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    def split(self, name: str) -> Split:
+        """Return the split called ``name``.
+
+        Raises:
+            DataError: There is none; the sentence lists those there are.
+        """
+        if name not in self.splits:
+            raise DataError(f"{self.spec} has no split {name!r}; it has {', '.join(self.splits)}.")
+        return self.splits[name]
+
+    def training_split(self) -> Split:
+        """Return the images to train on: split ``train``, or all of a source without splits."""
+        return self.splits["train"] if "train" in self.splits else self.split("all")
+
+
+def split_from_names(name: str, images: Images, label_names: Sequence[str]) -> Split:
+    """Return a split whose classes are the distinct ``label_names`` (one per image), in natural order."""
+    class_names = tuple(sorted(set(label_names), key=lambda text: (natural_key(text), text)))
+    position = {class_name: index for index, class_name in enumerate(class_names)}
+    labels = np.array([position[label] for label in label_names], dtype=np.int64)
+    return Split(name, images, np.arange(len(labels), dtype=np.int64), labels, class_names)
+
+
+def align_classes(split: Split, class_names: Sequence[str], *, where: str) -> Split:
+    """Return ``split`` with labels that are positions in ``class_names``, matched by name.
+
+    A class that ``split`` lacks shifts nothing.
+
+    Args:
+        split: Any split.
+        class_names: The class map to use, from the training split.
+        where: How to call ``split`` in the message.
+
+    Raises:
+        DataError: ``split`` has images of classes that the map lacks; the sentence lists them.
+    """
+    known = {class_name: index for index, class_name in enumerate(class_names)}
+    present = [split.class_names[label] for label in np.unique(split.labels)]
+    extra = [class_name for class_name in present if class_name not in known]
+    if extra:
+        listed = ", ".join(repr(class_name) for class_name in extra[:10]) + (", ..." if len(extra) > 10 else "")
+        raise DataError(
+            f"{where} has {len(extra)} class{'es' * (len(extra) > 1)} unknown in training: {listed}; the "
+            f"{len(known)} known are {', '.join(list(class_names)[:5])}{', ...' * (len(known) > 5)}. "
+            "Rename or remove them."
+        )
+    table = np.array([known.get(class_name, -1) for class_name in split.class_names], dtype=np.int64)
+    return replace(split, labels=table[split.labels], class_names=tuple(class_names))

@@ -1,0 +1,22 @@
+"""Data sources: one file per kind, behind the contract of ``vitctl.data.source``.
+
+To add one: write the file (``recognises`` and ``open_source``) and name it in ``SOURCES``, before any
+that would also recognise its specs.
+"""
+
+from vitctl.data.source import Source
+from vitctl.data.sources import digits, folder, idx
+
+SOURCES = (digits, idx, folder)
+
+
+def open_source(spec: str) -> Source:
+    """Return the source that ``spec`` stands for: ``digits``, an IDX folder, a folder of class folders.
+
+    Raises:
+        DataError: There is nothing there, or it is inconsistent.
+    """
+    for kind in SOURCES:
+        if kind.recognises(spec):
+            return kind.open_source(spec)
+    return folder.open_source(spec)  # the most general kind knows best what is wrong

@@ -1,0 +1,129 @@
+"""A folder of IDX files, gzipped or not: the format of MNIST, Fashion-MNIST, KMNIST, QMNIST, EMNIST.
+
+Format: http://yann.lecun.com/exdb/mnist/ (big-endian header: two zero bytes, type code, number of
+dimensions, then one 32-bit size per dimension). Files pair up by name: ``X-images-idx3-ubyte`` with
+``X-labels-idx1-ubyte``; ``t10k`` or ``test`` in the name makes the test split. Debian's package
+``dataset-fashion-mnist`` installs such a folder.
+"""
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from vitctl.data.source import Source, Split, split_from_names
+from vitctl.data.sources.digits import ArrayImages
+from vitctl.errors import DataError
+
+_NAME = re.compile(r"(?P<set>.*?)[-._]?(?P<kind>images|labels)[-._]idx\d[-._](ubyte|int)(\.gz)?$", re.IGNORECASE)
+_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
+
+
+def recognises(spec: str) -> bool:
+    """Return whether ``spec`` is a folder that holds a file named like IDX images."""
+    folder = Path(spec).expanduser()
+    return folder.is_dir() and any(_kind(path) == "images" for path in folder.iterdir())
+
+
+def open_source(spec: str) -> Source:
+    """Return the splits ``train`` and ``test`` (whichever are there) of the folder ``spec``.
+
+    Class names are the label numbers.
+
+    Raises:
+        DataError: A file is missing, truncated, not IDX, or images and labels differ in number.
+    """
+    folder = Path(spec).expanduser().absolute()
+    splits: dict[str, Split] = {}
+    for path in sorted(folder.iterdir()):
+        if _kind(path) != "images":
+            continue
+        set_name = _set(path)
+        split_name = "test" if re.search(r"t10k|test", set_name, re.IGNORECASE) else "train"
+        if split_name in splits:
+            raise DataError(
+                f"{folder} holds more than one {split_name} set in IDX format ({path.name} is the second); "
+                "expected one. Move each data set into a folder of its own."
+            )
+        splits[split_name] = _read_split(split_name, path, _labels_beside(path))
+    if "train" not in splits:
+        splits = {"all": next(iter(splits.values()))}
+    is_fashion = "fashion" in folder.name.lower()
+    return Source(
+        spec=str(folder),
+        description="a folder of IDX files",
+        splits=splits,
+        is_flippable=is_fashion,  # the other members of the family show digits or letters
+        is_in_memory=True,
+    )
+
+
+def _kind(path: Path) -> str | None:
+    match = _NAME.match(path.name)
+    return match["kind"].lower() if match and path.is_file() else None
+
+
+def _set(path: Path) -> str:
+    match = _NAME.match(path.name)
+    return match["set"] if match else ""
+
+
+def _labels_beside(images: Path) -> Path:
+    for path in sorted(images.parent.iterdir()):
+        if _kind(path) == "labels" and _set(path) == _set(images):
+            return path
+    raise DataError(f"{images} has no labels beside it; expected a file like {_set(images)}-labels-idx1-ubyte.gz.")
+
+
+def _read_split(name: str, images_path: Path, labels_path: Path) -> Split:
+    pixels = read_idx(images_path)
+    labels = read_idx(labels_path)
+    if pixels.ndim != 3 or pixels.dtype != np.uint8:
+        raise DataError(
+            f"{images_path} holds {pixels.ndim}-dimensional {pixels.dtype} values; expected 8-bit greyscale "
+            "images (3 dimensions)."
+        )
+    if labels.ndim == 2:  # QMNIST: the first column is the class
+        labels = labels[:, 0]
+    if labels.ndim != 1 or len(labels) != len(pixels):
+        raise DataError(
+            f"{images_path} holds {len(pixels)} images but {labels_path.name} holds {len(labels)} labels; "
+            "expected as many of each."
+        )
+    if not len(pixels):
+        raise DataError(f"{images_path} holds no images.")
+    split = split_from_names(name, ArrayImages(images_path.name, pixels), [str(label) for label in labels.tolist()])
+    return split
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Return the array in an IDX file, gzipped or not.
+
+    Returns:
+        An array with the shape of the header; the dtype is the file's, in native byte order.
+
+    Raises:
+        DataError: The file cannot be read, or is shorter or longer than its header says.
+    """
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); it may be truncated: copy it again.") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES or not content[3]:
+        raise DataError(f"{path} is not an IDX file: its header is {content[:4].hex(' ') or 'empty'}.")
+    dtype, num_dims = np.dtype(_DTYPES[content[2]]), content[3]
+    start = 4 + 4 * num_dims
+    shape = [int.from_bytes(content[4 + 4 * dim : 8 + 4 * dim], "big") for dim in range(num_dims)]
+    expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
+    if found != expected:
+        raise DataError(
+            f"{path} says it holds {'x'.join(map(str, shape))} values ({expected:,} bytes), but {max(found, 0):,} "
+            "bytes follow its header; it may be truncated: copy it again."
+        )
+    values: np.ndarray = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return values.astype(dtype.newbyteorder("="))

@@ -1,0 +1,78 @@
+"""From an RGB image to the tensor a model sees: one object for evaluation, a random one for training.
+
+Letters: H W px.
+"""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
+from torchvision import transforms
+
+from vitctl.errors import check_choice
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.seeds import torch_randomness
+
+CROPS = ("random-resized-crop", "resize-random-crop", "pad-random-crop", "none")
+
+
+class EvaluationTransform:
+    """RGB image to (3, H, W) float32, the same for every caller."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._transform = create_transform(**preprocessing.data_config(), is_training=False)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the (3, H, W) float32 tensor of ``image``."""
+        tensor: Tensor = self._transform(image)
+        return tensor
+
+
+class TrainingTransform:
+    """RGB image to (3, H, W) float32 with random cropping and flipping.
+
+    The randomness is keyed by (seed, epoch, image), so it does not depend on which worker process
+    handles an image, nor on what was drawn before.
+
+    Args:
+        preprocessing: Size, interpolation, mean and std; its crop is for evaluation only.
+        crop: ``random-resized-crop`` (Inception: a random part of the image, by area, aspect 3/4 to 4/3),
+            ``resize-random-crop`` (BiT: squash to 8/7 of the size, cut out a random part),
+            ``pad-random-crop`` (CIFAR: resize, pad by an eighth, cut out a random part), ``none`` (squash).
+        crop_area: (least, most) fraction of the area, for ``random-resized-crop``.
+        flip: Mirror half of the images left to right.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, *, crop: str, crop_area: tuple[float, float], flip: bool, seed: int
+    ) -> None:
+        check_choice(crop, CROPS, what="crop")
+        size = preprocessing.image_size
+        mode = str_to_interp_mode(preprocessing.interpolation)
+        squash = transforms.Resize(size, interpolation=mode)
+        steps: list[Any]
+        if crop == "random-resized-crop":
+            steps = [transforms.RandomResizedCrop(size, scale=crop_area, interpolation=mode)]
+        elif crop == "resize-random-crop":  # 448 for 384 (arXiv 1912.11370): 7/6, as for 512 to 480 nearly
+            larger = (round(size[0] * 7 / 6), round(size[1] * 7 / 6))
+            steps = [transforms.Resize(larger, interpolation=mode), transforms.RandomCrop(size)]
+        elif crop == "pad-random-crop":
+            padding = [max(1, size[1] // 8), max(1, size[0] // 8)]
+            steps = [squash, transforms.RandomCrop(size, padding=padding)]
+        else:
+            steps = [squash]
+        if flip:
+            steps.append(transforms.RandomHorizontalFlip())
+        steps += [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
+        self._transform = transforms.Compose(steps)
+        self._seed = seed
+
+    def __call__(self, image: Image.Image, *, epoch: int, position: int) -> Tensor:
+        """Return the (3, H, W) float32 tensor of ``image`` as seen in ``epoch``."""
+        with torch_randomness(self._seed, "augment", epoch, position):
+            tensor: Tensor = self._transform(image)
+        return tensor.contiguous(memory_format=torch.contiguous_format)

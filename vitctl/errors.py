@@ -1,0 +1,79 @@
+"""What can go wrong, as exceptions; each knows the exit code of the command it ends.
+
+The tree::
+
+    VitctlError            1  never raised itself
+    +-- SettingError       2  an option or configuration value that cannot be used
+    +-- DataError          3  images, labels, data specs
+    +-- ModelError         4  model names, weights
+    +-- UnavailableError   5  a device or an optional package that is not here
+    +-- InterruptedRun   130  Ctrl-C (or 143: SIGTERM), after everything was saved
+
+A message is one sentence for the person at the keyboard: what was found (with the path), what was
+expected, what to try. Any other exception is a bug of ours and keeps its traceback (exit code 1).
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitctlError(Exception):
+    """An expected failure: its text is shown without a traceback."""
+
+    exit_code = 1
+
+
+class SettingError(VitctlError):
+    """An option or a configuration value cannot be used (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(VitctlError):
+    """Images or labels are missing, unreadable or inconsistent (exit code 3)."""
+
+    exit_code = 3
+
+
+class ModelError(VitctlError):
+    """A model name is unknown, or weights are missing or do not fit (exit code 4)."""
+
+    exit_code = 4
+
+
+class UnavailableError(VitctlError):
+    """A device or an optional package is not available (exit code 5)."""
+
+    exit_code = 5
+
+
+class InterruptedRun(VitctlError):
+    """The user stopped the run; what was done is saved (exit code 130, or 143 for SIGTERM)."""
+
+    def __init__(self, message: str, *, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 3) -> str:
+    """Return ``" Did you mean 'a' or 'b'?"`` for the names nearest to ``word``, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def check_choice(value: str, allowed: Iterable[str], *, what: str) -> str:
+    """Return ``value`` when it is one of ``allowed``.
+
+    Args:
+        value: What was given.
+        allowed: Every value that can be used.
+        what: The option or setting, as the user writes it.
+
+    Raises:
+        SettingError: It is not; the sentence lists the allowed values and the nearest.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        listed = ", ".join(allowed)
+        raise SettingError(f"{what} is {value!r}; it can be {listed}.{did_you_mean(value, allowed)}")
+    return value

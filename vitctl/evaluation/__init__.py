@@ -1,0 +1,1 @@
+"""Building blocks of evaluation: logits of a split, and what they say about a classifier."""

@@ -1,0 +1,127 @@
+"""What a classifier's probabilities say about it: accuracy with its uncertainty, calibration, per class.
+
+Letters: N images, C classes. Everything is a fraction 0-1 except the negative log-likelihood (nats).
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+NUM_ECE_BINS = 15
+
+
+def wilson_interval(num_correct: int, num_images: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (SciPy's; no continuity correction).
+
+    Args:
+        num_correct: 0..num_images.
+        num_images: >= 1.
+        confidence: 0-1.
+
+    Example:
+        >>> [round(end, 4) for end in wilson_interval(45, 50)]
+        [0.7864, 0.9565]
+    """
+    interval = binomtest(num_correct, num_images).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_nll(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean negative log-likelihood of the true classes, in nats, summed in float64.
+
+    Args:
+        logits: (N, C) float.
+        labels: (N,) int64.
+    """
+    values = logits.astype(np.float64)
+    top = values.max(axis=1)
+    log_total = top + np.log(np.exp(values - top[:, None]).sum(axis=1))
+    return float(np.mean(log_total - values[np.arange(len(labels)), labels]))
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Return the share of images whose true class is among the ``k`` largest logits; k > C counts as C.
+
+    Of equal logits the class that comes first is taken to be the larger, so the result does not depend on
+    a sorting routine.
+
+    Args:
+        logits: (N, C) float.
+        labels: (N,) int64.
+        k: >= 1.
+    """
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float(np.mean((order == labels[:, None]).any(axis=1)))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = NUM_ECE_BINS) -> float:
+    """Return the expected calibration error with bins of equal width (arXiv 1706.04599, equation 3).
+
+    Args:
+        probabilities: (N, C), rows sum to 1. The confidence is the largest.
+        labels: (N,) int64.
+        num_bins: Bins of the confidence over (0, 1], each open on the left.
+    """
+    confidence = probabilities.max(axis=1)
+    is_correct = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, weights=is_correct - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """Return the confusion matrix: (C, C) int64, rows are true classes, columns predicted ones."""
+    matrix: np.ndarray = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
+    return matrix
+
+
+def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return the figures of ``vitctl evaluate``, without the per-class table.
+
+    Args:
+        logits: (N, C) float, N >= 1.
+        probabilities: (N, C), their softmax.
+        labels: (N,) int64.
+
+    Returns:
+        ``top1``, ``top1_ci95`` (Wilson), ``top5``, ``balanced_accuracy`` (mean recall over the classes that
+        are present), ``macro_f1`` (over the classes that are present or predicted), ``nll``, ``ece``,
+        ``num_images``.
+    """
+    predicted = logits.argmax(axis=1)
+    num_correct = int((predicted == labels).sum())
+    present = np.unique(np.concatenate([labels, predicted]))
+    recalls = [float((predicted[labels == label] == label).mean()) for label in np.unique(labels)]
+    return {
+        "top1": num_correct / len(labels),
+        "top1_ci95": list(wilson_interval(num_correct, len(labels))),
+        "top5": top_k_accuracy(logits, labels, 5),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
+        "nll": mean_nll(logits, labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        "num_images": len(labels),
+    }
+
+
+def per_class_report(predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return one row per class: ``class``, ``num_images``, ``precision``, ``recall``, ``f1`` (None where undefined)."""
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(len(class_names)), zero_division=np.nan
+    )
+    return [
+        {
+            "class": name,
+            "num_images": int(support[index]),
+            "precision": _number(precision[index]),
+            "recall": _number(recall[index]),
+            "f1": _number(f1[index]),
+        }
+        for index, name in enumerate(class_names)
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,5 @@
+"""timm's Vision Transformers: build, load weights, change resolution, save, describe."""
+
+from vitctl.primitives.torchvision_operators import declare_missing_operators
+
+declare_missing_operators()

@@ -1,0 +1,209 @@
+"""From the words ``--model`` and ``--weights`` to a timm model with its own weights, size and head.
+
+A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.augreg_in21k``), a run folder
+of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from torch import nn
+
+from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.weights import LoadReport, load_weights_file
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.seeds import torch_randomness
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was pretrained: its own input size and its own head.
+
+    Attributes:
+        model: The timm model, on the CPU, in float32.
+        name: What to call it on screen and in files.
+        class_names: Names of its outputs, None where they are not known.
+        licence: Of its weights, None where timm does not know.
+        report: What was loaded; None for random weights.
+    """
+
+    model: nn.Module
+    name: str
+    class_names: tuple[str, ...] | None
+    licence: str | None
+    report: LoadReport | None
+
+
+def model_folder(spec: str) -> Path | None:
+    """Return the timm local-dir folder that ``spec`` names, or None where it names none.
+
+    ``demo`` is the embedded folder; a run folder stands for its ``best/`` (``last/`` where an interrupted
+    run has no best yet).
+    """
+    if spec == DEMO:
+        return DEMO_FOLDER
+    folder = Path(spec).expanduser()
+    for candidate in (folder, folder / "best", folder / "last"):
+        if _is_timm_folder(candidate):
+            return candidate.absolute()
+    return None
+
+
+def _is_timm_folder(folder: Path) -> bool:
+    try:
+        return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def check_model_name(name: str) -> None:
+    """Check that timm knows ``name`` (a pretrained tag may follow a dot).
+
+    Raises:
+        ModelError: It does not; the sentence gives near matches.
+    """
+    if name.startswith("hf-hub:"):
+        return
+    if "/" in name or Path(name).exists():
+        raise ModelError(
+            f"{name} is no model: expected a timm name, a run folder, or a folder with a timm config.json and "
+            "model.safetensors."
+        )
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        known = [DEMO, *timm.list_models()]
+        raise ModelError(
+            f"timm has no model {architecture!r}.{did_you_mean(architecture, known)} 'vitctl models PATTERN' "
+            "searches them."
+        )
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ModelError(
+            f"timm has no weights {tag!r} for {architecture}.{did_you_mean(tag, tags)} It has: "
+            f"{', '.join(tags) or 'none'}."
+        )
+
+
+def load_model(
+    spec: str, *, weights: str = "pretrained", image_size: tuple[int, int] | None = None, seed: int = 0
+) -> LoadedModel:
+    """Return the model that ``spec`` names, with its weights loaded.
+
+    Args:
+        spec: ``demo``, a timm name, a run folder, a timm folder, ``hf-hub:OWNER/NAME``.
+        weights: ``pretrained``, ``none``, or a ``.safetensors``, ``.pth`` or ``.npz`` file.
+        image_size: (H, W) px to build at; only with ``none``, where there is nothing to resample.
+        seed: For random weights.
+
+    Raises:
+        ModelError: The name is unknown; the weights are missing, do not fit, or cannot be fetched.
+    """
+    folder = model_folder(spec)
+    if folder is None:
+        check_model_name(spec)
+    address = f"local-dir:{folder}" if folder else spec
+    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
+    with torch_randomness(seed, "weights"):
+        if weights == "pretrained":
+            model = _create_pretrained(address, name=name, folder=folder)
+            report: LoadReport | None = LoadReport(_source_of(model, folder), len(model.state_dict()))
+        else:
+            size = {"img_size": image_size} if image_size and weights == "none" else {}
+            model = _create(address, name=name, **size)
+            report = None if weights == "none" else load_weights_file(model, Path(weights).expanduser(), name=name)
+    model = model.float()
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    class_names = None if report is None or report.missing else _class_names(model, own=weights == "pretrained")
+    licence = config.get("license") if weights == "pretrained" else None
+    return LoadedModel(model, name, class_names, licence, report)
+
+
+def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
+    try:
+        model: nn.Module = timm.create_model(address, pretrained=False, **kwargs)
+    except Exception as error:  # the architecture's own code objects to its arguments
+        raise ModelError(f"{name} cannot be built: {error}") from error
+    return model
+
+
+def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Module:
+    if folder is not None and not (folder / "model.safetensors").is_file():
+        raise ModelError(f"{folder} has a config.json but no model.safetensors; --weights FILE names the weights.")
+    if folder is None and not address.startswith("hf-hub:") and not timm.is_model_pretrained(address):
+        raise ModelError(
+            f"No pretrained weights of {name} are published; use --weights FILE, or --weights none for random ones."
+        )
+    try:
+        model: nn.Module = timm.create_model(address, pretrained=True)
+    except Exception as error:  # the hub client's errors have no common base class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if folder is not None:
+            raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
+        raise ModelError(
+            f"The pretrained weights of {name} could not be fetched ({type(error).__name__}: {reason[:200]}). Either "
+            "run the command once where the Hugging Face hub can be reached (it fills the cache, $HF_HOME), or "
+            "download the file and give it with --weights FILE."
+        ) from error
+    return model
+
+
+def _source_of(model: nn.Module, folder: Path | None) -> str:
+    if folder is not None:
+        return str(folder / "model.safetensors")
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    return str(config.get("hf_hub_id") or config.get("url") or "timm")
+
+
+def _class_names(model: nn.Module, *, own: bool) -> tuple[str, ...] | None:
+    """Return the names of the model's outputs where its files, or timm's ImageNet lists, tell them."""
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    num_classes = int(getattr(model, "num_classes", 0))
+    names = config.get("label_names") if own else None
+    if names is None and (subset := infer_imagenet_subset(model)):
+        names = ImageNetInfo(subset).label_names()
+    return tuple(names) if names and len(names) == num_classes else None
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing:
+    """Return what ``model`` expects of an image, as timm resolves it from the model's configuration."""
+    config = resolve_data_config({}, pretrained_cfg=getattr(model, "pretrained_cfg", {}))
+    return Preprocessing(
+        image_size=tuple(config["input_size"][1:]),
+        interpolation=str(config["interpolation"]),
+        crop_pct=float(config["crop_pct"]),
+        crop_mode=str(config["crop_mode"]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def replace_head(model: nn.Module, num_classes: int, *, method: str, seed: int) -> None:
+    """Give ``model`` a fresh linear head, in place.
+
+    Args:
+        model: A timm model.
+        num_classes: Outputs of the new head.
+        method: ``zero`` (arXiv 2010.11929, section 3.2: weights and bias are zero, so training starts from
+            equal probabilities) or ``random`` (timm's initialisation).
+        seed: For ``random``.
+    """
+    with torch_randomness(seed, "weights", 1):
+        model.reset_classifier(num_classes)  # type: ignore[operator]  # timm's method
+    if method == "zero":
+        for head in classifiers(model):
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
+
+
+def classifiers(model: nn.Module) -> Sequence[nn.Module]:
+    """Return the model's classifier layers: one, or two for a distilled model."""
+    found = model.get_classifier()  # type: ignore[operator]  # timm's method
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)

@@ -1,0 +1,68 @@
+"""Write a model as a timm local-dir folder: ``model.safetensors`` and ``config.json``.
+
+``timm.create_model("local-dir:FOLDER", pretrained=True)`` opens it unchanged, and so does transformers'
+TimmWrapper. Differs from ``timm.models.save_for_hf`` in what that leaves wrong for fine-tuned weights: the
+number of classes stands once (TimmWrapper refuses it in ``model_args``), class names are a list, and the
+source's tag, licence and papers are not claimed for the new weights.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from vitctl.primitives.files import whole_folder, write_json
+from vitctl.primitives.preprocessing import Preprocessing
+
+_NOT_OURS = ("tag", "license", "paper_ids", "paper_name", "origin_url", "notes", "description", "label_names")
+
+
+def save_timm_folder(
+    model: nn.Module,
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    base_model: str,
+    base_licence: str | None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write ``folder``, whole or not at all, in the place of what stands there.
+
+    Args:
+        model: A timm model; its weights are not changed.
+        folder: Where to write.
+        class_names: One name per output, in order.
+        preprocessing: What the weights expect of an image.
+        base_model: What it was fine-tuned from, for the record.
+        base_licence: Licence of those weights, where known.
+        dtype: Of the floating-point tensors in the file.
+    """
+    with whole_folder(folder) as partial:
+        tensors = {
+            key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+            for key, value in model.state_dict().items()
+        }
+        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        save_config_for_hf(
+            model,
+            str(partial / "config.json"),
+            model_config={"label_names": list(class_names)},
+            data_config=preprocessing.data_config(),
+        )
+        write_json(partial / "config.json", _corrected(partial / "config.json", base_model, base_licence))
+
+
+def _corrected(path: Path, base_model: str, base_licence: str | None) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    for key in _NOT_OURS:
+        config["pretrained_cfg"].pop(key, None)
+    config["pretrained_cfg"]["tag"] = "vitctl"
+    config["base_model"] = {"name": base_model, "license": base_licence}
+    return config

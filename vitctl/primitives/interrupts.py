@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM as something to finish a step on, not as an explosion in the middle of it."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopRequest:
+    """Whether the user has asked to stop. Falsy until then."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """130 for Ctrl-C, 143 for SIGTERM."""
+        return EXIT_CODES[self.signal or signal.SIGINT]
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note the first SIGINT or SIGTERM inside the block; the second one acts as it would without us.
+
+    Outside the main thread, where Python delivers no signals, nothing is caught.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {number: signal.getsignal(number) for number in EXIT_CODES}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        request.signal = signal.Signals(number)
+        for one, handler in previous.items():
+            signal.signal(one, handler)
+
+    for number in EXIT_CODES:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

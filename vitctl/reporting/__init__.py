@@ -1,0 +1,1 @@
+"""Pictures of a run; the only home of matplotlib."""

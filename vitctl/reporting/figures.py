@@ -1,0 +1,2 @@
+"""x"""
+draw_confusion = draw_curves = None

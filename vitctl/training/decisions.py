@@ -1,0 +1,109 @@
+"""What to train with where the user did not say: batch, length, rate, image size; each with its reason.
+
+The numbers come from a recipe; see ``vitctl/recipes``. Everything here is plain arithmetic.
+"""
+
+import math
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from vitctl.primitives.durations import (
+    batch_size_for,
+    bit_hyperrule_steps,
+    images_seen_transfer,
+    steps_for_images,
+)
+from vitctl.recipes import Recipe
+
+T = TypeVar("T")
+
+PHOTO_SIDE_PX = 460  # from this median short side, 384 px has something to show
+SMALL_AREA_PX = 96 * 96  # BiT's rule for small images, arXiv 1912.11370, section 3.3
+HIGH_RESOLUTION_PX = 384  # arXiv 2010.11929, section 4.1
+DEMO_SIDE_PX = 48  # grid 8x8 to 12x12
+
+
+class Decision(NamedTuple, Generic[T]):
+    """A value and why it is that."""
+
+    value: T
+    reason: str
+
+
+def decide_batch_size(given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str) -> Decision[int]:
+    """Return the global batch."""
+    if given is not None:
+        return Decision(given, "asked for")
+    if recipe.batch_rule == "fixed":
+        return Decision(recipe.batch_size, f"recipe {recipe_name}")
+    size = batch_size_for(num_train, largest=recipe.batch_size)
+    why = "" if size == recipe.batch_size else ", at most a quarter of the images"
+    return Decision(size, f"recipe {recipe_name}{why}")
+
+
+def decide_num_images_seen(
+    steps: int | None, epochs: float | None, recipe: Recipe, num_train: int, batch_size: int, *, recipe_name: str
+) -> Decision[int]:
+    """Return how many images the run shows, repeats counted; steps are that over the batch, rounded up."""
+    if steps is not None:
+        return Decision(steps * batch_size, "asked for")
+    if epochs is not None:
+        seen = max(1, round(epochs * num_train))
+        short = seen % batch_size
+        return Decision(seen, f"{epochs:g} epochs" + (f"; the last batch holds {short}" if short else ""))
+    if recipe.steps_rule == "images-seen":
+        wanted = images_seen_transfer(num_train)
+        num_steps = steps_for_images(wanted, batch_size=batch_size)
+        return Decision(num_steps * batch_size, f"recipe {recipe_name}: {wanted:,} images seen")
+    if recipe.steps_rule == "bit-hyperrule":
+        return Decision(bit_hyperrule_steps(num_train) * batch_size, f"BiT-HyperRule for {num_train:,} images")
+    return Decision(recipe.steps * batch_size, f"recipe {recipe_name}")
+
+
+def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str) -> Decision[float]:
+    """Return the peak learning rate; a given one is used as it is."""
+    if given is not None:
+        return Decision(given, "asked for, used as it is")
+    lr = recipe.peak_lr(batch_size)
+    if batch_size == recipe.lr_at_batch or recipe.lr_scaling == "none":
+        return Decision(lr, f"recipe {recipe_name}")
+    return Decision(
+        lr,
+        f"recipe {recipe_name}: {recipe.lr:g} at batch {recipe.lr_at_batch}, {recipe.lr_scaling} scaling to {batch_size}",
+    )
+
+
+def decide_image_size(
+    sizes: np.ndarray, pretrained: tuple[int, int], patch: tuple[int, int], *, is_demo: bool
+) -> Decision[tuple[int, int]]:
+    """Return the size to fine-tune at.
+
+    Args:
+        sizes: (N, 2) int64, (H, W) px of the training images, N >= 1.
+        pretrained: (H, W) px of the model.
+        patch: (H, W) px per token.
+        is_demo: Whether it is the embedded demo model.
+    """
+    if is_demo and pretrained[0] < DEMO_SIDE_PX:
+        return Decision((DEMO_SIDE_PX, DEMO_SIDE_PX), "the demo's higher resolution")
+    median_side = float(np.median(sizes.min(axis=1)))
+    median_area = float(np.median(sizes.prod(axis=1)))
+    high = tuple(math.ceil(HIGH_RESOLUTION_PX / side) * side for side in patch)
+    if median_side >= PHOTO_SIDE_PX and pretrained[0] < high[0] and pretrained[1] < high[1]:
+        return Decision((high[0], high[1]), f"the images' median short side is {median_side:.0f} px")
+    if median_area < SMALL_AREA_PX:
+        return Decision(pretrained, f"the images are small (median area {math.sqrt(median_area):.0f}^2 px)")
+    if median_side >= PHOTO_SIDE_PX:
+        return Decision(pretrained, "as pretrained, which is high already")
+    return Decision(pretrained, f"as pretrained: the images' median short side is only {median_side:.0f} px")
+
+
+def validation_steps(num_steps: int, num_validations: int) -> list[int]:
+    """Return the steps after which to validate: evenly spaced, the last step among them.
+
+    Example:
+        >>> validation_steps(10, 3)
+        [3, 7, 10]
+    """
+    return sorted({max(1, round(index * num_steps / num_validations)) for index in range(1, num_validations + 1)})

@@ -1,0 +1,69 @@
+"""The optimiser and its parameter groups: which tensors decay, and at which rate each layer learns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One parameter group, for the table of ``--dry-run``.
+
+    Attributes:
+        lr_scale: Factor on the learning rate.
+        weight_decay: As used.
+        num_tensors: Tensors in the group.
+        num_parameters: Numbers in them.
+    """
+
+    lr_scale: float
+    weight_decay: float
+    num_tensors: int
+    num_parameters: int
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Return timm's layer-wise groups: vectors, tokens and position embeddings do not decay.
+
+    The rate of layer i of L is ``layer_decay ** (L - i)``; the embeddings are layer 0, the head layer L.
+    As in timm, the final norm learns like the last block (MAE's code gives it the head's rate).
+
+    Args:
+        model: A timm model.
+        weight_decay: On the tensors that decay, >= 0.
+        layer_decay: 0-1; 1 gives every layer the same rate.
+    """
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        model, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
+    )
+    return groups
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], *, name: str, lr: float, betas: tuple[float, float], momentum: float
+) -> torch.optim.Optimizer:
+    """Return torch's AdamW or SGD over ``groups``; the loop sets the rate before every step."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group ``lr`` times its ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def describe_groups(groups: list[dict[str, Any]]) -> list[GroupReport]:
+    """Return what is in each group, lowest rate first."""
+    reports = [
+        GroupReport(
+            group["lr_scale"], group["weight_decay"], len(group["params"]), sum(p.numel() for p in group["params"])
+        )
+        for group in groups
+    ]
+    return sorted(reports, key=lambda report: (report.lr_scale, report.weight_decay))
