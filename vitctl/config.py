@@ -152,8 +152,6 @@ class PredictConfig:
     """Classes per image, most probable first, >= 1."""
     batch_size: int = 64
     """Images at a time, >= 1."""
-    num_workers: int | None = None
-    """Processes that read images, >= 0."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 
@@ -163,7 +161,6 @@ class PredictConfig:
             raise SettingError("No image is given; expected image files or folders after the run.")
         check_choice(self.device, DEVICES, what="--device")
         _check_at_least(self, 1, "top_k", "batch_size")
-        _check_at_least(self, 0, "num_workers")
 
 
 @dataclass(frozen=True, kw_only=True)

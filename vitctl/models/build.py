@@ -6,7 +6,7 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.geometry import geometry_of
 from vitctl.models.weights import LoadReport, load_weights_file
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
@@ -31,6 +32,7 @@ class LoadedModel:
         model: The timm model, on the CPU, in float32.
         name: What to call it on screen and in files.
         class_names: Names of its outputs, None where they are not known.
+        class_descriptions: What a name stands for, where it is a code (ImageNet's synsets).
         licence: Of its weights, None where timm does not know.
         report: What was loaded; None for random weights.
     """
@@ -38,6 +40,7 @@ class LoadedModel:
     model: nn.Module
     name: str
     class_names: tuple[str, ...] | None
+    class_descriptions: dict[str, str]
     licence: str | None
     report: LoadReport | None
 
@@ -121,9 +124,10 @@ def load_model(
             report = None if weights == "none" else load_weights_file(model, Path(weights).expanduser(), name=name)
     model = model.float()
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
-    class_names = None if report is None or report.missing else _class_names(model, own=weights == "pretrained")
+    has_head = report is not None and not report.missing
+    class_names, descriptions = _class_names(model, own=weights == "pretrained") if has_head else (None, {})
     licence = config.get("license") if weights == "pretrained" else None
-    return LoadedModel(model, name, class_names, licence, report)
+    return LoadedModel(model, name, class_names, descriptions, licence, report)
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
@@ -162,14 +166,56 @@ def _source_of(model: nn.Module, folder: Path | None) -> str:
     return str(config.get("hf_hub_id") or config.get("url") or "timm")
 
 
-def _class_names(model: nn.Module, *, own: bool) -> tuple[str, ...] | None:
-    """Return the names of the model's outputs where its files, or timm's ImageNet lists, tell them."""
+def _class_names(model: nn.Module, *, own: bool) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+    """Return names and descriptions of the outputs where the model's files, or timm's ImageNet lists, tell them."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     num_classes = int(getattr(model, "num_classes", 0))
     names = config.get("label_names") if own else None
+    descriptions: dict[str, str] = {}
     if names is None and (subset := infer_imagenet_subset(model)):
-        names = ImageNetInfo(subset).label_names()
-    return tuple(names) if names and len(names) == num_classes else None
+        info = ImageNetInfo(subset)
+        names = info.label_names()
+        descriptions = {name: info.label_name_to_description(name) for name in names}
+    if not names or len(names) != num_classes:
+        return None, {}
+    return tuple(names), descriptions
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model ready to be shown images.
+
+    Attributes:
+        loaded: The model, in evaluation mode.
+        class_names: One per output; numbers where the names are not known.
+        preprocessing: What it expects of an image.
+    """
+
+    loaded: LoadedModel
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def load_classifier(spec: str, *, weights: str = "pretrained") -> Classifier:
+    """Return the classifier that ``spec`` names: a run folder, a timm folder, ``demo``, a timm name.
+
+    Raises:
+        ModelError: See ``load_model``; or the model has no head (its weights lack one, or it has no outputs).
+    """
+    loaded = load_model(spec, weights=weights)
+    num_classes = int(getattr(loaded.model, "num_classes", 0))
+    if not num_classes or (loaded.report is not None and loaded.report.missing):
+        raise ModelError(
+            f"{loaded.name} has no classifier: its weights hold no head. Fine-tune it first: vitctl finetune --model "
+            f"{spec}."
+        )
+    preprocessing = preprocessing_of(loaded.model)
+    embed = getattr(loaded.model, "patch_embed", None)
+    if getattr(embed, "img_size", None) is not None:  # the weights' own grid may differ from the configuration's
+        preprocessing = replace(preprocessing, image_size=geometry_of(loaded.model, name=loaded.name).image_size)
+    names = loaded.class_names or tuple(str(index) for index in range(num_classes))
+    loaded.model.eval()
+    return Classifier(loaded, names, preprocessing)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:

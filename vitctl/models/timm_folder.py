@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
@@ -48,7 +48,8 @@ def save_timm_folder(
             key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
             for key, value in model.state_dict().items()
         }
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        # safetensors' own save_file makes files that only their owner can read
+        (partial / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         save_config_for_hf(
             model,
             str(partial / "config.json"),

@@ -1,0 +1,74 @@
+"""The ``vitctl`` command: its sub-commands, and the boundary where errors become one sentence."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vitctl import __version__
+from vitctl.errors import VitctlError
+
+
+class _ErrorBoundary(TyperGroup):
+    """Turns expected failures into one line on stderr and an exit code; anything else keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the sub-command."""
+        try:
+            return super().invoke(ctx)
+        except VitctlError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            _say("error: interrupted; nothing was written.")
+            raise typer.Exit(130) from error
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+app = typer.Typer(
+    cls=_ErrorBoundary,
+    help="Fine-tune a pretrained Vision Transformer at a higher resolution, evaluate it, use it.",
+    epilog="'vitctl COMMAND --help' explains a command. First steps: vitctl finetune",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vitctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune a pretrained Vision Transformer at a higher resolution, evaluate it, use it."""
+
+
+def _add_commands() -> None:
+    from vitctl.cli import evaluate, finetune, models, predict, recipes
+
+    app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
+    app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+    app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+    app.command("models", epilog=models.EXAMPLES)(models.models)
+    app.add_typer(recipes.app, name="recipes")
+
+
+_add_commands()
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``vitctl`` and ``python -m vitctl``."""
+    sys.exit(app())

@@ -1,0 +1,139 @@
+"""``vitctl finetune`` on the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitctl.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NumThreadsOption,
+    NumWorkersOption,
+    OnBadImageOption,
+    given_options,
+)
+from vitctl.cli.output import print_json, print_pairs
+from vitctl.cli.screen import Screen
+from vitctl.config import FinetuneConfig, config_from_file, merge
+
+EXAMPLES = """\
+Examples:
+
+\b
+  vitctl finetune                                     the demo model on handwritten digits
+  vitctl finetune --data photos/ --image-size 384     your images, one folder per class
+  vitctl finetune --data photos/ --model vit_base_patch16_224.augreg_in21k --dry-run
+  vitctl finetune --config runs/photos/config.json --out runs/again
+"""
+
+CHOSEN = "(chosen for you when not given; the header says why)"
+
+
+def finetune(
+    context: typer.Context,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Training images: a folder of class folders or of splits, a folder of IDX files, or digits (embedded, the default).", show_default=False),
+    ] = FinetuneConfig.data,
+    val: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Validation images; otherwise the data's own split, or a part held out.", show_default=False),
+    ] = FinetuneConfig.val,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Share of the training images to hold out, 0 to below 1; 0 trains on all.", show_default=False),
+    ] = FinetuneConfig.val_fraction,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="demo, a timm name ('vitctl models vit'), a run folder or a timm folder.", show_default=False),
+    ] = FinetuneConfig.model,
+    weights: Annotated[
+        str, typer.Option(metavar="SPEC", help="pretrained, none, or a .safetensors, .pth or Google .npz file.")
+    ] = FinetuneConfig.weights,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help=f"Pixels to fine-tune at {CHOSEN}.", show_default=False),
+    ] = FinetuneConfig.image_size,
+    pos_embed_interp: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="Resampling of position embeddings: paper, bicubic, bicubic-aa.", show_default=False),
+    ] = FinetuneConfig.pos_embed_interp,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="How to train ('vitctl recipes ls'); demo for the demo model, else transfer.", show_default=False),
+    ] = FinetuneConfig.recipe,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimiser steps; or --epochs.", show_default=False)
+    ] = FinetuneConfig.steps,
+    epochs: Annotated[
+        float | None, typer.Option(metavar="N", help="Passes over the training images; or --steps.", show_default=False)
+    ] = FinetuneConfig.epochs,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Images per optimiser step, over all processes.", show_default=False),
+    ] = FinetuneConfig.batch_size,
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Peak learning rate, used as it is; a recipe's own follows the batch.", show_default=False),
+    ] = FinetuneConfig.lr,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Mirror half of the training images.", show_default=False),
+    ] = FinetuneConfig.flip,
+    on_bad_image: OnBadImageOption = FinetuneConfig.on_bad_image,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of split, order, augmentation and random weights.")
+    ] = FinetuneConfig.seed,
+    num_workers: NumWorkersOption = FinetuneConfig.num_workers,
+    num_threads: NumThreadsOption = FinetuneConfig.num_threads,
+    device: DeviceOption = FinetuneConfig.device,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Run folder to make (default: runs/DATA-MODEL).", show_default=False)
+    ] = FinetuneConfig.out,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that stands in --out; never anything else.")
+    ] = FinetuneConfig.overwrite,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show settings, cost and time; train and write nothing.")
+    ] = FinetuneConfig.dry_run,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings of an earlier run (its config.json); options given here come first.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune a pretrained ViT on your images, at a higher resolution if you like.
+
+    Writes a run folder: config.json, metrics.jsonl, summary.json, curves.png, confusion.png, and the
+    weights as timm folders last/ and best/. Same settings, same seed: the same weights.
+    """
+    given = {key: value for key, value in given_options(context).items() if key not in ("config", "as_json")}
+    settings = merge(config_from_file(config), given) if config else FinetuneConfig(**given)
+    screen = Screen()
+    with screen.waiting("starting: loading torch and timm"):
+        from vitctl.workflows import finetune as workflow
+    summary = workflow.run(settings, screen)
+    if as_json:
+        print_json(summary)
+    elif not settings.dry_run:
+        _print_summary(summary)
+
+
+def _print_summary(summary: dict) -> None:  # type: ignore[type-arg]
+    def score(name: str) -> str:
+        values = summary[name]
+        if values["top1"] is None:
+            return f"step {values['step']}, no validation images"
+        return f"top-1 {values['top1']:.2%}, loss {values['loss']:.4f} on {summary['num_val']} validation images (step {values['step']})"
+
+    run = summary["run"]
+    print_pairs(
+        [
+            ("best", score("best")),
+            ("last", score("last")),
+            ("speed", f"{summary['images_per_s']:.1f} images/s, {summary['wall_s']:.0f} s in all"),
+            ("run folder", run),
+            ("next", f"vitctl evaluate {run}    vitctl predict {run} IMAGE"),
+        ]
+    )

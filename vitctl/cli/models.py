@@ -1,0 +1,61 @@
+"""``vitctl models [PATTERN]`` on the command line."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vitctl.cli.options import JsonOption
+from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.screen import Screen
+from vitctl.config import ModelsConfig
+
+EXAMPLES = """\
+Examples:
+
+\b
+  vitctl models                         every name
+  vitctl models vit_small               details of the names that hold "vit_small"
+  vitctl models 'vit_*_patch16_384'     a pattern
+"""
+
+
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a pattern with * and ?.", show_default=False)
+    ] = ModelsConfig.pattern,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models that --model takes: timm's names, and demo.
+
+    With a pattern also input size, patch, grid, tokens, parameters, and the pretrained weights with their
+    licences, where timm knows them. NAME.TAG names one set of weights.
+    """
+    config = ModelsConfig(pattern=pattern)
+    screen = Screen()
+    with screen.waiting("starting: loading torch and timm"):
+        from vitctl.workflows import models as workflow
+    result = workflow.run(config, screen)
+    if as_json:
+        print_json(result)
+    elif pattern is None:
+        for entry in result["models"]:
+            typer.echo(entry["name"])
+    else:
+        header = ("model", "input", "patch", "grid", "tokens", "parameters", "pretrained weights (licence)")
+        print_columns(header, [_row(entry) for entry in result["models"]])
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    def size(value: tuple[int, int] | None) -> str:
+        return "-" if value is None else f"{value[0]}x{value[1]}"
+
+    tags = [f"{tag['tag'] or 'default'} ({tag['license'] or 'unknown'})" for tag in entry["pretrained"]]
+    return (
+        entry["name"],
+        size(entry["image_size"]),
+        size(entry["patch_size"]),
+        size(entry["grid"]),
+        str(entry["tokens"] or "-"),
+        f"{entry['parameters'] / 1e6:.1f} M",
+        ", ".join(tags) or "none",
+    )

@@ -1,0 +1,82 @@
+"""``vitctl predict RUN IMAGE...`` on the command line."""
+
+import csv
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vitctl.cli.options import ClassifierModelOption, ClassifierWeightsOption, DeviceOption, JsonOption
+from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.screen import Screen
+from vitctl.config import PredictConfig
+from vitctl.errors import DataError, SettingError
+
+EXAMPLES = """\
+Examples:
+
+\b
+  vitctl predict runs/photos cat.jpg dog.png
+  vitctl predict runs/photos holiday/ --top-k 1 --csv > answers.csv
+  vitctl predict --model vit_base_patch16_224.augreg2_in21k_ft_in1k cat.jpg
+"""
+
+
+def predict(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] IMAGE...", help="Run or timm folder (unless --model is given), then image files and folders.", show_default=False),
+    ] = None,
+    model: ClassifierModelOption = PredictConfig.model,
+    weights: ClassifierWeightsOption = PredictConfig.weights,
+    top_k: Annotated[int, typer.Option(metavar="K", help="Classes per image.")] = PredictConfig.top_k,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = PredictConfig.batch_size,
+    device: DeviceOption = PredictConfig.device,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print image, rank, class, probability as CSV.")] = False,
+) -> None:
+    """Say what images show: the most probable classes of each, in the order given.
+
+    Folders are walked. Files that cannot be read are named on stderr, the others are done, and the exit
+    code is 3.
+    """
+    if as_json and as_csv:
+        raise SettingError("--json and --csv are both given; expected one of them.")
+    given = list(paths or [])
+    run = given.pop(0) if model is None and given else None
+    config = PredictConfig(
+        run=run,
+        images=tuple(given),
+        model=model,
+        weights=weights,
+        top_k=top_k,
+        batch_size=batch_size,
+        device=device,
+    )
+    screen = Screen()
+    with screen.waiting("starting: loading torch and timm"):
+        from vitctl.workflows import predict as workflow
+    result = workflow.run(config, screen)
+    if as_json:
+        print_json(result)
+    elif as_csv:
+        _print_csv(result["predictions"])
+    elif result["predictions"]:
+        rows = [
+            (entry["image"], "   ".join(f"{top['class']} {top['probability']:.1%}" for top in entry["top"]))
+            for entry in result["predictions"]
+        ]
+        print_columns(("image", "classes, most probable first"), rows)
+    for entry in result["skipped"]:
+        screen.warn(f"skipped {entry['image']}: {entry['reason']}")
+    if result["skipped"]:
+        total = len(result["skipped"]) + len(result["predictions"])
+        raise DataError(f"{len(result['skipped'])} of {total} images could not be read; the others are done.")
+
+
+def _print_csv(predictions: list[dict[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "rank", "class", "probability"])
+    for entry in predictions:
+        for rank, top in enumerate(entry["top"], start=1):
+            writer.writerow([entry["image"], rank, top["class"], f"{top['probability']:.6f}"])

@@ -1,0 +1,109 @@
+"""timm's models by name: input size, patch, grid, parameters, pretrained weights and their licences.
+
+Letters: H W px, h w patches.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.build import DEMO, DEMO_FOLDER
+from vitctl.models.geometry import geometry_of
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One set of pretrained weights of an architecture; the licence is None where timm does not know it."""
+
+    tag: str
+    license: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture.
+
+    Attributes:
+        name: timm's.
+        image_size: (H, W) px it was made for.
+        patch_size: (H, W) px per token; None without a patch grid, like the two below.
+        grid: (h, w) patches.
+        tokens: Length of the sequence, prefix tokens included.
+        parameters: Numbers in it, with its own head.
+        pretrained: Its weights.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int] | None
+    grid: tuple[int, int] | None
+    tokens: int | None
+    parameters: int
+    pretrained: tuple[Tag, ...]
+
+
+def model_names(pattern: str | None = None) -> list[str]:
+    """Return the names that ``--model`` takes, the embedded demo first.
+
+    Args:
+        pattern: Part of a name, or a pattern with ``*`` and ``?``; None gives all.
+
+    Raises:
+        ModelError: Nothing matches.
+    """
+    names = [DEMO, *timm.list_models()]
+    if pattern is None:
+        return names
+    glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    found = fnmatch.filter(names, glob)
+    if not found:
+        raise ModelError(f"No model matches {pattern!r}.{did_you_mean(pattern, names)}")
+    return found
+
+
+def describe_model(name: str) -> Entry:
+    """Return what timm knows of the architecture ``name``; it is built without weights or memory."""
+    model = _build_empty(name)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    try:
+        geometry = geometry_of(model, name=name)
+    except ModelError:
+        size: Sequence[int] = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 0, 0))[1:]
+        return Entry(name, (size[0], size[1]), None, None, None, parameters, _tags(name))
+    return Entry(
+        name,
+        geometry.image_size,
+        geometry.patch_size,
+        geometry.grid,
+        geometry.num_tokens,
+        parameters,
+        _tags(name),
+    )
+
+
+def _build_empty(name: str) -> nn.Module:
+    address = f"local-dir:{DEMO_FOLDER}" if name == DEMO else name
+    try:
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(address)
+    except (NotImplementedError, RuntimeError):  # some constructors read values, which meta tensors lack
+        model = timm.create_model(address)
+    return model
+
+
+def _tags(name: str) -> tuple[Tag, ...]:
+    if name == DEMO:
+        return (Tag("embedded", "mit"),)
+    full_names = timm.list_pretrained(f"{name}.*")
+    return tuple(Tag(full.partition(".")[2], _licence(full)) for full in full_names)
+
+
+def _licence(full_name: str) -> str | None:
+    config = get_pretrained_cfg(full_name)
+    return config.license if config is not None else None

@@ -1,0 +1,44 @@
+"""Numbers as people read them: bytes, seconds, counts."""
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Return e.g. ``"1.5 GiB"``.
+
+    Example:
+        >>> format_bytes(1536)
+        '1.5 KiB'
+    """
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.3g} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return e.g. ``"45 s"``, ``"3 min 20 s"``, ``"2 h 05 min"``.
+
+    Example:
+        >>> format_seconds(200)
+        '3 min 20 s'
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_count(number: float) -> str:
+    """Return e.g. ``"686 k"``, ``"85.8 M"``, ``"17.6 G"``.
+
+    Example:
+        >>> format_count(686_000)
+        '686 k'
+    """
+    for unit in ("", " k", " M", " G"):
+        if abs(number) < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} T"

@@ -1,0 +1,195 @@
+"""Train a model to the end of its schedule: steps, validations, weights, interruption.
+
+Everything is decided before; see ``vitctl.training.decisions`` and the finetune workflow.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from vitctl.conversation import Conversation
+from vitctl.data.loader import BatchPlan, TrainingBatch, evaluation_batches, training_batches
+from vitctl.data.source import Split
+from vitctl.data.transforms import EvaluationTransform, TrainingTransform
+from vitctl.errors import InterruptedRun
+from vitctl.evaluation.classify import predict_logits
+from vitctl.evaluation.metrics import mean_nll, top_k_accuracy, wilson_interval
+from vitctl.primitives.interrupts import StopRequest
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.recipes import Recipe
+from vitctl.training.decisions import validation_steps
+from vitctl.training.loop import RateSchedule, train_steps
+from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.recorder import Recorder, Score
+
+MIN_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, its images and how to train it.
+
+    Attributes:
+        model: A timm model with its new head, at its new size. It is trained in place.
+        train: Training images.
+        val: Validation images, or None.
+        preprocessing: Of validation; size, mean and std of training.
+        recipe: Optimiser, schedule, augmentation, selection.
+        batches: Which images make up each step.
+        lr: Peak rate as used.
+        flip: Mirror half of the training images.
+        num_workers: Processes that read images.
+        accelerator: Device, processes, precision.
+    """
+
+    model: nn.Module
+    train: Split
+    val: Split | None
+    preprocessing: Preprocessing
+    recipe: Recipe
+    batches: BatchPlan
+    lr: float
+    flip: bool
+    num_workers: int
+    accelerator: Accelerator
+
+    @property
+    def selects_best(self) -> bool:
+        """Whether there are enough validation images to choose the best weights by."""
+        return self.val is not None and len(self.val) >= self.recipe.select_best_from
+
+    @property
+    def schedule(self) -> RateSchedule:
+        """The learning rate of every step."""
+        num_steps = self.batches.num_steps
+        return RateSchedule(num_steps, round(self.recipe.warmup_fraction * num_steps), self.lr, self.recipe.final_lr)
+
+    def training_transform(self) -> TrainingTransform:
+        """Return the random transform of the training images."""
+        return TrainingTransform(
+            self.preprocessing,
+            crop=self.recipe.crop,
+            crop_area=self.recipe.crop_area,
+            flip=self.flip,
+            seed=self.batches.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job led to.
+
+    Attributes:
+        last: Score of the weights after the last step.
+        best: Score of the chosen weights.
+        best_logits: (N, C) float32 of the chosen weights on the validation images, or None.
+        images_per_s: Training images per second, validations not counted.
+    """
+
+    last: Score
+    best: Score
+    best_logits: np.ndarray | None
+    images_per_s: float
+
+
+def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, conversation: Conversation) -> Outcome:
+    """Train to the end, saving ``last/`` at each validation and ``best/`` when it is found.
+
+    Args:
+        job: What to train.
+        recorder: Writes metrics and weights.
+        stop: Looked at after every step.
+        out: The run folder, for messages.
+        conversation: Shows progress.
+
+    Raises:
+        InterruptedRun: ``stop`` was requested; ``last/`` is saved.
+        SettingError: The loss is no longer finite.
+    """
+    recipe, num_steps = job.recipe, job.batches.num_steps
+    groups = parameter_groups(job.model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
+    optimizer = build_optimizer(groups, name=recipe.name, lr=job.lr, betas=recipe.betas, momentum=recipe.momentum)
+    model, optimizer = job.accelerator.prepare(job.model, optimizer)
+    reports = train_steps(
+        model, optimizer, _batches(job), job.schedule, accelerator=job.accelerator, clip_norm=recipe.clip_norm
+    )
+    validate_after = set(validation_steps(num_steps, recipe.validations))
+    last = best = Score(0, None, None)
+    logits: np.ndarray | None = None
+    best_logits: np.ndarray | None = None
+    num_images, training_s = 0, 0.0
+    with conversation.progress("training", num_steps, "steps") as bar:
+        for report in reports:
+            num_images, training_s = num_images + report.num_images, training_s + report.step_s
+            recorder.step(report)
+            bar.advance(
+                loss=f"loss {report.loss:.3f}",
+                lr=f"lr {report.lr:.1e}",
+                speed=f"{report.num_images / report.step_s:.0f} images/s",
+                wait=f"data wait {report.data_s / report.step_s:.0%}",
+            )
+            if stop and report.step < num_steps:
+                recorder.save(job.model, "last")
+                raise InterruptedRun(
+                    f"Stopped after step {report.step} of {num_steps}; its weights are in {out / 'last'}.",
+                    exit_code=stop.exit_code,
+                )
+            if report.step in validate_after:
+                last, logits = _validate(job, report.step, conversation)
+                recorder.validation(last)
+                recorder.save(job.model, "last")
+                is_first = best.step == 0
+                if not job.selects_best or is_first or _loss(last) < _loss(best):
+                    best, best_logits = last, logits
+                    if job.selects_best:
+                        recorder.save(job.model, "best")
+    if not job.selects_best:
+        recorder.save(job.model, "best")
+    return Outcome(last, best, best_logits, num_images / training_s)
+
+
+def _loss(score: Score) -> float:
+    return float("inf") if score.loss is None else score.loss
+
+
+def _batches(job: Job) -> "DataLoader[TrainingBatch]":
+    return training_batches(
+        job.train,
+        job.training_transform(),
+        job.batches,
+        num_workers=job.num_workers,
+        process_index=job.accelerator.process_index,
+        num_processes=job.accelerator.num_processes,
+        pin_memory=job.accelerator.device.type == "cuda",
+    )
+
+
+def _validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np.ndarray | None]:
+    if job.val is None:
+        return Score(step, None, None), None
+    batches = evaluation_batches(
+        job.val,
+        EvaluationTransform(job.preprocessing),
+        batch_size=max(MIN_EVALUATION_BATCH, job.batches.batch_size),
+        num_workers=job.num_workers,
+    )
+    logits = predict_logits(
+        job.model,
+        batches,
+        device=job.accelerator.device,
+        num_images=len(job.val),
+        description="validating",
+        conversation=conversation,
+    )
+    labels = job.val.labels
+    top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
+    low, high = wilson_interval(round(top1 * len(labels)), len(labels))
+    conversation.line(
+        f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
+        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images)"
+    )
+    return Score(step, top1, loss), logits

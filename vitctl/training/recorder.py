@@ -1,0 +1,98 @@
+"""What a run writes while it goes on: metrics, speeds, weights."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from vitctl.data.loader import BatchPlan
+from vitctl.models.timm_folder import save_timm_folder
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.training.loop import StepReport
+from vitctl.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Score:
+    """How weights did on the validation images.
+
+    Attributes:
+        step: Optimiser step after which they were looked at.
+        top1: Accuracy 0-1; None without validation images.
+        loss: Mean negative log-likelihood in nats; None without validation images.
+    """
+
+    step: int
+    top1: float | None
+    loss: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return ``{"step", "top1", "loss"}``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WeightsIdentity:
+    """What a saved model says about itself, besides its weights.
+
+    Attributes:
+        class_names: One per output.
+        preprocessing: What it expects of an image.
+        base_model: What it was made from.
+        base_licence: Licence of those weights, where known.
+    """
+
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    base_model: str
+    base_licence: str | None
+
+
+class Recorder:
+    """Writes the metrics and weights of a run into its folder.
+
+    Args:
+        folder: The run folder; None in every process but the first, where nothing is written.
+        identity: Goes beside the weights.
+        batches: Turns steps into epochs.
+    """
+
+    def __init__(self, folder: RunFolder | None, identity: WeightsIdentity, batches: BatchPlan) -> None:
+        self._folder, self._identity, self._batches = folder, identity, batches
+
+    def step(self, report: StepReport) -> None:
+        """Add an optimiser step to ``metrics.jsonl``, and its timing to ``speed.jsonl``."""
+        if self._folder is None:
+            return
+        seen = min(report.step * self._batches.batch_size, self._batches.num_images_seen)
+        epoch = round(seen / self._batches.num_images, 6)
+        self._folder.append(
+            "metrics.jsonl", {"step": report.step, "epoch": epoch, "loss": report.loss, "lr": report.lr}
+        )
+        speed = {
+            "step": report.step,
+            "step_s": round(report.step_s, 6),
+            "data_wait_s": round(report.data_s, 6),
+            "images_per_s": round(report.num_images / report.step_s, 3),
+        }
+        self._folder.append("speed.jsonl", speed)
+
+    def validation(self, score: Score) -> None:
+        """Add a validation to ``metrics.jsonl``."""
+        if self._folder is not None:
+            self._folder.append(
+                "metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1}
+            )
+
+    def save(self, model: nn.Module, name: str) -> None:
+        """Write ``model`` as the timm folder ``name`` (``last`` or ``best``), in the place of an older one."""
+        if self._folder is None:
+            return
+        save_timm_folder(
+            model,
+            self._folder.path / name,
+            class_names=self._identity.class_names,
+            preprocessing=self._identity.preprocessing,
+            base_model=self._identity.base_model,
+            base_licence=self._identity.base_licence,
+        )

@@ -1,0 +1,101 @@
+"""One real forward and backward pass, to say before a run what it will cost.
+
+Letters: B images.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitctl.models.describe import flops_per_image, num_parameters
+from vitctl.training.job import Job
+from vitctl.training.optimizer import GroupReport, describe_groups, parameter_groups
+
+MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
+_BYTES_PER_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will cost, measured on a part of one batch and scaled up.
+
+    Attributes:
+        num_parameters: That are trained.
+        flops_per_image: Forward, one image.
+        memory_bytes: Weights, gradients, optimiser state and the activations of one batch per process.
+        step_s: Seconds of one optimiser step.
+        training_s: Seconds of all steps, without validation and start-up.
+        groups: Parameter groups, lowest rate first.
+    """
+
+    num_parameters: int
+    flops_per_image: int
+    memory_bytes: int
+    step_s: float
+    training_s: float
+    groups: tuple[GroupReport, ...]
+
+
+def measure_cost(job: Job) -> Cost:
+    """Run a forward and a backward pass (the second of two is timed) and scale them to the run.
+
+    Nothing is trained: no optimiser step is taken, and the gradients are dropped.
+    """
+    groups = parameter_groups(
+        job.model, weight_decay=job.recipe.weight_decay, layer_decay=job.recipe.layer_decay
+    )
+    flops = flops_per_image(job.model, job.preprocessing.image_size)
+    device = job.accelerator.device
+    model = job.model.to(device).train()
+    transform = job.training_transform()
+    pairs = job.batches.batch(0)[:MAX_TRIAL_IMAGES]
+    images = torch.stack([transform(job.train.read(p), epoch=e, position=p) for e, p in pairs]).to(device)
+    labels = torch.tensor([int(job.train.labels[position]) for _, position in pairs], device=device)
+
+    def one_pass() -> int:
+        with job.accelerator.autocast(), _SavedBytes() as saved:
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return saved.num_bytes
+
+    one_pass()
+    start = time.perf_counter()
+    activation_bytes = one_pass()
+    pass_s = time.perf_counter() - start
+    per_process = -(-job.batches.batch_size // job.accelerator.num_processes)
+    step_s = pass_s / len(pairs) * per_process
+    trained = num_parameters(job.model)
+    copies = {"adamw": 4, "sgd": 3}[job.recipe.name]  # weights, gradients, and the optimiser's moments
+    return Cost(
+        num_parameters=trained,
+        flops_per_image=flops,
+        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * per_process // len(pairs),
+        step_s=step_s,
+        training_s=step_s * job.batches.num_steps,
+        groups=tuple(describe_groups(groups)),
+    )
+
+
+class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that autograd keeps for the backward pass, each storage once."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, int] = {}
+        super().__init__(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            self._storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes kept so far."""
+        return sum(self._storages.values())

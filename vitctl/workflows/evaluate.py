@@ -1,0 +1,207 @@
+"""``vitctl evaluate``: how good a classifier is on a split, with intervals, calibration and every prediction."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.config import EvaluateConfig
+from vitctl.conversation import Conversation, Setting
+from vitctl.data.loader import evaluation_batches, resolve_num_workers
+from vitctl.data.scan import check_bad_images, scan_images
+from vitctl.data.source import Source, Split, align_classes
+from vitctl.data.sources import open_source
+from vitctl.data.training_data import find_images
+from vitctl.data.transforms import EvaluationTransform
+from vitctl.errors import DataError, SettingError
+from vitctl.evaluation.classify import predict_logits, probabilities
+from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
+from vitctl.models.build import Classifier, load_classifier
+from vitctl.primitives.devices import resolve_device, resolve_num_threads
+from vitctl.primitives.files import whole_file, write_json
+from vitctl.primitives.image_sizes import format_size
+from vitctl.reporting.figures import draw_confusion
+from vitctl.training.run_folder import is_run_folder
+
+SPLIT_PREFERENCE = ("test", "val", "all", "train")
+
+
+@dataclass(frozen=True)
+class Images:
+    """What to evaluate on.
+
+    Attributes:
+        spec: The data spec.
+        split_name: For the output folder.
+        split: The images, labels in the classifier's order.
+        source: Where they come from.
+        reason: Why these.
+    """
+
+    spec: str
+    split_name: str
+    split: Split
+    source: Source
+    reason: str
+
+
+def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
+    """Evaluate, write predictions and confusion matrix, and return the figures (the ``--json`` document).
+
+    Raises:
+        VitctlError: The model or the images cannot be used; nothing was written.
+    """
+    device, device_reason = resolve_device(config.device)
+    resolve_num_threads(config.num_threads)
+    spec = config.run or config.model or ""
+    conversation.line(f"loading {spec}")
+    classifier = load_classifier(spec, weights=config.weights)
+    images = _choose_images(config, classifier)
+    split, skipped = _check_images(images, config, conversation)
+    out = _decide_out(config, images)
+    workers, _ = resolve_num_workers(
+        config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
+    )
+    conversation.header(
+        "vitctl evaluate",
+        [
+            Setting("model", classifier.loaded.name),
+            Setting("images", f"{len(split):,} of {images.spec}", images.reason),
+            Setting("image size", f"{format_size(classifier.preprocessing.image_size)} px", "the model's own"),
+            Setting("device", str(device), device_reason),
+            Setting("files", str(out)),
+        ],
+    )
+    logits = predict_logits(
+        classifier.loaded.model.to(device),
+        evaluation_batches(
+            split,
+            EvaluationTransform(classifier.preprocessing),
+            batch_size=config.batch_size,
+            num_workers=workers,
+        ),
+        device=device,
+        num_images=len(split),
+        description="evaluating",
+        conversation=conversation,
+    )
+    shares = probabilities(logits)
+    predicted = logits.argmax(axis=1)
+    report: dict[str, Any] = {
+        "model": classifier.loaded.name,
+        "data": images.spec,
+        "split": images.split_name,
+        "image_size": list(classifier.preprocessing.image_size),
+        **classification_report(logits, shares, split.labels),
+        "num_skipped": len(skipped),
+        "per_class": per_class_report(predicted, split.labels, classifier.class_names),
+        "out": str(out),
+    }
+    _write_files(out, report, split, predicted, shares, classifier.class_names)
+    return report
+
+
+def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
+    """Return the images to evaluate on: those asked for, else the run's own validation images."""
+    run = Path(config.run).expanduser() if config.run else None
+    if config.data is None and run is not None and is_run_folder(run):
+        chosen = _images_of_run(run, config.split)
+    elif config.data is None:
+        raise SettingError(f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC.")
+    else:
+        source = open_source(config.data)
+        name = config.split or next(name for name in SPLIT_PREFERENCE if name in source.splits)
+        why = "asked for" if config.split else f"it has the splits {', '.join(source.splits)}"
+        chosen = Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
+    where = f"split {chosen.split_name} of {chosen.spec}"
+    aligned = align_classes(chosen.split, classifier.class_names, where=where)
+    return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
+
+
+def _images_of_run(run: Path, split_name: str | None) -> Images:
+    """Return a split of the data that ``run`` was made with; ``val`` and ``train`` as the run divided them."""
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    listing = run / "validation.json"
+    held_out = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else None
+    if split_name in (None, "val"):
+        if held_out is None:
+            raise DataError(f"{run} was made without validation images; name others with --data SPEC or --split test.")
+        source = open_source(held_out["data"])
+        return Images(
+            source.spec,
+            "val",
+            find_images(_all_images(source, held_out["images"]), held_out["images"], where=str(listing)),
+            source,
+            "the run's own validation images",
+        )
+    source = open_source(settings["data"])
+    if split_name == "train":
+        names = set(held_out["images"]) if held_out and held_out["data"] == settings["data"] else set()
+        everything = source.training_split()
+        kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
+        return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
+    return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
+
+
+def _all_images(source: Source, names: Sequence[str]) -> Split:
+    """Return the split of ``source`` that holds the first of ``names``; a run's list comes from one split."""
+    for split in source.splits.values():
+        if names and names[0] in set(split.image_names()):
+            return split
+    return source.training_split()
+
+
+def _check_images(images: Images, config: EvaluateConfig, conversation: Conversation) -> tuple[Split, list[str]]:
+    num_threads = config.num_threads or 4
+    scan = scan_images(images.split, num_threads=num_threads, conversation=conversation)
+    skipped = check_bad_images(images.split, scan, allow=config.on_bad_image == "skip")
+    for line in skipped:
+        conversation.warn(f"left out: {line}")
+    return images.split.select(scan.good), skipped
+
+
+def _decide_out(config: EvaluateConfig, images: Images) -> Path:
+    if config.out is not None:
+        return Path(config.out).expanduser().absolute()
+    name = f"evaluate-{images.split_name}"
+    run = Path(config.run).expanduser() if config.run else None
+    return (run / name if run is not None and is_run_folder(run) else Path(name)).absolute()
+
+
+def _write_files(
+    out: Path,
+    report: dict[str, Any],
+    split: Split,
+    predicted: np.ndarray,
+    shares: np.ndarray,
+    class_names: Sequence[str],
+) -> None:
+    matrix = confusion(predicted, split.labels, num_classes=len(class_names))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with whole_file(out / "predictions.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "true", "predicted", "probability", "probability_of_true"])
+            for index in range(len(split)):
+                true, guess = int(split.labels[index]), int(predicted[index])
+                writer.writerow(
+                    [
+                        split.image_name(index),
+                        class_names[true],
+                        class_names[guess],
+                        f"{shares[index, guess]:.6f}",
+                        f"{shares[index, true]:.6f}",
+                    ]
+                )
+        with whole_file(out / "confusion.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["true \\ predicted", *class_names])
+            writer.writerows([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
+        draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report['split']}")
+        write_json(out / "evaluation.json", report)
+    except OSError as error:
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error

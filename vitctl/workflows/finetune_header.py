@@ -1,0 +1,124 @@
+"""The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
+
+from collections.abc import Mapping
+
+from vitctl.conversation import Setting
+from vitctl.data.training_data import TrainingData
+from vitctl.models.build import LoadedModel
+from vitctl.models.geometry import Resolution, geometry_of
+from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.primitives.image_sizes import format_size
+from vitctl.training.job import Job
+from vitctl.training.trial import Cost
+
+
+def header_settings(
+    job: Job,
+    *,
+    data: TrainingData,
+    loaded: LoadedModel,
+    resolution: Resolution | None,
+    reasons: Mapping[str, str],
+) -> list[Setting]:
+    """Return the header.
+
+    Args:
+        job: What will be trained.
+        data: Its images.
+        loaded: Its model.
+        resolution: What changing the image size did; None for random weights.
+        reasons: Why, by setting; a value that the job does not hold stands before a colon.
+    """
+    recipe, num_val = job.recipe, len(data.val) if data.val else 0
+    recipe_name, _, recipe_reason = reasons["recipe"].rpartition(": ")
+    head, _, head_reason = reasons["head"].partition(": ")
+    threads, _, threads_reason = reasons["threads"].partition(": ")
+    skipped = f"{len(data.skipped)} left out because they cannot be read" if data.skipped else ""
+    optimizer = f"{recipe.name}, weight decay {recipe.weight_decay:g}, layer decay {recipe.layer_decay:g}"
+    accelerator, names, counts = job.accelerator, data.train.class_names, data.train.counts()
+    processes = f" over {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    selection = ("lowest validation loss", f"{num_val:,} validation images") if job.selects_best else (
+        "the last step", f"fewer than {recipe.select_best_from:,} validation images to choose by"
+    )  # fmt: skip
+    return [
+        Setting("data", data.source.spec, reasons["data"]),
+        Setting("classes", f"{len(names)}: {listed(names)}", f"{counts.min():,} to {counts.max():,} images each"),
+        Setting("training images", f"{len(data.train):,}", skipped),
+        Setting("validation images", f"{num_val:,}", data.val_reason),
+        Setting("model", loaded.name, reasons["model"]),
+        _weights(loaded),
+        Setting("image size", f"{format_size(job.preprocessing.image_size)} px", reasons["image size"]),
+        *_resolution(loaded, resolution, reasons["interpolation"]),
+        Setting("head", head, head_reason),
+        Setting("recipe", f"{recipe_name}: {optimizer}", recipe_reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}", reasons["batch"]),
+        Setting("length", _length(job), reasons["length"]),
+        Setting("learning rate", f"{job.lr:.3g}", reasons["lr"]),
+        Setting("augmentation", recipe.crop + (", flip" if job.flip else ", no flip"), f"flip: {reasons['flip']}"),
+        Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
+        Setting("best weights", *selection),
+        Setting("device", f"{accelerator.device}, {precision}", reasons["device"]),
+        Setting("threads, workers", f"{threads}, {job.num_workers}", f"{threads_reason}; {reasons['workers']}"),
+        Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
+    ]
+
+
+def cost_settings(cost: Cost, job: Job) -> list[Setting]:
+    """Return what ``--dry-run`` adds to the header."""
+    rows = [
+        Setting("parameters", format_count(cost.num_parameters), "trained"),
+        Setting("FLOPs per image", format_count(cost.flops_per_image), "forward; a training step takes about 3x"),
+        Setting("memory", format_bytes(cost.memory_bytes), "weights, gradients, optimiser, activations; estimated"),
+        Setting("time per step", format_seconds(cost.step_s), "one forward and backward pass, measured and scaled"),
+        Setting("training time", format_seconds(cost.training_s), f"{job.batches.num_steps:,} steps, no validation"),
+    ]
+    for group in cost.groups:
+        rate = f"rate x{group.lr_scale:.3g}, weight decay {group.weight_decay:g}"
+        rows.append(Setting("group", rate, f"{group.num_tensors} tensors, {group.num_parameters:,} parameters"))
+    return rows
+
+
+def listed(names: tuple[str, ...], most: int = 10) -> str:
+    """Return the first names, and dots where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _length(job: Job) -> str:
+    epochs = job.batches.num_images_seen / job.batches.num_images
+    return f"{job.batches.num_steps:,} steps, {epochs:.3g} epochs"
+
+
+def _crop(job: Job) -> str:
+    return "the recipe's" if job.recipe.evaluation_crop == "squash" else "the model's own"
+
+
+def _weights(loaded: LoadedModel) -> Setting:
+    report = loaded.report
+    if report is None:
+        return Setting("weights", "random", "--weights none")
+    details = [f"{report.num_loaded} tensors loaded"]
+    details.append(f"missing: {listed(report.missing)}" if report.missing else "none missing")
+    details.append(f"not used: {listed(report.unexpected, 5)}" if report.unexpected else "none unexpected")
+    if loaded.licence:
+        details.append(f"licence {loaded.licence}")
+    return Setting("weights", report.source, ", ".join(details))
+
+
+def _resolution(loaded: LoadedModel, resolution: Resolution | None, interpolation: str) -> list[Setting]:
+    after = geometry_of(loaded.model, name=loaded.name)
+    grid = f"{after.grid[0]}x{after.grid[1]}"
+    if resolution is None or resolution.before.image_size == after.image_size:
+        why = "random weights, built at this size" if resolution is None else "as pretrained"
+        return [Setting("grid", f"{grid}, {after.num_tokens} tokens", why)]
+    before = resolution.before
+    grids = f"{before.grid[0]}x{before.grid[1]} to {grid}, {before.num_tokens} to {after.num_tokens} tokens"
+    factor = after.num_tokens / before.num_tokens
+    cost = f"attention costs x{resolution.attention_cost_factor:.2g}, the rest x{factor:.2g}"
+    rows = [Setting("grid", grids, f"{cost}; the patch stays {format_size(after.patch_size)} px")]
+    if resolution.norm_ratio is None:
+        rows.append(Setting("position embeddings", "none", "no absolute ones in this model; timm adapts its own kind"))
+        return rows
+    method, _, reason = interpolation.partition(": ")
+    rows.append(Setting("position embeddings", f"{method}, norm x{resolution.norm_ratio:.3f}", reason))
+    return rows
