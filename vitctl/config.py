@@ -176,7 +176,9 @@ def _check_model_choice(run: str | None, model: str | None, weights: str) -> Non
         found = "neither" if run is None else "both"
         raise SettingError(f"Expected a run folder or --model NAME, one of them; found {found}.")
     if run is not None and weights != "pretrained":
-        raise SettingError(f"--weights is {weights!r} beside a run folder, which has its own; expected --model with it.")
+        raise SettingError(
+            f"--weights is {weights!r} beside a run folder, which has its own; expected --model with it."
+        )
 
 
 ConfigT = TypeVar("ConfigT")
@@ -205,10 +207,14 @@ def config_from_file(path: Path) -> FinetuneConfig:
 
 def _check_type(key: str, value: Any, kind: str, path: Path) -> None:
     allowed: dict[str, tuple[type, ...]] = {
-        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),),
-        "Mapping[str, Any]": (dict,),
-    }  # fmt: skip
-    kinds = [part.strip() for part in kind.replace("<class '", "").replace("'>", "").split("|")]
+        "str": (str,),
+        "int": (int,),
+        "float": (int, float),
+        "bool": (bool,),
+        "None": (type(None),),
+        "table": (dict,),
+    }
+    kinds = ["table" if "Mapping" in part else part.strip(" '<>").removeprefix("class '") for part in kind.split("|")]
     types = tuple(one for part in kinds for one in allowed[part])
     if not isinstance(value, types) or (isinstance(value, bool) and "bool" not in kinds):
         raise SettingError(f"{key} in --config {path} is {value!r}; expected {' or '.join(kinds)}.")

@@ -36,11 +36,19 @@ def evaluate(
     weights: ClassifierWeightsOption = EvaluateConfig.weights,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Images to evaluate on; otherwise the run's own validation images.", show_default=False),
+        typer.Option(
+            metavar="SPEC",
+            help="Images to evaluate on; otherwise the run's own validation images.",
+            show_default=False,
+        ),
     ] = EvaluateConfig.data,
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="val, test, train or all; of --data the first of test, val, all that it has.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="val, test, train or all; of --data the first of test, val, all that it has.",
+            show_default=False,
+        ),
     ] = EvaluateConfig.split,
     on_bad_image: OnBadImageOption = EvaluateConfig.on_bad_image,
     batch_size: Annotated[
@@ -50,7 +58,8 @@ def evaluate(
     num_threads: NumThreadsOption = EvaluateConfig.num_threads,
     device: DeviceOption = EvaluateConfig.device,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where to write (default: RUN/evaluate-SPLIT).", show_default=False)
+        str | None,
+        typer.Option(metavar="DIR", help="Where to write (default: RUN/evaluate-SPLIT).", show_default=False),
     ] = EvaluateConfig.out,
     as_json: JsonOption = False,
 ) -> None:

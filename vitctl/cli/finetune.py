@@ -34,22 +34,39 @@ def finetune(
     context: typer.Context,
     data: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Training images: a folder of class folders or of splits, a folder of IDX files, or digits (embedded, the default).", show_default=False),
+        typer.Option(
+            metavar="SPEC",
+            help="Training images: a folder of class folders or of splits, IDX files, or digits (the default).",
+            show_default=False,
+        ),
     ] = FinetuneConfig.data,
     val: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Validation images; otherwise the data's own split, or a part held out.", show_default=False),
+        typer.Option(
+            metavar="SPEC",
+            help="Validation images; otherwise the data's own split, or a part held out.",
+            show_default=False,
+        ),
     ] = FinetuneConfig.val,
     val_fraction: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Share of the training images to hold out, 0 to below 1; 0 trains on all.", show_default=False),
+        typer.Option(
+            metavar="X",
+            help="Share of the training images to hold out, 0 to below 1; 0 trains on all.",
+            show_default=False,
+        ),
     ] = FinetuneConfig.val_fraction,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="demo, a timm name ('vitctl models vit'), a run folder or a timm folder.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="demo, a timm name ('vitctl models vit'), a run folder or a timm folder.",
+            show_default=False,
+        ),
     ] = FinetuneConfig.model,
     weights: Annotated[
-        str, typer.Option(metavar="SPEC", help="pretrained, none, or a .safetensors, .pth or Google .npz file.")
+        str,
+        typer.Option(metavar="SPEC", help="pretrained, none, or a .safetensors, .pth or Google .npz file."),
     ] = FinetuneConfig.weights,
     image_size: Annotated[
         str | None,
@@ -57,17 +74,26 @@ def finetune(
     ] = FinetuneConfig.image_size,
     pos_embed_interp: Annotated[
         str | None,
-        typer.Option(metavar="HOW", help="Resampling of position embeddings: paper, bicubic, bicubic-aa.", show_default=False),
+        typer.Option(
+            metavar="HOW",
+            help="Resampling of position embeddings: paper, bicubic, bicubic-aa.",
+            show_default=False,
+        ),
     ] = FinetuneConfig.pos_embed_interp,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="How to train ('vitctl recipes ls'); demo for the demo model, else transfer.", show_default=False),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="How to train ('vitctl recipes ls'); demo for the demo model, else transfer.",
+            show_default=False,
+        ),
     ] = FinetuneConfig.recipe,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Optimiser steps; or --epochs.", show_default=False)
     ] = FinetuneConfig.steps,
     epochs: Annotated[
-        float | None, typer.Option(metavar="N", help="Passes over the training images; or --steps.", show_default=False)
+        float | None,
+        typer.Option(metavar="N", help="Passes over the training images; or --steps.", show_default=False),
     ] = FinetuneConfig.epochs,
     batch_size: Annotated[
         int | None,
@@ -75,7 +101,11 @@ def finetune(
     ] = FinetuneConfig.batch_size,
     lr: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Peak learning rate, used as it is; a recipe's own follows the batch.", show_default=False),
+        typer.Option(
+            metavar="X",
+            help="Peak learning rate, used as it is; a recipe's own follows the batch.",
+            show_default=False,
+        ),
     ] = FinetuneConfig.lr,
     flip: Annotated[
         bool | None,
@@ -89,7 +119,8 @@ def finetune(
     num_threads: NumThreadsOption = FinetuneConfig.num_threads,
     device: DeviceOption = FinetuneConfig.device,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Run folder to make (default: runs/DATA-MODEL).", show_default=False)
+        str | None,
+        typer.Option(metavar="DIR", help="Run folder to make (default: runs/DATA-MODEL).", show_default=False),
     ] = FinetuneConfig.out,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that stands in --out; never anything else.")
@@ -99,7 +130,11 @@ def finetune(
     ] = FinetuneConfig.dry_run,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Settings of an earlier run (its config.json); options given here come first.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Settings of an earlier run (its config.json); options given here come first.",
+            show_default=False,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,7 +160,8 @@ def _print_summary(summary: dict) -> None:  # type: ignore[type-arg]
         values = summary[name]
         if values["top1"] is None:
             return f"step {values['step']}, no validation images"
-        return f"top-1 {values['top1']:.2%}, loss {values['loss']:.4f} on {summary['num_val']} validation images (step {values['step']})"
+        images = f"{summary['num_val']} validation images (step {values['step']})"
+        return f"top-1 {values['top1']:.2%}, loss {values['loss']:.4f} on {images}"
 
     run = summary["run"]
     print_pairs(

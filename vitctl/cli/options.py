@@ -10,10 +10,16 @@ DeviceOption = Annotated[
     str, typer.Option(metavar="DEVICE", help=f"Where to compute: {', '.join(DEVICES)}.", show_default=True)
 ]
 NumWorkersOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Processes that read images; no result depends on it.", show_default=False)
+    int | None,
+    typer.Option(metavar="N", help="Processes that read images; no result depends on it.", show_default=False),
 ]
 NumThreadsOption = Annotated[
-    int | None, typer.Option(metavar="N", help="CPU threads of torch; recorded, as the last bits of a result depend on it.", show_default=False)
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="CPU threads of torch; recorded, as the last bits of a result depend on it.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 OnBadImageOption = Annotated[

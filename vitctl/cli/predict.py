@@ -25,7 +25,11 @@ Examples:
 def predict(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN] IMAGE...", help="Run or timm folder (unless --model is given), then image files and folders.", show_default=False),
+        typer.Argument(
+            metavar="[RUN] IMAGE...",
+            help="Run or timm folder (unless --model is given), then image files and folders.",
+            show_default=False,
+        ),
     ] = None,
     model: ClassifierModelOption = PredictConfig.model,
     weights: ClassifierWeightsOption = PredictConfig.weights,

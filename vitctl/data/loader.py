@@ -10,7 +10,7 @@ Letters: B images in a batch, H W px.
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -163,7 +163,7 @@ def training_batches(
     process_index: int = 0,
     num_processes: int = 1,
     pin_memory: bool = False,
-) -> "DataLoader[TrainingBatch]":
+) -> Iterable[TrainingBatch]:
     """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan``.
 
     The content depends on ``plan`` alone, not on ``num_workers``.
@@ -181,7 +181,7 @@ def training_batches(
 
 def evaluation_batches(
     split: Split, transform: EvaluationTransform, *, batch_size: int, num_workers: int
-) -> "DataLoader[Tensor]":
+) -> Iterable[Tensor]:
     """Return a loader that yields (B, 3, H, W) float32 batches of ``split`` in order; the last may be short."""
     return DataLoader(
         _EvaluationImages(split, transform),

@@ -67,7 +67,7 @@ class Split:
         return [self.image_name(position) for position in range(len(self))]
 
     def select(self, positions: Sequence[int] | np.ndarray, *, name: str | None = None) -> "Split":
-        """Return the split that holds only ``positions``, in that order."""
+        """Return the split that holds only ``positions``, (N,) int64 or a sequence, in that order."""
         chosen = np.asarray(positions, dtype=np.int64)
         return replace(self, name=name or self.name, rows=self.rows[chosen], labels=self.labels[chosen])
 

@@ -54,13 +54,14 @@ def draw_validation(
                 chosen += candidates[index]
                 taken += len(candidates[index])
     validation = np.array(sorted(chosen), dtype=np.int64)
-    return np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation), validation
+    training = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
+    return training, validation
 
 
 def _shares(counts: np.ndarray, total: int) -> np.ndarray:
     """Return per-class numbers in proportion to ``counts`` that add up to ``total`` (largest remainder)."""
     exact = counts * (total / max(1, counts.sum()))
-    shares = np.floor(exact).astype(np.int64)
+    shares: np.ndarray = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(-(exact - shares), kind="stable")
     shares[by_remainder[: total - int(shares.sum())]] += 1
     return shares

@@ -75,7 +75,9 @@ def prepare_training_data(
     wanted = default_num_validation(len(usable)) if val_fraction is None else round(val_fraction * len(usable))
     train, held_out = draw_validation(usable.labels, hashes, num_validation=wanted, seed=seed)
     if not len(held_out):
-        reason = "none: --val-fraction 0" if val_fraction == 0 else f"none: {len(usable)} images are too few to spare any"
+        reason = (
+            "none: --val-fraction 0" if val_fraction == 0 else f"none: {len(usable)} images are too few to spare any"
+        )
         return TrainingData(source, usable, None, sizes, val_spec, reason, tuple(skipped))
     num_duplicates = len(usable) - len(set(hashes))
     kept = f"; {num_duplicates} exact duplicates kept on one side" if num_duplicates else ""
@@ -91,16 +93,18 @@ def prepare_training_data(
     )
 
 
-def _given_validation(
-    source: Source, val: str | None, val_fraction: float | None
-) -> tuple[Split | None, str, str]:
+def _given_validation(source: Source, val: str | None, val_fraction: float | None) -> tuple[Split | None, str, str]:
     """Return the validation split that was given, if any, its source's spec, and where it comes from."""
     if val is not None:
         other = open_source(val)
         if "val" in other.splits:
             return other.splits["val"], other.spec, f"split val of {other.spec}"
         if "all" in other.splits:
-            return other.splits["all"].select(range(len(other.splits["all"])), name="val"), other.spec, other.spec
+            return (
+                other.splits["all"].select(range(len(other.splits["all"])), name="val"),
+                other.spec,
+                other.spec,
+            )
         raise DataError(
             f"--val {val} has the splits {', '.join(other.splits)}; expected a split val, or a source without splits. "
             "For a folder of splits, give the path of the one to validate on."

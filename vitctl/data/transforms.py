@@ -48,7 +48,13 @@ class TrainingTransform:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, *, crop: str, crop_area: tuple[float, float], flip: bool, seed: int
+        self,
+        preprocessing: Preprocessing,
+        *,
+        crop: str,
+        crop_area: tuple[float, float],
+        flip: bool,
+        seed: int,
     ) -> None:
         check_choice(crop, CROPS, what="crop")
         size = preprocessing.image_size

@@ -6,6 +6,7 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.geometry import geometry_of
+from vitctl.models.hub import hub_access
 from vitctl.models.weights import LoadReport, load_weights_file
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
@@ -75,17 +77,16 @@ def check_model_name(name: str) -> None:
     """
     if name.startswith("hf-hub:"):
         return
-    if "/" in name or Path(name).exists():
+    if Path(name).expanduser().exists():
         raise ModelError(
-            f"{name} is no model: expected a timm name, a run folder, or a folder with a timm config.json and "
-            "model.safetensors."
+            f"{name} holds no model; expected a run folder, or a folder with timm's config.json and model.safetensors."
         )
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
+    if "/" in name or not timm.is_model(architecture):
         known = [DEMO, *timm.list_models()]
         raise ModelError(
-            f"timm has no model {architecture!r}.{did_you_mean(architecture, known)} 'vitctl models PATTERN' "
-            "searches them."
+            f"{name!r} is neither a folder nor a model of timm.{did_you_mean(architecture, known)} 'vitctl models "
+            "PATTERN' searches the names."
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
@@ -146,20 +147,24 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
             f"No pretrained weights of {name} are published; use --weights FILE, or --weights none for random ones."
         )
     try:
-        model: nn.Module = timm.create_model(address, pretrained=True)
+        with nullcontext(True) if folder else hub_access() as is_reachable:
+            model: nn.Module = timm.create_model(address, pretrained=True)
     except Exception as error:  # the hub client's errors have no common base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if folder is not None:
             raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
+        found = f"{type(error).__name__}: {reason}" if is_reachable else "the Hugging Face hub cannot be reached"
         raise ModelError(
-            f"The pretrained weights of {name} could not be fetched ({type(error).__name__}: {reason[:200]}). Either "
-            "run the command once where the Hugging Face hub can be reached (it fills the cache, $HF_HOME), or "
-            "download the file and give it with --weights FILE."
+            f"The pretrained weights of {name} could not be fetched ({found}) and are not in the hub's cache. Either "
+            "run this once where there is a network and bring the cache along ($HF_HOME), or download the weights "
+            "and name them with --weights FILE."
         ) from error
     return model
 
 
 def _source_of(model: nn.Module, folder: Path | None) -> str:
+    if folder == DEMO_FOLDER:
+        return "embedded"
     if folder is not None:
         return str(folder / "model.safetensors")
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})

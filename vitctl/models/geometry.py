@@ -93,9 +93,7 @@ class Resolution:
         return (self.after.num_tokens / self.before.num_tokens) ** 2
 
 
-def change_resolution(
-    model: nn.Module, image_size: tuple[int, int], *, method: str, name: str
-) -> Resolution:
+def change_resolution(model: nn.Module, image_size: tuple[int, int], *, method: str, name: str) -> Resolution:
     """Make ``model`` take images of ``image_size``, in place; afterwards it is a plain timm model again.
 
     The patch size stays, so the grid and the sequence grow. Position embeddings are resampled by

@@ -179,7 +179,8 @@ def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
 
 def _check_npz_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, path: Path, name: str) -> None:
     kernel = shapes["embedding/kernel"]  # (h, w, in, D)
-    own = model.patch_embed.proj.weight.shape  # type: ignore[union-attr]  # (D, in, h, w)
+    vit: Any = model
+    own = vit.patch_embed.proj.weight.shape  # (D, in, h, w)
     expected = (own[2], own[3], own[1], own[0])
     if tuple(kernel) != tuple(expected):
         raise ModelError(
@@ -189,8 +190,8 @@ def _check_npz_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, 
     stacked = shapes.get("Transformer/encoderblock/LayerNorm_0/scale")
     blocks = {key.split("/")[1] for key in shapes if key.startswith("Transformer/encoderblock_")}
     depth = stacked[0] if stacked else len(blocks)
-    if depth != len(model.blocks):  # type: ignore[arg-type]
-        raise ModelError(f"{path} holds {depth} blocks; {name} has {len(model.blocks)}.")  # type: ignore[arg-type]
+    if depth != len(vit.blocks):
+        raise ModelError(f"{path} holds {depth} blocks; {name} has {len(vit.blocks)}.")
 
 
 def _gelu_notes(model: nn.Module) -> tuple[str, ...]:
@@ -213,4 +214,3 @@ def _first_line(error: BaseException) -> str:
         return f"there is no {error}"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".") if not isinstance(error, SafetensorError) else f"damaged file, {lines[0]}"
-

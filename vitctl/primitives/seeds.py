@@ -41,5 +41,5 @@ def torch_randomness(seed: int, purpose: str, *position: int) -> Iterator[None]:
     key = ",".join(str(number) for number in (seed, PURPOSES[purpose], *position))
     number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(number)
+        torch.default_generator.manual_seed(number)
         yield

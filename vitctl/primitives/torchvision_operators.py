@@ -32,7 +32,7 @@ def extension_loads(folder: Path) -> bool:
     if spec is None or spec.origin is None:
         return False
     try:
-        torch.ops.load_library(spec.origin)
+        torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
     except (ImportError, OSError):
         return False
     return True
@@ -53,9 +53,9 @@ def declare_missing_operators() -> bool:
         return False
     if extension_loads(Path(spec.submodule_search_locations[0])):
         return False
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in SCHEMAS:
-        library.define(schema)
+        library.define(schema)  # type: ignore[no-untyped-call]
     _declared.append(library)
     # The image extension (JPEG on the GPU) is missing for the same reason; vitctl reads with Pillow.
     warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)

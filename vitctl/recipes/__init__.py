@@ -4,6 +4,7 @@
 ``{ value = ..., source = "where from" }``. Plain Python: help and listing need no torch.
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -91,7 +92,8 @@ class Recipe:
     def peak_lr(self, batch_size: int) -> float:
         """Return the peak rate at ``batch_size``, scaled as the recipe says."""
         ratio = batch_size / self.lr_at_batch
-        return self.lr * {"none": 1.0, "sqrt": ratio**0.5, "linear": ratio}[self.lr_scaling]
+        factors = {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}
+        return self.lr * factors[self.lr_scaling]
 
     def as_settings(self) -> dict[str, Any]:
         """Return the settings without their sources, as JSON can hold them."""

@@ -43,7 +43,13 @@ def decide_batch_size(given: int | None, recipe: Recipe, num_train: int, *, reci
 
 
 def decide_num_images_seen(
-    steps: int | None, epochs: float | None, recipe: Recipe, num_train: int, batch_size: int, *, recipe_name: str
+    steps: int | None,
+    epochs: float | None,
+    recipe: Recipe,
+    num_train: int,
+    batch_size: int,
+    *,
+    recipe_name: str,
 ) -> Decision[int]:
     """Return how many images the run shows, repeats counted; steps are that over the batch, rounded up."""
     if steps is not None:
@@ -70,7 +76,7 @@ def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_na
         return Decision(lr, f"recipe {recipe_name}")
     return Decision(
         lr,
-        f"recipe {recipe_name}: {recipe.lr:g} at batch {recipe.lr_at_batch}, {recipe.lr_scaling} scaling to {batch_size}",
+        f"recipe {recipe_name}: {recipe.lr:g} at batch {recipe.lr_at_batch}, {recipe.lr_scaling} scaling",
     )
 
 

@@ -3,21 +3,19 @@
 Everything is decided before; see ``vitctl.training.decisions`` and the finetune workflow.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from vitctl.conversation import Conversation
-from vitctl.data.loader import BatchPlan, TrainingBatch, evaluation_batches, training_batches
+from vitctl.data.loader import BatchPlan, TrainingBatch, training_batches
 from vitctl.data.source import Split
-from vitctl.data.transforms import EvaluationTransform, TrainingTransform
+from vitctl.data.transforms import TrainingTransform
 from vitctl.errors import InterruptedRun
-from vitctl.evaluation.classify import predict_logits
-from vitctl.evaluation.metrics import mean_nll, top_k_accuracy, wilson_interval
 from vitctl.primitives.interrupts import StopRequest
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe
@@ -26,7 +24,8 @@ from vitctl.training.loop import RateSchedule, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
 from vitctl.training.recorder import Recorder, Score
 
-MIN_EVALUATION_BATCH = 64
+Validate = Callable[[int], tuple[Score, np.ndarray | None]]
+"""Scores the model as it is after a step; also its logits on the validation images, (N, C) float32."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,22 @@ class Outcome:
     images_per_s: float
 
 
-def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, conversation: Conversation) -> Outcome:
+def train(
+    job: Job,
+    recorder: Recorder,
+    stop: StopRequest,
+    validate: Validate,
+    *,
+    out: Path,
+    conversation: Conversation,
+) -> Outcome:
     """Train to the end, saving ``last/`` at each validation and ``best/`` when it is found.
 
     Args:
         job: What to train.
         recorder: Writes metrics and weights.
         stop: Looked at after every step.
+        validate: Called after the steps of ``validation_steps``.
         out: The run folder, for messages.
         conversation: Shows progress.
 
@@ -139,7 +147,7 @@ def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, convers
                     exit_code=stop.exit_code,
                 )
             if report.step in validate_after:
-                last, logits = _validate(job, report.step, conversation)
+                last, logits = validate(report.step)
                 recorder.validation(last)
                 recorder.save(job.model, "last")
                 is_first = best.step == 0
@@ -156,7 +164,7 @@ def _loss(score: Score) -> float:
     return float("inf") if score.loss is None else score.loss
 
 
-def _batches(job: Job) -> "DataLoader[TrainingBatch]":
+def _batches(job: Job) -> Iterable[TrainingBatch]:
     return training_batches(
         job.train,
         job.training_transform(),
@@ -166,30 +174,3 @@ def _batches(job: Job) -> "DataLoader[TrainingBatch]":
         num_processes=job.accelerator.num_processes,
         pin_memory=job.accelerator.device.type == "cuda",
     )
-
-
-def _validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np.ndarray | None]:
-    if job.val is None:
-        return Score(step, None, None), None
-    batches = evaluation_batches(
-        job.val,
-        EvaluationTransform(job.preprocessing),
-        batch_size=max(MIN_EVALUATION_BATCH, job.batches.batch_size),
-        num_workers=job.num_workers,
-    )
-    logits = predict_logits(
-        job.model,
-        batches,
-        device=job.accelerator.device,
-        num_images=len(job.val),
-        description="validating",
-        conversation=conversation,
-    )
-    labels = job.val.labels
-    top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
-    low, high = wilson_interval(round(top1 * len(labels)), len(labels))
-    conversation.line(
-        f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images)"
-    )
-    return Score(step, top1, loss), logits

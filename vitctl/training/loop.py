@@ -9,14 +9,13 @@ Letters: B images, C classes.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
@@ -68,7 +67,7 @@ class RateSchedule:
 def train_steps(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: "DataLoader[TrainingBatch]",
+    batches: Iterable[TrainingBatch],
     schedule: RateSchedule,
     *,
     accelerator: Accelerator,

@@ -62,7 +62,10 @@ def describe_groups(groups: list[dict[str, Any]]) -> list[GroupReport]:
     """Return what is in each group, lowest rate first."""
     reports = [
         GroupReport(
-            group["lr_scale"], group["weight_decay"], len(group["params"]), sum(p.numel() for p in group["params"])
+            group["lr_scale"],
+            group["weight_decay"],
+            len(group["params"]),
+            sum(p.numel() for p in group["params"]),
         )
         for group in groups
     ]

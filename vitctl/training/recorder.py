@@ -80,9 +80,7 @@ class Recorder:
     def validation(self, score: Score) -> None:
         """Add a validation to ``metrics.jsonl``."""
         if self._folder is not None:
-            self._folder.append(
-                "metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1}
-            )
+            self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
 
     def save(self, model: nn.Module, name: str) -> None:
         """Write ``model`` as the timm folder ``name`` (``last`` or ``best``), in the place of an older one."""

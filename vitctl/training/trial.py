@@ -44,9 +44,7 @@ def measure_cost(job: Job) -> Cost:
 
     Nothing is trained: no optimiser step is taken, and the gradients are dropped.
     """
-    groups = parameter_groups(
-        job.model, weight_decay=job.recipe.weight_decay, layer_decay=job.recipe.layer_decay
-    )
+    groups = parameter_groups(job.model, weight_decay=job.recipe.weight_decay, layer_decay=job.recipe.layer_decay)
     flops = flops_per_image(job.model, job.preprocessing.image_size)
     device = job.accelerator.device
     model = job.model.to(device).train()
@@ -56,9 +54,10 @@ def measure_cost(job: Job) -> Cost:
     labels = torch.tensor([int(job.train.labels[position]) for _, position in pairs], device=device)
 
     def one_pass() -> int:
-        with job.accelerator.autocast(), _SavedBytes() as saved:
+        saved = _SavedBytes()
+        with job.accelerator.autocast(), saved:
             loss = F.cross_entropy(model(images), labels)
-        loss.backward()
+        job.accelerator.backward(loss)
         model.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -111,7 +111,9 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
     if config.data is None and run is not None and is_run_folder(run):
         chosen = _images_of_run(run, config.split)
     elif config.data is None:
-        raise SettingError(f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC.")
+        raise SettingError(
+            f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC."
+        )
     else:
         source = open_source(config.data)
         name = config.split or next(name for name in SPLIT_PREFERENCE if name in source.splits)
@@ -183,7 +185,10 @@ def _write_files(
     matrix = confusion(predicted, split.labels, num_classes=len(class_names))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(out / "predictions.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(out / "predictions.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["image", "true", "predicted", "probability", "probability_of_true"])
             for index in range(len(split)):
@@ -197,7 +202,10 @@ def _write_files(
                         f"{shares[index, true]:.6f}",
                     ]
                 )
-        with whole_file(out / "confusion.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(out / "confusion.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["true \\ predicted", *class_names])
             writer.writerows([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))

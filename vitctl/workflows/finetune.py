@@ -5,6 +5,7 @@ nothing is written before that.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -12,16 +13,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
 
 from vitctl import __version__
 from vitctl.config import FinetuneConfig
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.loader import BatchPlan, resolve_num_workers
+from vitctl.data.loader import BatchPlan, evaluation_batches, resolve_num_workers
 from vitctl.data.training_data import TrainingData, prepare_training_data
-from vitctl.errors import SettingError
-from vitctl.evaluation.metrics import confusion
+from vitctl.data.transforms import EvaluationTransform
+from vitctl.errors import DataError
+from vitctl.evaluation.classify import predict_logits
+from vitctl.evaluation.metrics import confusion, mean_nll, top_k_accuracy, wilson_interval
 from vitctl.models.build import DEMO, LoadedModel, load_model, preprocessing_of, replace_head
 from vitctl.models.geometry import Resolution, change_resolution, geometry_of
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
@@ -39,7 +42,8 @@ from vitctl.training.decisions import (
     decide_num_images_seen,
 )
 from vitctl.training.job import Job, Outcome, train
-from vitctl.training.recorder import Recorder, WeightsIdentity
+from vitctl.training.processes import build_accelerator
+from vitctl.training.recorder import Recorder, Score, WeightsIdentity
 from vitctl.training.run_folder import RunFolder, check_out, new_run_folder
 from vitctl.training.trial import measure_cost
 from vitctl.workflows.finetune_header import cost_settings, header_settings
@@ -47,6 +51,7 @@ from vitctl.workflows.finetune_header import cost_settings, header_settings
 DEFAULT_DATA = "digits"
 CPU_MODEL = "vit_small_patch16_224.augreg_in21k"
 GPU_MODEL = "vit_base_patch16_224.augreg_in21k"
+MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "scikit-learn")
 
 
@@ -88,7 +93,8 @@ def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
     with _run_folder(plan, overwrite=config.overwrite) as folder, stop_requests() as stop:
         _write_start(plan, folder)
         recorder = Recorder(folder, _identity(plan), plan.job.batches)
-        outcome = train(plan.job, recorder, stop, out=plan.out, conversation=conversation)
+        validate = functools.partial(_validate, plan, conversation)
+        outcome = train(plan.job, recorder, stop, validate, out=plan.out, conversation=conversation)
         return _write_end(plan, outcome, folder, wall_s=time.perf_counter() - started)
 
 
@@ -145,7 +151,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         lr=lr.value,
         flip=flip.value,
         num_workers=workers.value,
-        accelerator=_build_accelerator(device),
+        accelerator=build_accelerator(device),
     )
     is_whole = seen.value == job.batches.num_steps * batch.value  # else a short last batch: only epochs say that
     resolved = FinetuneConfig(
@@ -195,7 +201,9 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     for line in data.skipped:
         conversation.warn(f"left out: {line}")
     if not config.dry_run:
-        settings.append(Setting("run folder", str(out), "asked for" if config.out else "the default for this data and model"))
+        settings.append(
+            Setting("run folder", str(out), "asked for" if config.out else "the default for this data and model")
+        )
     return Plan(resolved, data, loaded, resolution, job, out, settings)
 
 
@@ -249,7 +257,7 @@ def _absolute_weights(weights: str) -> str:
 
 def _check_classes(data: TrainingData) -> None:
     if len(data.train.class_names) < 2:
-        raise SettingError(
+        raise DataError(
             f"{data.source.spec} has one class, {data.train.class_names[0]!r}; a classifier needs two or more. Put "
             "the images of each class into a folder of its own."
         )
@@ -283,9 +291,36 @@ def _fit_preprocessing(own: Preprocessing, size: tuple[int, int], recipe: Recipe
     return Preprocessing(**{**asdict(own), "image_size": size, **crop})
 
 
-def _build_accelerator(device: torch.device) -> Accelerator:
-    use_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if use_bf16 else "no")
+# --- validating --------------------------------------------------------------------------------------------
+
+
+def _validate(plan: Plan, conversation: Conversation, step: int) -> tuple[Score, np.ndarray | None]:
+    """Score the model as it is now, the way ``vitctl evaluate`` would."""
+    job = plan.job
+    if job.val is None:
+        return Score(step, None, None), None
+    batches = evaluation_batches(
+        job.val,
+        EvaluationTransform(job.preprocessing),
+        batch_size=max(MIN_EVALUATION_BATCH, job.batches.batch_size),
+        num_workers=job.num_workers,
+    )
+    logits = predict_logits(
+        job.model,
+        batches,
+        device=job.accelerator.device,
+        num_images=len(job.val),
+        description="validating",
+        conversation=conversation,
+    )
+    labels = job.val.labels
+    top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
+    low, high = wilson_interval(round(top1 * len(labels)), len(labels))
+    conversation.line(
+        f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
+        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images)"
+    )
+    return Score(step, top1, loss), logits
 
 
 # --- writing -----------------------------------------------------------------------------------------------
@@ -302,9 +337,7 @@ def _run_folder(plan: Plan, *, overwrite: bool) -> Iterator[RunFolder | None]:
 
 
 def _identity(plan: Plan) -> WeightsIdentity:
-    return WeightsIdentity(
-        plan.data.train.class_names, plan.job.preprocessing, plan.loaded.name, plan.loaded.licence
-    )
+    return WeightsIdentity(plan.data.train.class_names, plan.job.preprocessing, plan.loaded.name, plan.loaded.licence)
 
 
 def config_document(config: FinetuneConfig) -> dict[str, Any]:
@@ -349,9 +382,7 @@ def _write_end(plan: Plan, outcome: Outcome, folder: RunFolder | None, *, wall_s
     draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
     if plan.data.val is not None and outcome.best_logits is not None:
         class_names = plan.data.train.class_names
-        matrix = confusion(
-            outcome.best_logits.argmax(axis=1), plan.data.val.labels, num_classes=len(class_names)
-        )
+        matrix = confusion(outcome.best_logits.argmax(axis=1), plan.data.val.labels, num_classes=len(class_names))
         draw_confusion(matrix, class_names, folder.path / "confusion.png", title="validation images")
     folder.write_json("summary.json", summary)
     return summary

@@ -71,7 +71,11 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
         Setting("FLOPs per image", format_count(cost.flops_per_image), "forward; a training step takes about 3x"),
         Setting("memory", format_bytes(cost.memory_bytes), "weights, gradients, optimiser, activations; estimated"),
         Setting("time per step", format_seconds(cost.step_s), "one forward and backward pass, measured and scaled"),
-        Setting("training time", format_seconds(cost.training_s), f"{job.batches.num_steps:,} steps, no validation"),
+        Setting(
+            "training time",
+            format_seconds(cost.training_s),
+            f"{job.batches.num_steps:,} steps, no validation",
+        ),
     ]
     for group in cost.groups:
         rate = f"rate x{group.lr_scale:.3g}, weight decay {group.weight_decay:g}"

@@ -1,20 +1,15 @@
 """``vitctl predict``: the most probable classes of image files, in the order they were given."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.utils.misc import natural_key
 from torch import Tensor
 
 from vitctl.config import PredictConfig
 from vitctl.conversation import Conversation
-from vitctl.data.images import EXTENSIONS, read_rgb, reason_of
+from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
-from vitctl.errors import DataError
 from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.models.build import Classifier, load_classifier
 from vitctl.primitives.devices import resolve_device
@@ -36,7 +31,7 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     model = classifier.loaded.model.to(device)
     transform = EvaluationTransform(classifier.preprocessing)
     with conversation.progress("predicting", len(paths), "images") as bar:
-        for batch in _read_batches(paths, transform, batch_size=config.batch_size):
+        for batch in read_batches(paths, transform, batch_size=config.batch_size):
             good = [(path, item) for path, item in batch if isinstance(item, Tensor)]
             skipped += [{"image": path, "reason": item} for path, item in batch if isinstance(item, str)]
             if good:
@@ -54,21 +49,6 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     return {"predictions": predictions, "skipped": skipped}
 
 
-def list_images(given: str) -> list[str]:
-    """Return ``given`` itself, or the image files in and below it, in natural order, where it is a folder.
-
-    Raises:
-        DataError: The folder holds no image.
-    """
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        return [given]
-    found = [str(path) for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
-    if not found:
-        raise DataError(f"{given} holds no image; expected files ending in {' '.join(EXTENSIONS)}.")
-    return sorted(found, key=lambda path: (natural_key(path), path))
-
-
 def top_classes(shares: np.ndarray, classifier: Classifier, top_k: int) -> list[dict[str, Any]]:
     """Return the ``top_k`` most probable classes of one image, most probable first.
 
@@ -84,20 +64,3 @@ def top_classes(shares: np.ndarray, classifier: Classifier, top_k: int) -> list[
         {"class": descriptions.get(name, name), "probability": float(shares[index])}
         for name, index in zip(names, order, strict=True)
     ]
-
-
-def _read_batches(
-    paths: list[str], transform: EvaluationTransform, *, batch_size: int
-) -> Iterator[list[tuple[str, Tensor | str]]]:
-    """Yield (path, tensor or reason) in order, ``batch_size`` at a time, read in parallel."""
-
-    def read(path: str) -> Tensor | str:
-        try:
-            return transform(read_rgb(Path(path).expanduser()))
-        except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
-            return reason_of(error)
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            yield list(zip(batch, pool.map(read, batch), strict=True))

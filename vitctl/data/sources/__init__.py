@@ -4,10 +4,23 @@ To add one: write the file (``recognises`` and ``open_source``) and name it in `
 that would also recognise its specs.
 """
 
+from typing import Protocol
+
 from vitctl.data.source import Source
 from vitctl.data.sources import digits, folder, idx
 
-SOURCES = (digits, idx, folder)
+
+class SourceKind(Protocol):
+    """What each file here offers."""
+
+    def recognises(self, spec: str) -> bool:
+        """Return whether ``spec`` is written for this kind; looks, reads nothing big."""
+
+    def open_source(self, spec: str) -> Source:
+        """Return what ``spec`` stands for; DataError with one sentence where it cannot."""
+
+
+SOURCES: tuple[SourceKind, ...] = (digits, idx, folder)
 
 
 def open_source(spec: str) -> Source:

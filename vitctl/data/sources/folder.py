@@ -61,9 +61,7 @@ def open_source(spec: str) -> Source:
             listed = " and ".join(path.name for path in validation)
             raise DataError(f"{folder} holds {listed}; expected one validation folder. Keep one of them.")
         order = [folder / "train", *validation, *(path for path in subfolders if path.name == "test")]
-        splits = {
-            ("val" if path.name in VALIDATION_NAMES else path.name): _read_split(path) for path in order
-        }
+        splits = {("val" if path.name in VALIDATION_NAMES else path.name): _read_split(path) for path in order}
         description = f"a folder with {', '.join(path.name + '/' for path in order)}"
     else:
         splits = {"all": _read_split(folder)}

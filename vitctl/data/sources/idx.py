@@ -103,7 +103,8 @@ def read_idx(path: Path) -> np.ndarray:
     """Return the array in an IDX file, gzipped or not.
 
     Returns:
-        An array with the shape of the header; the dtype is the file's, in native byte order.
+        An array with the shape of the header, (N, H, W) for images and (N,) for labels; the dtype is the
+        file's, in native byte order.
 
     Raises:
         DataError: The file cannot be read, or is shorter or longer than its header says.

@@ -1,0 +1,64 @@
+# The only door for humans and CI. 'make' or 'make help' lists the targets.
+
+PYTHON ?= python3
+# One pair for our own environment; users get the ranges of pyproject.toml. See CONTRIBUTING.
+TORCH ?= torch==2.13.0 torchvision==0.28.0
+# Debian: apt-get install dataset-fashion-mnist. Elsewhere: a folder with the four IDX files.
+FASHION ?= /usr/share/datasets/fashion-mnist
+
+BIN := .venv/bin
+VITCTL := $(BIN)/vitctl
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-compare demo-weights test test-slow check format readme sizes clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+setup: .venv/installed ## make .venv with vitctl (editable) and everything it needs
+
+.venv/installed: pyproject.toml Makefile
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup ## fine-tune the embedded ViT at a higher resolution, evaluate it (3 minutes)
+	$(VITCTL) finetune --out runs/demo --overwrite
+	$(VITCTL) evaluate runs/demo --split test
+
+demo-compare: demo ## the same from random weights, to see what pretraining gives
+	$(VITCTL) finetune --weights none --out runs/demo-scratch --overwrite
+	$(VITCTL) evaluate runs/demo-scratch --split test
+	@$(BIN)/python -c 'import json; [print(f"{name:22} {json.load(open(f"runs/{run}/evaluate-test/evaluation.json"))["top1"]:.2%}") for name, run in (("from the demo weights", "demo"), ("from random weights", "demo-scratch"))]'
+
+demo-weights: setup ## train the embedded weights again, from scratch on Fashion-MNIST (45 minutes)
+	$(VITCTL) finetune --data $(FASHION) --val-fraction 0 --model demo --weights none --image-size 32 \
+	    --recipe demo-pretrain --flip --seed 0 --num-threads 2 --out runs/demo-weights --overwrite
+	$(VITCTL) evaluate runs/demo-weights --data $(FASHION) --split test
+	$(BIN)/python -m vitctl.workflows.pack_demo_weights runs/demo-weights
+
+test: setup ## the default tests: CPU, no network, under five minutes
+	$(BIN)/python -m pytest
+
+test-slow: setup ## architecture sweeps, interruption, several processes: under thirty minutes
+	$(BIN)/python -m pytest -m slow
+
+check: setup ## format, lint, types, tests with coverage
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+format: setup ## rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+readme: setup ## rewrite the help blocks and the map of README.md
+	$(BIN)/python tests/rules/readme.py
+
+sizes: setup ## the ten longest files and functions, for a person to look at
+	$(BIN)/python tests/rules/sizes.py
+
+clean: ## remove the environment and the caches; runs/ stays
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info

@@ -1,0 +1,101 @@
+"""``vitctl evaluate``: figures, files, splits, other models; independent of the batch size."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+def test_json__own_validation_images_agree_with_the_run(run_cli, finished_run: Path) -> None:
+    report = run_cli("evaluate", finished_run, "--json").json
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert report["num_images"] == summary["num_val"]
+    assert report["top1"] == summary["best"]["top1"]
+    assert report["nll"] == pytest.approx(summary["best"]["loss"], abs=1e-6)
+    low, high = report["top1_ci95"]
+    assert low <= report["top1"] <= high
+    assert {"top5", "balanced_accuracy", "macro_f1", "ece", "per_class"} <= set(report)
+
+
+def test_the_run_has_learnt_its_colours(run_cli, finished_run: Path) -> None:
+    assert run_cli("evaluate", finished_run, "--split", "test", "--json").json["top1"] >= 0.9
+
+
+def test_files__predictions_and_confusion(run_cli, finished_run: Path) -> None:
+    report = run_cli("evaluate", finished_run, "--split", "test", "--json").json
+    out = finished_run / "evaluate-test"
+    assert Path(report["out"]) == out
+    rows = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
+    assert len(rows) == report["num_images"] == 15
+    assert sum(row["true"] == row["predicted"] for row in rows) / 15 == pytest.approx(report["top1"])
+    matrix = [row[1:] for row in csv.reader((out / "confusion.csv").read_text().splitlines())][1:]
+    assert sum(int(matrix[i][i]) for i in range(3)) / 15 == pytest.approx(report["top1"])
+    assert (out / "confusion.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batch_size_and_workers_change_nothing(run_cli, finished_run: Path, batch_size: int) -> None:
+    def figures(*args: object) -> dict[str, object]:
+        report = run_cli("evaluate", finished_run, "--split", "test", "--out", "e", "--json", *args).json
+        return report  # type: ignore[no-any-return]
+
+    usual, other = figures(), figures("--batch-size", batch_size, "--num-workers", 1)
+    for key in ("top1", "top5", "macro_f1", "balanced_accuracy", "num_images", "per_class"):
+        assert usual[key] == other[key]
+    for key in ("nll", "ece"):
+        assert usual[key] == pytest.approx(other[key], abs=1e-6)
+
+
+def test_folder_alone_and_model_option_agree(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run / "best", tmp_path / "copy")
+    data = finished_run.parent / "data"
+    one = run_cli("evaluate", tmp_path / "copy", "--data", data, "--json").json
+    two = run_cli("evaluate", "--model", finished_run, "--data", data, "--out", "e", "--json").json
+    assert one["split"] == two["split"] == "test"
+    assert one["top1"] == two["top1"]
+    assert Path(one["out"]) == Path("evaluate-test").absolute()
+
+
+def test_training_split__leaves_out_the_validation_images(run_cli, finished_run: Path) -> None:
+    summary = json.loads((finished_run / "summary.json").read_text())
+    report = run_cli("evaluate", finished_run, "--split", "train", "--out", "e", "--json").json
+    assert report["num_images"] == summary["num_train"]
+
+
+def test_human_output(run_cli, finished_run: Path) -> None:
+    out = run_cli("evaluate", finished_run, "--split", "test").stdout
+    for words in ("top-1", "Wilson", "balanced accuracy", "precision", "green"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "words"),
+    [
+        ((), 2, "found neither"),
+        (("nowhere",), 4, "neither a folder nor a model"),
+        (("--model", "demo"), 2, "--data SPEC"),
+        (("RUN", "--model", "demo"), 2, "found both"),
+        (("RUN", "--split", "tset"), 3, "no split 'tset'"),
+        (("RUN", "--data", "digits"), 3, "unknown in training"),
+        (("RUN", "--data", "nowhere"), 3, "nothing at"),
+        (("RUN", "--batch-size", "0"), 2, "--batch-size is 0"),
+    ],
+)
+def test_bad_input(run_cli, finished_run: Path, args: tuple[str, ...], exit_code: int, words: str) -> None:
+    result = run_cli("evaluate", *(finished_run if arg == "RUN" else arg for arg in args))
+    assert result.exit_code == exit_code, result.stderr
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_validation_image_gone__said(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    listing = tmp_path / "run" / "validation.json"
+    document = json.loads(listing.read_text())
+    document["images"][0] += "x"
+    listing.write_text(json.dumps(document))
+    result = run_cli("evaluate", tmp_path / "run")
+    assert result.exit_code == 3
+    assert "no longer in the data" in result.stderr

@@ -1,0 +1,98 @@
+"""``vitctl finetune`` as a person sees it: header, JSON, files, refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def arguments(image_folder: Path, tiny_model_folder: Path) -> list[object]:
+    return ["finetune", "--data", image_folder, "--model", tiny_model_folder, "--image-size", 24, "--steps", 4]
+
+
+def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object]) -> None:
+    result = run_cli(*arguments, "--out", "out", "--json")
+    summary = result.json
+    assert set(summary) == {
+        "run", "model", "image_size", "grid_before", "grid_after", "num_classes", "num_train", "num_val", "steps",
+        "best", "last", "weights_sha256", "images_per_s", "wall_s",
+    }  # fmt: skip
+    assert summary["image_size"] == [24, 24]
+    assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [6, 6])
+    assert (summary["num_classes"], summary["steps"]) == (3, 4)
+    assert summary["num_train"] + summary["num_val"] == 36
+    assert set(summary["best"]) == set(summary["last"]) == {"step", "top1", "loss"}
+    assert json.loads(Path("out/summary.json").read_text()) == summary
+
+
+def test_run_folder__everything_is_there(run_cli, arguments: list[object]) -> None:
+    run_cli(*arguments, "--out", "out")
+    names = {path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file()}
+    assert names == {
+        "config.json", "metrics.jsonl", "speed.jsonl", "summary.json", "validation.json", "curves.png", "confusion.png",
+        "last/config.json", "last/model.safetensors", "best/config.json", "best/model.safetensors",
+    }  # fmt: skip
+    config = json.loads(Path("out/config.json").read_text())
+    assert not {"out", "overwrite"} & set(config)
+    assert config["num_threads"] >= 1
+    assert {"torch", "timm"} <= set(config["versions"])
+    assert Path(config["data"]).is_absolute()
+
+
+def test_metrics__one_line_per_step_and_validation_and_no_clock(run_cli, arguments: list[object]) -> None:
+    run_cli(*arguments, "--out", "out")
+    lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(set(line) == {"step", "epoch", "loss", "lr"} for line in steps)
+    assert all(set(line) == {"step", "val_loss", "val_top1"} for line in lines if line not in steps)
+    assert any("val_loss" in line for line in lines)
+
+
+def test_header__says_what_was_decided_and_why(run_cli, arguments: list[object]) -> None:
+    header = run_cli(*arguments, "--out", "out").stderr
+    for words in ("4x4 to 6x6, 17 to 37 tokens", "bicubic-aa, norm x", "none missing", "held out, stratified, seed 0"):
+        assert words in header
+    assert "attention costs x4.7" in header  # (37/17)^2
+
+
+def test_default_is_the_demo_on_digits__and_said(run_cli) -> None:
+    result = run_cli("finetune", "--steps", 1, "--dry-run", "--json")
+    assert result.json["config"]["data"] == "digits"
+    assert result.json["config"]["model"] == "demo"
+    assert (result.json["grid_before"], result.json["grid_after"]) == ([8, 8], [12, 12])
+    assert "the default: no --data is given" in result.stderr
+    assert "these images show digits or letters" in result.stderr
+
+
+def test_dry_run__cost_and_nothing_written(run_cli, arguments: list[object]) -> None:
+    result = run_cli(*arguments, "--out", "out", "--dry-run", "--json")
+    document = result.json
+    assert not Path("out").exists()
+    assert document["steps"] == 4
+    assert document["num_tokens"] == 37
+    assert document["flops_per_image"] > 0
+    assert document["memory_bytes"] > 0
+    assert document["training_s"] > 0
+    assert sum(group["num_parameters"] for group in document["groups"]) == document["num_parameters"]
+
+
+def test_second_run_into_the_same_folder__refused_then_overwritten(run_cli, arguments: list[object]) -> None:
+    run_cli(*arguments, "--out", "out")
+    before = Path("out/summary.json").read_text()
+    assert run_cli(*arguments, "--out", "out").exit_code == 2
+    assert Path("out/summary.json").read_text() == before
+    assert run_cli(*arguments, "--out", "out", "--seed", 1, "--overwrite").exit_code == 0
+    assert json.loads(Path("out/config.json").read_text())["seed"] == 1
+    assert [path.name for path in Path().iterdir()] == ["out"]
+
+
+def test_human_output__result_on_stdout(run_cli, arguments: list[object]) -> None:
+    result = run_cli(*arguments, "--out", "out")
+    assert result.stdout.startswith("best ")
+    assert "vitctl evaluate" in result.stdout
+
+
+def test_version(run_cli) -> None:
+    assert run_cli("--version").stdout.startswith("vitctl 0.")

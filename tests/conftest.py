@@ -1,0 +1,128 @@
+"""Fixtures for all tests: tiny models, drawn images, the command line in this process, no network."""
+
+import json
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub client is imported
+import vitctl.models  # noqa: F401  # before any test imports timm beside a CPU build of torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# a ViT of some 10,000 parameters: 16 px, patch 4, grid 4x4
+TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test an empty working folder and hub cache, and refuse the network."""
+    home = tmp_path_factory.mktemp("home")
+    work = home / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+    connect = socket.socket.connect
+
+    def connect_locally(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:  # worker processes talk through those
+            raise OSError(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a person would see, and the exit code."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """stdout, which must be exactly one JSON document without NaN."""
+
+        def refuse(name: str) -> None:
+            raise AssertionError(f"{name} in JSON output")
+
+        return json.loads(self.stdout, parse_constant=refuse)
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., CommandResult]:
+    """Run ``vitctl ARGS...`` in this process."""
+    from typer.testing import CliRunner
+
+    from vitctl.cli.app import app
+
+    def run(*args: object) -> CommandResult:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = CliRunner().invoke(app, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+def colour_image(label: int, index: int, *, size: tuple[int, int] = (20, 24)) -> Image.Image:
+    """Return an RGB image, (H, W) px, whose dominant colour tells its class; ``index`` makes it distinct."""
+    rng = np.random.default_rng([label, index])
+    pixels = rng.integers(0, 60, size=(*size, 3), dtype=np.uint8)
+    pixels[..., label % 3] += np.uint8(120 + 20 * (label // 3))
+    return Image.fromarray(pixels)
+
+
+def write_image_folder(folder: Path, counts: dict[str, int], *, suffix: str = ".png") -> Path:
+    """Write ``counts[class]`` images into one folder per class; colours follow the order of ``counts``."""
+    for label, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            colour_image(label, index).save(folder / name / f"{index}{suffix}")
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder of 3 classes with 12 images each."""
+    return write_image_folder(tmp_path / "images", {"red": 12, "green": 12, "blue": 12})
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A timm folder with a random tiny ViT: 3 classes, 16 px, patch 4."""
+    import timm
+    import torch
+
+    from vitctl.models.timm_folder import save_timm_folder
+    from vitctl.primitives.preprocessing import Preprocessing
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **TINY)
+    preprocessing = Preprocessing((16, 16), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+    save_timm_folder(
+        model,
+        folder,
+        class_names=["red", "green", "blue"],
+        preprocessing=preprocessing,
+        base_model="random",
+        base_licence=None,
+    )
+    return folder

@@ -1,0 +1,210 @@
+"""Folders of class folders, and which folders are read as splits."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vitctl.data.source import Split
+from vitctl.data.sources import open_source
+from vitctl.errors import DataError
+
+Write = Callable[..., Path]
+
+
+def _image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (3, 3)).save(path)
+    return path
+
+
+def _found(split: Split, folder: Path) -> list[tuple[str, str]]:
+    """Return (path below ``folder``, class) of every image, in order."""
+    names = [str(Path(name).relative_to(folder)) for name in split.image_names()]
+    return list(zip(names, [split.class_names[label] for label in split.labels], strict=True))
+
+
+def test_a_folder_of_class_folders_is_one_split(tmp_path: Path, write_classes: Write) -> None:
+    source = open_source(str(write_classes(tmp_path, cat=2, dog=1)))
+    assert list(source.splits) == ["all"]
+    assert source.splits["all"].name == "all"
+    assert source.splits["all"].class_names == ("cat", "dog")
+    assert _found(source.splits["all"], tmp_path) == [("cat/0.png", "cat"), ("cat/1.png", "cat"), ("dog/0.png", "dog")]
+
+
+def test_classes_and_files_are_in_natural_order(tmp_path: Path) -> None:
+    for name in ("10", "2", "1"):
+        _image(tmp_path / "10" / f"{name}.png")
+        _image(tmp_path / name / "x.png")
+    split = open_source(str(tmp_path)).splits["all"]
+    assert split.class_names == ("1", "2", "10")
+    assert [name for name, _ in _found(split, tmp_path)] == [
+        "1/x.png", "2/x.png", "10/1.png", "10/2.png", "10/10.png", "10/x.png",
+    ]  # fmt: skip
+
+
+def test_a_single_class_keeps_its_label(tmp_path: Path, write_classes: Write) -> None:
+    split = open_source(str(write_classes(tmp_path, cat=2))).splits["all"]
+    assert split.labels.tolist() == [0, 0]
+    assert split.class_names == ("cat",)
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_train_val_and_test_are_splits(tmp_path: Path, write_classes: Write, validation: str) -> None:
+    for first, name in enumerate(("test", validation, "train")):
+        write_classes(tmp_path / name, cat=1 + first, dog=1, first=first)
+    source = open_source(str(tmp_path))
+    assert {name: len(split) for name, split in source.splits.items()} == {"train": 4, "val": 3, "test": 2}
+    assert list(source.splits) == ["train", "val", "test"]
+    assert [split.name for split in source.splits.values()] == ["train", "val", "test"]
+    assert source.splits["val"].image_name(0) == str(tmp_path / validation / "cat" / "0.png")
+
+
+def test_train_alone_is_a_split(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", cat=1)
+    assert list(open_source(str(tmp_path)).splits) == ["train"]
+
+
+def test_another_folder_beside_train_makes_every_folder_a_class(tmp_path: Path, write_classes: Write) -> None:
+    # a data set of vehicles: bus, test (a mock-up), train
+    write_classes(tmp_path, bus=1, train=2, test=1)
+    split = open_source(str(tmp_path)).splits["all"]
+    assert split.class_names == ("bus", "test", "train")
+    assert split.counts().tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("names", [("val", "test"), ("test",), ("Train", "Test")])
+def test_without_train_every_folder_is_a_class(tmp_path: Path, write_classes: Write, names: tuple[str, ...]) -> None:
+    source = open_source(str(write_classes(tmp_path, **dict.fromkeys(names, 1))))
+    assert list(source.splits) == ["all"]
+    assert set(source.splits["all"].class_names) == set(names)
+
+
+def test_two_validation_folders_are_an_error(tmp_path: Path, write_classes: Write) -> None:
+    for name in ("train", "val", "valid"):
+        write_classes(tmp_path / name, cat=1)
+    with pytest.raises(DataError, match="holds val and valid; expected one validation folder"):
+        open_source(str(tmp_path))
+
+
+def test_splits_keep_their_own_classes(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", a=1, b=1, c=1)
+    write_classes(tmp_path / "test", b=1, c=1)
+    splits = open_source(str(tmp_path)).splits
+    assert splits["train"].class_names == ("a", "b", "c")
+    assert splits["test"].class_names == ("b", "c")
+
+
+def test_a_file_called_test_is_not_a_split(tmp_path: Path) -> None:
+    for name in ("test_1", "train_1", "val"):
+        _image(tmp_path / "cat" / f"{name}.png")
+    source = open_source(str(tmp_path))
+    assert {name: len(split) for name, split in source.splits.items()} == {"all": 3}
+
+
+def test_nested_images_belong_to_the_top_level_class(tmp_path: Path) -> None:
+    _image(tmp_path / "cat" / "1.png")
+    _image(tmp_path / "cat" / "dog" / "deep" / "2.png")
+    _image(tmp_path / "dog" / "3.png")
+    split = open_source(str(tmp_path)).splits["all"]
+    assert sorted(_found(split, tmp_path)) == [
+        ("cat/1.png", "cat"),
+        ("cat/dog/deep/2.png", "cat"),
+        ("dog/3.png", "dog"),
+    ]
+
+
+def test_extensions_count_in_any_case_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    _image(tmp_path / "cat" / "1.png").rename(tmp_path / "cat" / "1.PNG")
+    _image(tmp_path / "cat" / "2.jpeg")
+    for name in ("notes.txt", "Thumbs.db", "png"):
+        (tmp_path / "cat" / name).write_text("")
+    (tmp_path / "README.md").write_text("")
+    split = open_source(str(tmp_path)).splits["all"]
+    assert [name for name, _ in _found(split, tmp_path)] == ["cat/1.PNG", "cat/2.jpeg"]
+
+
+def test_hidden_folders_are_ignored(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", cat=1)
+    _image(tmp_path / "train" / ".ipynb_checkpoints" / "1.png")
+    _image(tmp_path / "__MACOSX" / "cat" / "1.png")
+    _image(tmp_path / ".cache" / "1.png")
+    source = open_source(str(tmp_path))
+    assert list(source.splits) == ["train"]
+    assert source.splits["train"].class_names == ("cat",)
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_an_empty_class_folder_is_an_error_in_training(tmp_path: Path, write_classes: Write, below: str) -> None:
+    write_classes(tmp_path / below, cat=1, dog=0, cow=0)
+    with pytest.raises(DataError, match="has class folders without an image: cow, dog; expected image files"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "test"])
+def test_an_empty_class_folder_is_no_error_in_validation_or_test(
+    tmp_path: Path, write_classes: Write, name: str
+) -> None:
+    write_classes(tmp_path / "train", cat=1, dog=1)
+    write_classes(tmp_path / name, cat=0, dog=1)
+    splits = open_source(str(tmp_path)).splits
+    assert len(splits["test" if name == "test" else "val"]) == 1
+
+
+def test_a_missing_folder_is_an_error_with_the_nearest_name(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "flowers", rose=1)
+    with pytest.raises(DataError, match=r"There is nothing at .*flwers; expected 'digits'.*Did you mean 'flowers'\?"):
+        open_source(str(tmp_path / "flwers"))
+
+
+def test_a_misspelt_word_is_an_error_with_the_nearest_word() -> None:
+    with pytest.raises(DataError, match=r"Did you mean 'digits'\?"):
+        open_source("digit")
+
+
+def test_a_missing_folder_in_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is nothing at"):
+        open_source(str(tmp_path / "a" / "b"))
+
+
+def test_a_file_is_an_error(tmp_path: Path) -> None:
+    path = _image(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png is a file; expected"):
+        open_source(str(path))
+
+
+def test_loose_images_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("1.png", "2.JPG"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds 2 image\(s\) but no class folders.*Move the images of each class"):
+        open_source(str(tmp_path))
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is empty; expected one folder of images per class"):
+        open_source(str(tmp_path))
+
+
+def test_class_folders_without_any_image_are_an_error(tmp_path: Path, write_classes: Write) -> None:
+    with pytest.raises(DataError, match=r"has 2 sub-folder\(s\) but no image in them"):
+        open_source(str(write_classes(tmp_path, cat=0, dog=0)))
+
+
+def test_the_spec_has_the_absolute_path(tmp_path: Path, write_classes: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "pets", cat=1)
+    monkeypatch.chdir(tmp_path)
+    source = open_source("pets")
+    assert source.spec == str(tmp_path / "pets")
+    assert source.splits["all"].image_name(0) == str(tmp_path / "pets" / "cat" / "0.png")
+
+
+def test_the_home_folder_can_be_written_as_a_tilde(write_classes: Write) -> None:
+    write_classes(Path.home() / "pets", cat=1)
+    assert open_source("~/pets").spec == str(Path.home() / "pets")
+    shutil.rmtree(Path.home() / "pets")
+
+
+def test_photos_may_be_mirrored(tmp_path: Path, write_classes: Write) -> None:
+    assert open_source(str(write_classes(tmp_path, cat=1))).is_flippable

@@ -1,0 +1,220 @@
+"""Changing the resolution of every kind of ViT: the table, the grid, the forward pass, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitctl.errors import ModelError, SettingError
+from vitctl.models.geometry import Resolution, change_resolution, geometry_of, position_table
+from vitctl.primitives.position_embeddings import METHODS, resample_position_embeddings
+
+WIDTH = {"embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+PATCH_8 = {"img_size": 32, "patch_size": 8, **WIDTH}
+
+# (name, arguments, prefix tokens, rows of the position table that are not patches)
+WITH_TABLE = {
+    "class token": ("vit_tiny_patch16_224", PATCH_8, 1, 1),
+    "distilled": ("deit_tiny_distilled_patch16_224", PATCH_8, 2, 2),
+    "class token without embedding": ("deit3_small_patch16_224", PATCH_8, 1, 0),
+    "registers": ("vit_small_patch14_reg4_dinov2", {"img_size": 32, "patch_size": 8, **WIDTH}, 5, 0),
+    "attention pooling": ("vit_base_patch16_siglip_224", PATCH_8, 0, 0),
+    "mean of patches": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg", **PATCH_8}, 0, 0),
+    "rotary besides the table": ("eva02_tiny_patch14_224", PATCH_8, 1, 1),
+    "hybrid stem": ("vit_tiny_r_s16_p8_224", {"img_size": 128, **WIDTH}, 1, 1),
+}
+WITHOUT_TABLE = {
+    "relative bias": ("vit_relpos_small_patch16_224", PATCH_8),
+    "rotary": ("vit_base_patch16_rope_224", PATCH_8),
+}
+
+
+def build(name: str, seed: int = 0, **arguments: Any) -> nn.Module:
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = timm.create_model(name, **arguments)
+    return model.eval()
+
+
+def table_of(model: nn.Module) -> Tensor:
+    table = position_table(model)
+    assert table is not None
+    return table.detach().clone()
+
+
+def forward(model: nn.Module, image_size: tuple[int, int]) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(torch.randn(2, 3, *image_size, generator=torch.Generator().manual_seed(0)))
+    return logits
+
+
+@pytest.mark.parametrize("shape", ["larger", "smaller", "rectangle", "equal tokens"])
+@pytest.mark.parametrize("kind", WITH_TABLE)
+def test_change_resolution__resamples_the_table_by_location(kind: str, shape: str) -> None:
+    name, arguments, num_prefix, num_rows = WITH_TABLE[kind]
+    model = build(name, **arguments)
+    before, table = geometry_of(model, name=name), table_of(model)
+    height, width = before.grid
+    new_grid = {
+        "larger": (height + 2, width + 2),
+        "smaller": (height - 1, width - 1),
+        "rectangle": (height + 1, width - 1),
+        "equal tokens": (height // 2, width * 2),
+    }[shape]
+    image_size = (new_grid[0] * before.patch_size[0], new_grid[1] * before.patch_size[1])
+    resolution = change_resolution(model, image_size, method="paper", name=name)
+
+    assert before.num_prefix_tokens == num_prefix
+    assert resolution.before == before
+    assert (resolution.after.image_size, resolution.after.grid) == (image_size, new_grid)
+    assert resolution.after.patch_size == before.patch_size
+    assert resolution.after.num_tokens == num_prefix + new_grid[0] * new_grid[1]
+    expected = resample_position_embeddings(
+        table, old_grid=before.grid, new_grid=new_grid, num_prefix_tokens=num_rows, method="paper"
+    )
+    assert torch.equal(table_of(model), expected)
+    assert not torch.equal(expected, table)
+    assert resolution.norm_ratio == pytest.approx(
+        float(expected[0, num_rows:].norm(dim=1).mean() / table[0, num_rows:].norm(dim=1).mean())
+    )
+    assert forward(model, image_size).shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", WITHOUT_TABLE)
+def test_change_resolution__without_a_table_has_no_norm_ratio(kind: str) -> None:
+    name, arguments = WITHOUT_TABLE[kind]
+    model = build(name, **arguments)
+    resolution = change_resolution(model, (48, 32), method="paper", name=name)
+    assert not resolution.before.has_position_embeddings
+    assert resolution.norm_ratio is None
+    assert resolution.after.grid == (6, 4)
+    assert forward(model, (48, 32)).shape == (2, 3)
+
+
+# timm's own code for relative position bias tables warns inside torch; the two messages are named
+@pytest.mark.filterwarnings(r"ignore:torch.searchsorted\(\). input value tensor is non-contiguous:UserWarning")
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "arguments", "image_size"),
+    [
+        ("beit_base_patch16_224", PATCH_8, (48, 48)),
+        ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)},
+         (112, 112)),
+    ],
+)  # fmt: skip
+def test_change_resolution__relative_bias_tables_are_left_to_timm(
+    name: str, arguments: dict[str, Any], image_size: tuple[int, int]
+) -> None:
+    model = build(name, **(arguments | {"num_classes": 3}))
+    assert change_resolution(model, image_size, method="paper", name=name).norm_ratio is None
+    assert forward(model, image_size).shape == (2, 3)
+
+
+def test_change_resolution__resnet_hybrid_counts_the_total_stride() -> None:
+    model = build("vit_small_r26_s32_224", img_size=64, **WIDTH)
+    assert geometry_of(model, name="r26").patch_size == (32, 32)
+    change_resolution(model, (96, 64), method="paper", name="r26")
+    assert table_of(model).shape == (1, 1 + 6, 16)
+    assert forward(model, (96, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_change_resolution__uses_the_method_asked_for(method: str) -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    expected = resample_position_embeddings(
+        table_of(model), old_grid=(4, 4), new_grid=(6, 6), num_prefix_tokens=1, method=method
+    )
+    change_resolution(model, (48, 48), method=method, name="tiny")
+    assert torch.equal(table_of(model), expected)
+
+
+def test_change_resolution__same_size_leaves_every_tensor() -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    resolution = change_resolution(model, (32, 32), method="paper", name="tiny")
+    assert resolution == Resolution(resolution.before, resolution.before, 1.0)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_change_resolution__same_size_without_a_table_has_no_norm_ratio() -> None:
+    model = build("vit_relpos_small_patch16_224", **PATCH_8)
+    assert change_resolution(model, (32, 32), method="paper", name="relpos").norm_ratio is None
+
+
+def test_change_resolution__touches_nothing_but_the_table() -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    change_resolution(model, (64, 48), method="bicubic-aa", name="tiny")
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed == ["pos_embed"]
+
+
+def test_change_resolution__table_can_still_be_trained() -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    change_resolution(model, (48, 48), method="paper", name="tiny")
+    model(torch.zeros(1, 3, 48, 48)).sum().backward()
+    gradient = dict(model.named_parameters())["pos_embed"].grad
+    assert gradient is not None
+    assert gradient.shape == (1, 37, 16)
+
+
+def test_change_resolution__frozen_table_stays_frozen() -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    model.get_parameter("pos_embed").requires_grad_(False)
+    change_resolution(model, (48, 48), method="paper", name="tiny")
+    assert not model.get_parameter("pos_embed").requires_grad
+
+
+def test_change_resolution__attention_cost_is_the_square_of_the_tokens() -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    resolution = change_resolution(model, (64, 64), method="paper", name="tiny")
+    assert resolution.attention_cost_factor == pytest.approx((65 / 17) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "sentence"),
+    [
+        ((50, 50), "--image-size 50 is not a multiple of the patch of tiny (8 px); the nearest that are: 48 and 56."),
+        ((5, 5), "the nearest that are: 8."),
+        ((32, 50), "--image-size 32x50 is not a multiple of the patch of tiny (8 px); the nearest that are: "
+                   "32x48 and 32x56."),
+    ],
+)  # fmt: skip
+def test_change_resolution__indivisible_size_is_refused_with_the_nearest(
+    image_size: tuple[int, int], sentence: str
+) -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    with pytest.raises(SettingError) as refusal:
+        change_resolution(model, image_size, method="paper", name="tiny")
+    assert str(refusal.value).endswith(sentence)
+    assert geometry_of(model, name="tiny").image_size == (32, 32)
+
+
+def test_change_resolution__hybrid_needs_multiples_of_the_total_stride() -> None:
+    model = build("vit_tiny_r_s16_p8_224", img_size=64, **WIDTH)
+    with pytest.raises(SettingError, match=r"\(32 px\); the nearest that are: 64 and 96"):
+        change_resolution(model, (80, 80), method="paper", name="hybrid")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "efficientnet_b0"])
+def test_cnn__is_refused(name: str) -> None:
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(ModelError, match=f"{name} does not cut images into a fixed grid.*expected a Vision Trans"):
+        change_resolution(model, (64, 64), method="paper", name=name)
+
+
+def test_fixed_size_model__is_refused_with_its_size() -> None:
+    model = build("cait_xxs24_224", **PATCH_8)
+    with pytest.raises(ModelError, match=r"fixed input size of 32 px.*Use --image-size 32\."):
+        change_resolution(model, (48, 48), method="paper", name="cait")
+
+
+def test_fixed_size_model__its_own_size_is_no_change() -> None:
+    model = build("cait_xxs24_224", **PATCH_8)
+    assert change_resolution(model, (32, 32), method="paper", name="cait").norm_ratio == 1.0

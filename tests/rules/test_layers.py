@@ -1,0 +1,104 @@
+"""Who may import whom: the tables of style, held against every import statement of the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import vitctl
+
+PACKAGE = Path(vitctl.__file__).parent
+
+# unit -> units of vitctl it may import from (itself always)
+FLOORS = {
+    "cli": {"workflows", "config", "recipes", "conversation", "primitives", "errors", ""},
+    "workflows": {
+        "training", "evaluation", "reporting", "models", "data", "primitives", "config", "recipes",
+        "conversation", "errors", "",
+    },
+    "training": {"models", "data", "primitives", "recipes", "conversation", "errors"},
+    "evaluation": {"models", "data", "primitives", "conversation", "errors"},
+    "reporting": {"primitives", "errors"},
+    "models": {"primitives", "conversation", "errors"},
+    "data": {"primitives", "conversation", "errors"},
+    "primitives": {"errors"},
+    "config": {"errors"},
+    "recipes": {"errors"},
+    "conversation": set(),
+    "errors": set(),
+    "__main__": {"cli"},
+    "": set(),
+}  # fmt: skip
+
+# third-party package -> units that may import it
+HOMES = {
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "accelerate": {"training"},
+    "matplotlib": {"reporting"},
+    "safetensors": {"models"},
+    "timm": {"models", "data", "training"},
+    "torchvision": {"data"},
+    "PIL": {"data"},
+    "sklearn": {"evaluation", "data"},
+    "scipy": {"evaluation"},
+    "torch": {"workflows", "training", "evaluation", "models", "data", "primitives"},
+    "numpy": {"workflows", "training", "evaluation", "reporting", "models", "data", "primitives"},
+}
+
+
+def unit_of(path: Path) -> str:
+    """Return the unit of a file below the package: its folder, or its name, or "" for the package itself."""
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) > 1:
+        return parts[0]
+    return "" if path.stem == "__init__" else path.stem
+
+
+def violations(source: str, unit: str, name: str) -> list[str]:
+    """Return one sentence per import in ``source`` that ``unit`` may not make."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [
+                f"{node.module}.{alias.name}" if node.module == "vitctl" else str(node.module) for alias in node.names
+            ]
+        else:
+            continue
+        for module in set(modules):
+            top, _, rest = module.partition(".")
+            if top == "vitctl":
+                target = rest.partition(".")[0]
+                target = "" if target == "__version__" else target
+                if target != unit and target not in FLOORS[unit]:
+                    found.append(f"{name}:{node.lineno}: {unit} may import {sorted(FLOORS[unit])}, not {target}")
+            elif top in HOMES and unit not in HOMES[top]:
+                found.append(f"{name}:{node.lineno}: {top} lives in {sorted(HOMES[top])}, not in {unit}")
+    return found
+
+
+def test_imports_go_down() -> None:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        unit = unit_of(path)
+        assert unit in FLOORS, f"{path} is in a folder without a row in FLOORS"
+        found += violations(path.read_text(encoding="utf-8"), unit, str(path.relative_to(PACKAGE)))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("unit", "line"),
+    [
+        ("models", "from vitctl.workflows.finetune import run"),
+        ("primitives", "import vitctl.data.images"),
+        ("errors", "from vitctl import config"),
+        ("data", "from vitctl.models.build import load_model"),
+        ("workflows", "import typer"),
+        ("primitives", "from timm.data import create_transform"),
+        ("evaluation", "import matplotlib.pyplot"),
+    ],
+)
+def test_violation_is_caught(unit: str, line: str) -> None:
+    assert violations(line, unit, "planted.py")

@@ -1,0 +1,166 @@
+"""Same in, same out: repeats, configurations, workers and interruption; odd sizes do the right thing."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitctl.config import FinetuneConfig, config_from_file, merge
+from vitctl.conversation import Conversation, Progress
+from vitctl.errors import InterruptedRun, SettingError
+from vitctl.workflows import finetune
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(image_folder: Path, tiny_model_folder: Path) -> Run:
+    """Fine-tune the tiny model on 36 images for 5 steps of 8 at 24 px, into ``out``."""
+
+    def do(*, out: str = "out", **changes: Any) -> dict[str, Any]:
+        settings = {"data": str(image_folder), "model": str(tiny_model_folder), "image_size": "24", "batch_size": 8}
+        if "epochs" not in changes:
+            settings["steps"] = 5
+        return finetune.run(FinetuneConfig(**{**settings, "out": out, **changes}), Conversation())
+
+    return do
+
+
+def steps_of(out: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def test_repeat__byte_identical(run: Run) -> None:
+    first, second = run(out="a"), run(out="b")
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert Path("a/metrics.jsonl").read_bytes() == Path("b/metrics.jsonl").read_bytes()
+
+
+def test_other_seed__other_weights(run: Run) -> None:
+    assert run(out="a")["weights_sha256"] != run(out="b", seed=1)["weights_sha256"]
+
+
+def test_workers__byte_identical(run: Run) -> None:
+    assert run(out="a", num_workers=0)["weights_sha256"] == run(out="b", num_workers=2)["weights_sha256"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"epochs": 1.5}, {"recipe": "vit-paper", "lr": 0.1, "val_fraction": 0.3}])
+def test_config_file__repeats_the_run_byte_for_byte(run: Run, changes: dict[str, Any]) -> None:
+    first = run(out="a", seed=3, **changes)
+    again = merge(config_from_file(Path("a/config.json")), {"out": "b"})
+    assert finetune.run(again, Conversation())["weights_sha256"] == first["weights_sha256"]
+    assert Path("a/config.json").read_bytes() == Path("b/config.json").read_bytes()
+
+
+def test_weights_none__seeded(run: Run) -> None:
+    shas = [run(out=f"r{i}", weights="none", seed=seed)["weights_sha256"] for i, seed in enumerate((0, 0, 1))]
+    assert shas[0] == shas[1] != shas[2]
+    assert json.loads(Path("r0/summary.json").read_text())["grid_before"] is None
+
+
+def test_first_loss_is_log_num_classes__zero_head(run: Run) -> None:
+    """A zero head says nothing about the class: the first loss is ln 3 exactly (to float32)."""
+    run(model="demo", image_size="32")
+    assert steps_of("out")[0]["loss"] == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_same_classes__head_kept(run: Run) -> None:
+    run(out="a")
+    run(out="b", model="a")
+    assert steps_of("b")[0]["loss"] != pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_validation_loss_is_what_evaluate_says(run: Run) -> None:
+    from vitctl.config import EvaluateConfig
+    from vitctl.workflows import evaluate
+
+    summary = run()
+    report = evaluate.run(EvaluateConfig(run="out", batch_size=3), Conversation())
+    assert report["nll"] == pytest.approx(summary["best"]["loss"], abs=1e-6)
+    assert report["top1"] == summary["best"]["top1"]
+
+
+def test_fewer_images_than_a_batch__images_repeat(run: Run) -> None:
+    summary = run(batch_size=64, steps=2, val_fraction=0)
+    assert summary["steps"] == 2
+    assert steps_of("out")[-1]["epoch"] == pytest.approx(128 / 36, abs=1e-6)
+
+
+def test_odd_batch_and_short_last_batch(run: Run) -> None:
+    summary = run(batch_size=7, epochs=1, val_fraction=0)
+    assert summary["steps"] == 6  # 5 batches of 7 and one of 1
+    assert steps_of("out")[-1]["epoch"] == 1.0
+    assert json.loads(Path("out/config.json").read_text())["epochs"] == 1
+
+
+def test_no_validation_images__said_and_null(run: Run) -> None:
+    summary = run(val_fraction=0)
+    assert summary["num_val"] == 0
+    assert summary["best"] == summary["last"] == {"step": 5, "top1": None, "loss": None}
+    assert not Path("out/validation.json").exists()
+
+
+def test_enough_validation_images__best_is_the_lowest_loss(run: Run) -> None:
+    settings = json.loads(json.dumps(finetune.load_recipe("transfer").as_settings()))
+    settings |= {"select_best_from": 1, "validations": 5}
+    summary = run(recipe_settings=settings, lr=0.05, steps=10)
+    lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
+    assert summary["best"]["step"] == min(losses, key=lambda step: losses[step])
+    assert summary["best"]["loss"] == min(losses.values())
+
+
+def test_rectangle_and_equal_tokens(run: Run) -> None:
+    summary = run(image_size="8x32")  # 4x4 to 2x8: as many tokens, other places
+    assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [2, 8])
+
+
+def test_diverging__stops_with_a_sentence_and_leaves_nothing(run: Run) -> None:
+    settings = finetune.load_recipe("vit-paper").as_settings() | {"clip_norm": 0.0, "validations": 1}
+    with pytest.raises(SettingError, match=r"The loss became (nan|inf) at step \d+ .*--lr"):
+        run(recipe_settings=settings, lr=1e30, steps=20, val_fraction=0)
+    assert not Path("out").exists()
+
+
+class StopAfter(Conversation):
+    """Sends this process a signal while the step ``step`` is being reported."""
+
+    def __init__(self, number: signal.Signals, step: int) -> None:
+        self.number, self.step = number, step
+
+    @contextmanager
+    def progress(self, description: str, total: int, unit: str) -> Iterator[Progress]:
+        outer = self
+
+        class Bar(Progress):
+            count = 0
+
+            def advance(self, amount: int = 1, **facts: str) -> None:
+                self.count += amount
+                if description == "training" and self.count == outer.step:
+                    os.kill(os.getpid(), outer.number)
+
+        yield Bar()
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted__the_step_is_finished_and_last_is_written(
+    image_folder: Path, tiny_model_folder: Path, number: signal.Signals, exit_code: int
+) -> None:
+    from vitctl.models.build import load_classifier
+
+    config = FinetuneConfig(data=str(image_folder), model=str(tiny_model_folder), steps=50, batch_size=4, out="out")
+    with pytest.raises(InterruptedRun, match="Stopped after step 3 of 50; its weights are in") as caught:
+        finetune.run(config, StopAfter(number, 3))
+    assert caught.value.exit_code == exit_code
+    assert len(steps_of("out")) == 3
+    assert not Path("out/best").exists()
+    assert load_classifier("out").class_names == ("blue", "green", "red")  # last/ stands in
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]

@@ -1,0 +1,35 @@
+"""Two processes share a batch: the same losses as one, one run folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(image_folder: Path, tiny_model_folder: Path) -> None:
+    arguments = ["finetune", "--data", str(image_folder), "--model", str(tiny_model_folder), "--device", "cpu"]
+    arguments += ["--batch-size", "7", "--epochs", "1", "--val-fraction", "0.2", "--num-threads", "1", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
+    documents = []
+    for prefix, out in (([sys.executable], "one"), (launcher, "two")):
+        done = subprocess.run(
+            [*prefix, "-m", "vitctl", *arguments, "--out", out], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+    losses = [
+        [
+            line["loss"]
+            for line in map(json.loads, Path(out, "metrics.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
+        for out in ("one", "two")
+    ]
+    assert len(losses[0]) == documents[0]["steps"] == documents[1]["steps"]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert documents[1]["last"]["loss"] == pytest.approx(documents[0]["last"]["loss"], abs=1e-4)

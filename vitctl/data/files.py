@@ -1,0 +1,47 @@
+"""Image files without labels: list them, read them in batches, keep the reason of those that fail."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from timm.utils.misc import natural_key
+from torch import Tensor
+
+from vitctl.data.images import EXTENSIONS, read_rgb, reason_of
+from vitctl.data.transforms import EvaluationTransform
+from vitctl.errors import DataError
+
+
+def list_images(given: str) -> list[str]:
+    """Return ``given`` itself, or the image files in and below it, in natural order, where it is a folder.
+
+    Raises:
+        DataError: The folder holds no image.
+    """
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        return [given]
+    found = [str(path) for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    if not found:
+        raise DataError(f"{given} holds no image; expected files ending in {' '.join(EXTENSIONS)}.")
+    return sorted(found, key=lambda path: (natural_key(path), path))
+
+
+def read_batches(
+    paths: list[str], transform: EvaluationTransform, *, batch_size: int
+) -> Iterator[list[tuple[str, Tensor | str]]]:
+    """Yield (path, tensor or reason) in order, ``batch_size`` at a time, read in parallel.
+
+    A tensor is (3, H, W) float32; a reason says in a few words why the file cannot be read.
+    """
+
+    def _read(path: str) -> Tensor | str:
+        try:
+            return transform(read_rgb(Path(path).expanduser()))
+        except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
+            return reason_of(error)
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            yield list(zip(batch, pool.map(_read, batch), strict=True))

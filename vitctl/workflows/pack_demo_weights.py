@@ -1,0 +1,41 @@
+"""``python -m vitctl.workflows.pack_demo_weights RUN``: make a run the embedded demo model.
+
+The last step of ``make demo-weights``. Writes the run's ``best/`` in half precision over
+``vitctl/assets/demo``; the card beside the weights is written by hand.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from vitctl.models.build import DEMO_FOLDER, load_classifier
+from vitctl.models.timm_folder import save_timm_folder
+from vitctl.primitives.files import whole_folder
+
+CARD = "README.md"
+
+
+def pack(run: Path, folder: Path = DEMO_FOLDER) -> None:
+    """Write the weights of ``run`` to ``folder`` as fp16, keeping the card that stands there."""
+    classifier = load_classifier(str(run))
+    with whole_folder(folder) as partial:
+        save_timm_folder(
+            classifier.loaded.model,
+            partial / "weights",
+            class_names=classifier.class_names,
+            preprocessing=classifier.preprocessing,
+            base_model="none",
+            base_licence=None,
+            dtype=torch.float16,
+        )
+        for path in (partial / "weights").iterdir():
+            path.rename(partial / path.name)
+        (partial / "weights").rmdir()
+        if (folder / CARD).is_file():
+            shutil.copy2(folder / CARD, partial / CARD)
+
+
+if __name__ == "__main__":
+    pack(Path(sys.argv[1]))
