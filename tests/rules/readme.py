@@ -5,7 +5,6 @@
 """
 
 import ast
-import os
 import re
 import sys
 from pathlib import Path
@@ -16,12 +15,11 @@ PART = re.compile(r"(<!-- (?P<name>[a-z -]+) -->\n)(?P<text>.*?)(<!-- end -->)",
 
 
 def help_page(path: str) -> str:
-    """Return what ``vitctl PATH --help`` prints in a terminal of 100 columns, as a code block."""
+    """Return what ``vitctl PATH --help`` prints in a terminal of 80 columns, as a code block."""
     from typer.testing import CliRunner
 
     from vitctl.cli.app import app
 
-    os.environ["COLUMNS"] = "100"
     result = CliRunner().invoke(app, [*path.split(), "--help"], prog_name="vitctl")
     return f"```text\n$ vitctl {f'{path} ' if path else ''}--help\n{result.output.rstrip()}\n```\n"
 

@@ -22,7 +22,7 @@ Examples:
 def models(
     pattern: Annotated[
         str | None,
-        typer.Argument(metavar="[PATTERN]", help="Part of a name, or a pattern with * and ?.", show_default=False),
+        typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern with * and ?.", show_default=False),
     ] = ModelsConfig.pattern,
     as_json: JsonOption = False,
 ) -> None:

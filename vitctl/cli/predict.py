@@ -24,13 +24,11 @@ Examples:
 
 def predict(
     paths: Annotated[
-        list[str] | None,
+        list[str],
         typer.Argument(
-            metavar="[RUN] IMAGE...",
-            help="Run or timm folder (unless --model is given), then image files and folders.",
-            show_default=False,
+            metavar="[RUN] IMAGE", help="Run or timm folder (unless --model is given), then image files and folders."
         ),
-    ] = None,
+    ],
     model: ClassifierModelOption = PredictConfig.model,
     weights: ClassifierWeightsOption = PredictConfig.weights,
     top_k: Annotated[int, typer.Option(metavar="K", help="Classes per image.")] = PredictConfig.top_k,
@@ -46,7 +44,7 @@ def predict(
     """
     if as_json and as_csv:
         raise SettingError("--json and --csv are both given; expected one of them.")
-    given = list(paths or [])
+    given = list(paths)
     run = given.pop(0) if model is None and given else None
     config = PredictConfig(
         run=run,

@@ -1,0 +1,144 @@
+"""What is decided where the user did not say, with the reason shown."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vitctl.recipes import Recipe, load_recipe, recipe_from_settings
+from vitctl.training.decisions import (
+    decide_batch_size,
+    decide_image_size,
+    decide_lr,
+    decide_num_images_seen,
+    validation_steps,
+)
+
+
+def recipe_with(**changes: object) -> Recipe:
+    return recipe_from_settings(load_recipe("transfer").as_settings() | changes, sources={}, where="test")
+
+
+def sizes(height: int, width: int) -> np.ndarray:
+    return np.array([[height, width]] * 3, dtype=np.int64)
+
+
+def test_batch_size__a_given_one_is_used_as_it_is() -> None:
+    decision = decide_batch_size(7, recipe_with(batch_size=128), 10, recipe_name="r")
+    assert decision == (7, "asked for")
+
+
+@pytest.mark.parametrize(
+    ("num_train", "expected"), [(1, 1), (4, 1), (7, 1), (8, 2), (200, 32), (511, 64), (512, 128), (50_000, 128)]
+)
+def test_batch_size__quarter_rule_rounds_down_to_a_power_of_two(num_train: int, expected: int) -> None:
+    recipe = recipe_with(batch_rule="quarter", batch_size=128)
+    decision = decide_batch_size(None, recipe, num_train, recipe_name="r")
+    assert decision.value == expected
+    assert ("quarter" in decision.reason) == (expected < 128)
+
+
+def test_batch_size__fixed_rule_ignores_the_number_of_images() -> None:
+    recipe = recipe_with(batch_rule="fixed", batch_size=128)
+    assert decide_batch_size(None, recipe, 10, recipe_name="r") == (128, "recipe r")
+
+
+def test_length__given_steps_are_whole_batches() -> None:
+    assert decide_num_images_seen(5, None, recipe_with(), 100, 32, recipe_name="r") == (160, "asked for")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected", "reason"),
+    [(1.0, 100, "1 epochs; the last batch holds 4"), (0.5, 50, "0.5 epochs; the last batch holds 2"),
+     (2.4, 240, "2.4 epochs"), (1e-9, 1, "1e-09 epochs; the last batch holds 1")],
+)  # fmt: skip
+def test_length__given_epochs_are_counted_in_images(epochs: float, expected: int, reason: str) -> None:
+    assert decide_num_images_seen(None, epochs, recipe_with(), 100, 16, recipe_name="r") == (expected, reason)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "images"),
+    [(500, 32_000), (2_000, 60_000), (20_000, 256_000), (50_000, 500_000)],
+)
+def test_length__images_seen_rule_is_rounded_up_to_whole_batches(num_train: int, images: int) -> None:
+    recipe = recipe_with(steps_rule="images-seen")
+    decision = decide_num_images_seen(None, None, recipe, num_train, 48, recipe_name="r")
+    assert decision.value == math.ceil(images / 48) * 48
+    assert f"{images:,} images seen" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("num_train", "steps"), [(19_999, 500), (20_000, 10_000), (499_999, 10_000), (500_000, 20_000)]
+)
+def test_length__bit_hyperrule(num_train: int, steps: int) -> None:
+    recipe = recipe_with(steps_rule="bit-hyperrule")
+    assert decide_num_images_seen(None, None, recipe, num_train, 512, recipe_name="r").value == 512 * steps
+
+
+def test_length__fixed_steps() -> None:
+    recipe = recipe_with(steps_rule="fixed", steps=390)
+    assert decide_num_images_seen(None, None, recipe, 1, 32, recipe_name="r") == (390 * 32, "recipe r")
+
+
+def test_lr__a_given_one_is_never_rescaled() -> None:
+    recipe = recipe_with(lr=1e-4, lr_at_batch=128, lr_scaling="linear")
+    assert decide_lr(3e-3, recipe, 8, recipe_name="r") == (3e-3, "asked for, used as it is")
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("sqrt", 0.5), ("linear", 0.25)])
+def test_lr__follows_the_batch_as_the_recipe_says(scaling: str, factor: float) -> None:
+    recipe = recipe_with(lr=1e-4, lr_at_batch=128, lr_scaling=scaling)
+    decision = decide_lr(None, recipe, 32, recipe_name="r")
+    assert decision.value == pytest.approx(factor * 1e-4)
+    assert (f"{scaling} scaling" in decision.reason) == (scaling != "none")
+
+
+def test_lr__at_the_recipes_batch_is_the_recipes() -> None:
+    recipe = recipe_with(lr=1e-4, lr_at_batch=128, lr_scaling="sqrt")
+    assert decide_lr(None, recipe, 128, recipe_name="r") == (1e-4, "recipe r")
+
+
+@pytest.mark.parametrize(
+    ("image", "pretrained", "patch", "expected", "reason"),
+    [
+        ((480, 640), (224, 224), (16, 16), (384, 384), "median short side is 480 px"),
+        ((480, 640), (224, 224), (14, 14), (392, 392), "median short side is 480 px"),  # 28 patches, not 27.4
+        ((480, 640), (384, 384), (16, 16), (384, 384), "high already"),
+        ((480, 640), (512, 512), (16, 16), (512, 512), "high already"),
+        ((459, 640), (224, 224), (16, 16), (224, 224), "median short side is only 459 px"),
+        ((32, 32), (224, 224), (16, 16), (224, 224), "the images are small"),
+    ],
+)
+def test_image_size__follows_the_images(
+    image: tuple[int, int],
+    pretrained: tuple[int, int],
+    patch: tuple[int, int],
+    expected: tuple[int, int],
+    reason: str,
+) -> None:
+    decision = decide_image_size(sizes(*image), pretrained, patch, is_demo=False)
+    assert decision.value == expected
+    assert reason in decision.reason
+
+
+def test_image_size__one_huge_image_does_not_decide() -> None:
+    images = np.array([[100, 100], [100, 100], [4000, 4000]], dtype=np.int64)
+    assert decide_image_size(images, (224, 224), (16, 16), is_demo=False).value == (224, 224)
+
+
+def test_image_size__the_demo_goes_to_its_higher_resolution_once() -> None:
+    assert decide_image_size(sizes(8, 8), (32, 32), (4, 4), is_demo=True).value == (48, 48)
+    assert decide_image_size(sizes(8, 8), (48, 48), (4, 4), is_demo=True).value == (48, 48)
+
+
+@pytest.mark.parametrize(("num_steps", "count"), [(1, 10), (3, 10), (10, 3), (390, 10), (7, 1), (1000, 999)])
+def test_validation_steps__end_with_the_last_step_and_never_repeat(num_steps: int, count: int) -> None:
+    steps = validation_steps(num_steps, count)
+    assert steps[-1] == num_steps
+    assert steps == sorted(set(steps))
+    assert steps[0] >= 1
+    assert len(steps) == min(num_steps, count)
+
+
+def test_validation_steps__are_evenly_spaced() -> None:
+    assert validation_steps(390, 10) == [39, 78, 117, 156, 195, 234, 273, 312, 351, 390]

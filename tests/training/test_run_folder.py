@@ -1,0 +1,149 @@
+"""The run folder: never made over something else, never lost by a run that fails early."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from vitctl.errors import SettingError
+from vitctl.training.run_folder import RunFolder, check_out, is_run_folder, new_run_folder
+
+
+def old_run(path: Path) -> Path:
+    """Make a finished run with a file that tells it."""
+    with new_run_folder(path, overwrite=False) as run:
+        run.write_json("config.json", {"vitctl": "0.1.0"})
+        (path / "best").mkdir()
+        (path / "best" / "model.safetensors").write_text("old")
+    return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def test_check_out__a_new_path_and_an_empty_folder_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for overwrite in (False, True):
+        check_out(tmp_path / "a" / "b" / "new", overwrite=overwrite)
+        check_out(tmp_path / "empty", overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_check_out__a_relative_path_is_fine() -> None:
+    check_out(Path("runs/new"), overwrite=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_check_out__a_file_is_refused(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingError, match="is a file; expected a folder that does not exist yet"):
+        check_out(tmp_path / "file", overwrite=overwrite)
+
+
+def test_check_out__below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingError, match="cannot be written"):
+        check_out(tmp_path / "file" / "run", overwrite=False)
+
+
+def test_check_out__a_run_is_refused_without_overwrite(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    with pytest.raises(SettingError, match="is not empty.*--overwrite"):
+        check_out(run, overwrite=False)
+    check_out(run, overwrite=True)
+
+
+@pytest.mark.parametrize("config", [None, "{}", "[]", "no json", '{"architecture": "vit_tiny_patch16_224"}'])
+def test_check_out__a_folder_that_is_no_run_is_refused_even_with_overwrite(tmp_path: Path, config: str | None) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "1.jpg").write_text("mine")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    with pytest.raises(SettingError, match="no run of vitctl; --overwrite replaces runs only"):
+        check_out(folder, overwrite=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_out__a_parent_without_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(SettingError, match="no permission"):
+        check_out(tmp_path / "locked" / "run", overwrite=False)
+
+
+def test_new_run_folder__never_replaces_what_is_no_run(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "1.jpg").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(SettingError), new_run_folder(folder, overwrite=overwrite):
+            pytest.fail("the block must not run")
+    assert contents(folder) == {"1.jpg": "mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_new_run_folder__makes_parents(tmp_path: Path) -> None:
+    with new_run_folder(tmp_path / "a" / "b", overwrite=False) as run:
+        run.write_json("config.json", {"vitctl": "0.1.0"})
+    assert is_run_folder(tmp_path / "a" / "b")
+
+
+def test_new_run_folder__success_replaces_the_old_run(tmp_path: Path) -> None:
+    path = old_run(tmp_path / "run")
+    with new_run_folder(path, overwrite=True) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+    assert contents(path) == {"config.json": '{\n  "vitctl": "new"\n}\n'}
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)])
+def test_new_run_folder__failure_before_any_weights_puts_the_old_run_back(
+    tmp_path: Path, failure: BaseException
+) -> None:
+    path = old_run(tmp_path / "run")
+    before = contents(path)
+    with pytest.raises(type(failure)), new_run_folder(path, overwrite=True) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+        run.append("metrics.jsonl", {"step": 1})
+        raise failure
+    assert contents(path) == before
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
+
+
+def test_new_run_folder__failure_before_any_weights_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="broken"), new_run_folder(tmp_path / "run", overwrite=False) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+        raise RuntimeError("broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_new_run_folder__failure_after_weights_keeps_the_new_run(tmp_path: Path, name: str) -> None:
+    path = old_run(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="late"), new_run_folder(path, overwrite=True) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+        assert not run.has_weights
+        (path / name).mkdir()
+        assert run.has_weights
+        raise RuntimeError("late")
+    assert json.loads((path / "config.json").read_text()) == {"vitctl": "new"}
+    assert (path / name).is_dir()
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
+
+
+def test_append__adds_whole_lines(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (1, 2):
+        run.append("metrics.jsonl", {"step": step, "loss": 0.5})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+
+
+def test_append__refuses_nan_and_writes_nothing(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append("metrics.jsonl", {"loss": float("nan")})
+    assert not (tmp_path / "metrics.jsonl").exists()

@@ -1,0 +1,85 @@
+"""The trial pass of --dry-run: right counts, sane scaling, and nothing trained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from vitctl.data.loader import BatchPlan
+from vitctl.data.sources import open_source
+from vitctl.models.build import load_model, preprocessing_of
+from vitctl.models.describe import flops_per_image
+from vitctl.recipes import Recipe, load_recipe, recipe_from_settings
+from vitctl.training.job import Job
+from vitctl.training.trial import Cost, measure_cost
+
+
+def make_job(model_folder: Path, images: Path, *, batch_size: int = 8, num_steps: int = 5, **changes: object) -> Job:
+    loaded = load_model(str(model_folder))
+    train = open_source(str(images)).training_split()
+    recipe: Recipe = recipe_from_settings(load_recipe("demo").as_settings() | changes, sources={}, where="test")
+    return Job(
+        model=loaded.model,
+        train=train,
+        val=None,
+        preprocessing=preprocessing_of(loaded.model),
+        recipe=recipe,
+        batches=BatchPlan(len(train), batch_size, batch_size * num_steps, 0),
+        lr=1e-3,
+        flip=False,
+        num_workers=0,
+        accelerator=Accelerator(cpu=True),
+    )
+
+
+@pytest.fixture
+def job(tiny_model_folder: Path, image_folder: Path) -> Job:
+    return make_job(tiny_model_folder, image_folder)
+
+
+def test_cost__counts_parameters_flops_and_groups(job: Job) -> None:
+    cost = measure_cost(job)
+    assert cost.num_parameters == sum(parameter.numel() for parameter in job.model.parameters())
+    assert cost.flops_per_image == flops_per_image(job.model, (16, 16))
+    assert sum(group.num_parameters for group in cost.groups) == cost.num_parameters
+
+
+def test_cost__frozen_parameters_are_not_counted(job: Job) -> None:
+    whole = measure_cost(job).num_parameters
+    table = job.model.get_parameter("pos_embed").requires_grad_(False)
+    assert measure_cost(job).num_parameters == whole - table.numel()
+
+
+def test_cost__time_of_a_run_is_that_of_its_steps(job: Job) -> None:
+    cost = measure_cost(job)
+    assert cost.step_s > 0
+    assert cost.training_s == pytest.approx(5 * cost.step_s)
+
+
+def activations(cost: Cost, *, copies: int) -> int:
+    """Return what is left of the memory without weights, gradients and optimiser state."""
+    return cost.memory_bytes - 4 * copies * cost.num_parameters
+
+
+def test_memory__activations_grow_with_the_batch(tiny_model_folder: Path, image_folder: Path) -> None:
+    small, large = (
+        activations(measure_cost(make_job(tiny_model_folder, image_folder, batch_size=size)), copies=4)
+        for size in (8, 32)
+    )
+    assert large == pytest.approx(4 * small, rel=0.01)
+    images_alone = 8 * 3 * 16 * 16 * 4
+    assert small > images_alone
+
+
+def test_memory__sgd_keeps_one_moment_less_than_adamw(tiny_model_folder: Path, image_folder: Path) -> None:
+    adamw = measure_cost(make_job(tiny_model_folder, image_folder))
+    sgd = measure_cost(make_job(tiny_model_folder, image_folder, name="sgd"))
+    assert adamw.memory_bytes - sgd.memory_bytes == 4 * adamw.num_parameters
+
+
+def test_trial__trains_nothing_and_leaves_no_gradient(job: Job) -> None:
+    before = {key: value.clone() for key, value in job.model.state_dict().items()}
+    measure_cost(job)
+    assert all(torch.equal(value, before[key]) for key, value in job.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in job.model.parameters())
