@@ -16,7 +16,7 @@ ROOT: Any = typer.main.get_command(app)
 NOT_SETTINGS = {
     "finetune": {"config", "as_json"},
     "evaluate": {"as_json"},
-    "predict": {"as_json", "as_csv", "paths"},
+    "predict": {"as_json", "as_csv", "run", "images"},
     "models": {"as_json"},
 }
 # fields that no option sets: predict's positional arguments, what a config.json holds

@@ -23,12 +23,12 @@ Examples:
 
 
 def predict(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[RUN] IMAGE", help="Run or timm folder (unless --model is given), then image files and folders."
-        ),
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder or timm folder; with --model the first image instead.")
     ],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE", help="Image files and folders.", show_default=False)
+    ] = None,
     model: ClassifierModelOption = PredictConfig.model,
     weights: ClassifierWeightsOption = PredictConfig.weights,
     top_k: Annotated[int, typer.Option(metavar="K", help="Classes per image.")] = PredictConfig.top_k,
@@ -44,11 +44,10 @@ def predict(
     """
     if as_json and as_csv:
         raise SettingError("--json and --csv are both given; expected one of them.")
-    given = list(paths)
-    run = given.pop(0) if model is None and given else None
+    given = tuple(images or ())
     config = PredictConfig(
-        run=run,
-        images=tuple(given),
+        run=run if model is None else None,
+        images=given if model is None else (run, *given),
         model=model,
         weights=weights,
         top_k=top_k,
