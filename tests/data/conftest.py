@@ -29,10 +29,10 @@ def write_classes() -> Callable[..., Path]:
 
 @pytest.fixture
 def drawn_split() -> Callable[..., Split]:
-    """Return ``draw(num_images, num_classes)``: images in memory, classes taking turns, row r of brightness r."""
+    """Return ``draw(num_images, num_classes)``: images in memory, classes taking turns, row r of brightness r modulo 256."""
 
     def draw(num_images: int, num_classes: int = 2, *, size: tuple[int, int] = (6, 5)) -> Split:
-        pixels = np.broadcast_to(np.arange(num_images, dtype=np.uint8)[:, None, None], (num_images, *size))
+        pixels = np.broadcast_to((np.arange(num_images) % 256).astype(np.uint8)[:, None, None], (num_images, *size))
         names = [f"class {row % num_classes}" for row in range(num_images)]
         return split_from_names("train", ArrayImages("drawn", np.ascontiguousarray(pixels)), names)
 

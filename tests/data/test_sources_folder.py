@@ -1,6 +1,5 @@
 """Folders of class folders, and which folders are read as splits."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,7 +202,6 @@ def test_the_spec_has_the_absolute_path(tmp_path: Path, write_classes: Write, mo
 def test_the_home_folder_can_be_written_as_a_tilde(write_classes: Write) -> None:
     write_classes(Path.home() / "pets", cat=1)
     assert open_source("~/pets").spec == str(Path.home() / "pets")
-    shutil.rmtree(Path.home() / "pets")
 
 
 def test_photos_may_be_mirrored(tmp_path: Path, write_classes: Write) -> None:

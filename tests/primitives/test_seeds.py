@@ -9,7 +9,6 @@ import torch
 
 from vitctl.primitives.seeds import PURPOSES, epoch_permutation, random_generator, torch_randomness
 
-
 Draw = Callable[..., tuple[float, ...]]
 
 

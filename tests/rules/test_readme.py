@@ -33,5 +33,5 @@ def test_links_and_pictures_exist() -> None:
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"\bmake ([a-z][a-z-]*)", readme.README.read_text(encoding="utf-8")):
+    for target in re.findall(r"(?:^|`)make ([a-z][a-z-]*)", readme.README.read_text(encoding="utf-8"), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"README.md names 'make {target}'"

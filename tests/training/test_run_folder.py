@@ -99,36 +99,41 @@ def test_new_run_folder__success_replaces_the_old_run(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["run"]
 
 
+def fail_in(path: Path, failure: BaseException, *, overwrite: bool, weights: str | None = None) -> None:
+    """Start a run that writes its settings, perhaps weights, and then fails."""
+    with new_run_folder(path, overwrite=overwrite) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+        run.append("metrics.jsonl", {"step": 1})
+        assert not run.has_weights
+        if weights is not None:
+            (path / weights).mkdir()
+            assert run.has_weights
+        raise failure
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)])
 def test_new_run_folder__failure_before_any_weights_puts_the_old_run_back(
     tmp_path: Path, failure: BaseException
 ) -> None:
     path = old_run(tmp_path / "run")
     before = contents(path)
-    with pytest.raises(type(failure)), new_run_folder(path, overwrite=True) as run:
-        run.write_json("config.json", {"vitctl": "new"})
-        run.append("metrics.jsonl", {"step": 1})
-        raise failure
+    with pytest.raises(type(failure)):
+        fail_in(path, failure, overwrite=True)
     assert contents(path) == before
     assert [found.name for found in tmp_path.iterdir()] == ["run"]
 
 
 def test_new_run_folder__failure_before_any_weights_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="broken"), new_run_folder(tmp_path / "run", overwrite=False) as run:
-        run.write_json("config.json", {"vitctl": "new"})
-        raise RuntimeError("broken")
+    with pytest.raises(RuntimeError, match="broken"):
+        fail_in(tmp_path / "run", RuntimeError("broken"), overwrite=False)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
 def test_new_run_folder__failure_after_weights_keeps_the_new_run(tmp_path: Path, name: str) -> None:
     path = old_run(tmp_path / "run")
-    with pytest.raises(RuntimeError, match="late"), new_run_folder(path, overwrite=True) as run:
-        run.write_json("config.json", {"vitctl": "new"})
-        assert not run.has_weights
-        (path / name).mkdir()
-        assert run.has_weights
-        raise RuntimeError("late")
+    with pytest.raises(RuntimeError, match="late"):
+        fail_in(path, RuntimeError("late"), overwrite=True, weights=name)
     assert json.loads((path / "config.json").read_text()) == {"vitctl": "new"}
     assert (path / name).is_dir()
     assert [found.name for found in tmp_path.iterdir()] == ["run"]

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitctl import __version__
+from vitctl.cli.screen import is_first_process
 from vitctl.errors import VitctlError
 
 
@@ -26,7 +27,8 @@ class _ErrorBoundary(TyperGroup):
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    if is_first_process():
+        typer.echo(text, err=True)
 
 
 app = typer.Typer(

@@ -1,7 +1,7 @@
 """``vitctl finetune`` on the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,9 @@ from vitctl.cli.options import (
     given_options,
 )
 from vitctl.cli.output import print_json, print_pairs
-from vitctl.cli.screen import Screen
+from vitctl.cli.screen import Screen, is_first_process
 from vitctl.config import FinetuneConfig, config_from_file, merge
+from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 
 EXAMPLES = """\
 Examples:
@@ -149,13 +150,29 @@ def finetune(
     with screen.waiting("starting: loading torch and timm"):
         from vitctl.workflows import finetune as workflow
     summary = workflow.run(settings, screen)
+    if not is_first_process():
+        return
     if as_json:
         print_json(summary)
-    elif not settings.dry_run:
+    elif settings.dry_run:
+        _print_cost(summary)
+    else:
         _print_summary(summary)
 
 
-def _print_summary(summary: dict) -> None:  # type: ignore[type-arg]
+def _print_cost(cost: dict[str, Any]) -> None:
+    print_pairs(
+        [
+            ("steps", f"{cost['steps']:,} ({cost['epochs']:.3g} epochs)"),
+            ("tokens", str(cost["num_tokens"])),
+            ("FLOPs per image", format_count(cost["flops_per_image"])),
+            ("memory", f"{format_bytes(cost['memory_bytes'])}, estimated"),
+            ("training time", f"{format_seconds(cost['training_s'])}, estimated"),
+        ]
+    )
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
     def score(name: str) -> str:
         values = summary[name]
         if values["top1"] is None:

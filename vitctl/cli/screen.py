@@ -26,6 +26,11 @@ LOG_EVERY_S = 10.0  # without a terminal, say where things stand about this ofte
 LOG_WIDTH = 150
 
 
+def is_first_process() -> bool:
+    """Return whether this process speaks for the run: the only one, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return e.g. ``3.4 steps/s``."""
@@ -71,7 +76,7 @@ class Screen(Conversation):
     """
 
     def __init__(self) -> None:
-        is_first = os.environ.get("RANK", "0") == "0"
+        is_first = is_first_process()
         self._console = Console(stderr=True, quiet=not is_first, soft_wrap=False)
         if not self._console.is_terminal:
             self._console = Console(stderr=True, quiet=not is_first, width=LOG_WIDTH)

@@ -40,7 +40,7 @@ class TrainingTransform:
     Args:
         preprocessing: Size, interpolation, mean and std; its crop is for evaluation only.
         crop: ``random-resized-crop`` (Inception: a random part of the image, by area, aspect 3/4 to 4/3),
-            ``resize-random-crop`` (BiT: squash to 8/7 of the size, cut out a random part),
+            ``resize-random-crop`` (BiT, arXiv 1912.11370: squash to 7/6 of the size, cut out a random part),
             ``pad-random-crop`` (CIFAR: resize, pad by an eighth, cut out a random part), ``none`` (squash).
         crop_area: (least, most) fraction of the area, for ``random-resized-crop``.
         flip: Mirror half of the images left to right.
@@ -63,7 +63,7 @@ class TrainingTransform:
         steps: list[Any]
         if crop == "random-resized-crop":
             steps = [transforms.RandomResizedCrop(size, scale=crop_area, interpolation=mode)]
-        elif crop == "resize-random-crop":  # 448 for 384 (arXiv 1912.11370): 7/6, as for 512 to 480 nearly
+        elif crop == "resize-random-crop":  # 448 px for 384
             larger = (round(size[0] * 7 / 6), round(size[1] * 7 / 6))
             steps = [transforms.Resize(larger, interpolation=mode), transforms.RandomCrop(size)]
         elif crop == "pad-random-crop":

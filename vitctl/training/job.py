@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -140,7 +141,7 @@ def train(
                 speed=f"{report.num_images / report.step_s:.0f} images/s",
                 wait=f"data wait {report.data_s / report.step_s:.0%}",
             )
-            if stop and report.step < num_steps:
+            if _anyone_asks(stop, job.accelerator) and report.step < num_steps:
                 recorder.save(job.model, "last")
                 raise InterruptedRun(
                     f"Stopped after step {report.step} of {num_steps}; its weights are in {out / 'last'}.",
@@ -158,6 +159,14 @@ def train(
     if not job.selects_best:
         recorder.save(job.model, "best")
     return Outcome(last, best, best_logits, num_images / training_s)
+
+
+def _anyone_asks(stop: StopRequest, accelerator: Accelerator) -> bool:
+    """Return whether any process was asked to stop, the same answer in all of them."""
+    if accelerator.num_processes == 1:
+        return bool(stop)
+    asked = torch.tensor(float(bool(stop)), device=accelerator.device)
+    return bool(accelerator.reduce(asked, reduction="sum") > 0)
 
 
 def _loss(score: Score) -> float:

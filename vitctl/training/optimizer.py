@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class GroupReport:
-    """One parameter group, for the table of ``--dry-run``.
+    """Parameters with one rate and one decay, for the table of ``--dry-run``.
 
     Attributes:
         lr_scale: Factor on the learning rate.
@@ -59,14 +59,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def describe_groups(groups: list[dict[str, Any]]) -> list[GroupReport]:
-    """Return what is in each group, lowest rate first."""
-    reports = [
-        GroupReport(
-            group["lr_scale"],
-            group["weight_decay"],
-            len(group["params"]),
-            sum(p.numel() for p in group["params"]),
-        )
-        for group in groups
-    ]
-    return sorted(reports, key=lambda report: (report.lr_scale, report.weight_decay))
+    """Return what learns at which rate and decay, lowest rate first; groups alike in both are one row."""
+    tensors: dict[tuple[float, float], list[int]] = {}
+    for group in groups:
+        tensors.setdefault((group["lr_scale"], group["weight_decay"]), []).extend(p.numel() for p in group["params"])
+    return [GroupReport(*key, len(sizes), sum(sizes)) for key, sizes in sorted(tensors.items())]

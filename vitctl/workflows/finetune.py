@@ -90,6 +90,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
     conversation.header("vitctl finetune", plan.settings)
     if config.dry_run:
         return _describe_cost(plan, conversation)
+    plan.job.accelerator.wait_for_everyone()  # no process may find the run folder made by another
     with _run_folder(plan, overwrite=config.overwrite) as folder, stop_requests() as stop:
         _write_start(plan, folder)
         recorder = Recorder(folder, _identity(plan), plan.job.batches)

@@ -1,0 +1,190 @@
+"""A batch is a function of (seed, step): not of workers, processes or what came before."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitctl.data.loader import BatchPlan, TrainingBatch, evaluation_batches, resolve_num_workers, training_batches
+from vitctl.data.source import Split, split_from_names
+from vitctl.data.sources.folder import FileImages
+from vitctl.data.transforms import EvaluationTransform, TrainingTransform
+from vitctl.errors import DataError
+from vitctl.primitives.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing((8, 8), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+TRANSFORM = TrainingTransform(PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=0)
+PLANS = [
+    BatchPlan(num_images, batch_size, num_images_seen, seed=5)
+    for num_images, batch_size, num_images_seen in [
+        (10, 4, 40),  # batches reach into the next epoch
+        (10, 5, 20),
+        (10, 4, 13),  # a short last batch
+        (3, 8, 20),  # fewer images than a batch
+        (3, 8, 5),
+        (1, 4, 6),
+        (7, 1, 15),
+        (5, 5, 5),
+    ]
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_batch_k_is_the_kth_of_all_batches(plan: BatchPlan) -> None:
+    batches = list(plan.batches())
+    assert len(batches) == plan.num_steps
+    assert [plan.batch(step) for step in reversed(range(plan.num_steps))] == batches[::-1]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_every_batch_is_full_but_the_last(plan: BatchPlan) -> None:
+    sizes = [len(batch) for batch in plan.batches()]
+    assert set(sizes[:-1]) <= {plan.batch_size}
+    assert 1 <= sizes[-1] <= plan.batch_size
+    assert sum(sizes) == plan.num_images_seen
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_every_epoch_shows_every_image_once(plan: BatchPlan) -> None:
+    pairs = list(itertools.chain.from_iterable(plan.batches()))
+    assert [epoch for epoch, _ in pairs] == [index // plan.num_images for index in range(plan.num_images_seen)]
+    for epoch, part in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        positions = [position for _, position in part]
+        assert len(set(positions)) == len(positions)
+        if (epoch + 1) * plan.num_images <= plan.num_images_seen:
+            assert sorted(positions) == list(range(plan.num_images))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = set()
+    for seed in range(3):
+        for _, part in itertools.groupby(BatchPlan(20, 20, 60, seed).batch(0), key=lambda pair: pair[0]):
+            orders.add(tuple(position for _, position in part))
+        orders.add(tuple(position for _, position in BatchPlan(20, 20, 60, seed).batch(1)))
+    assert len(orders) == 6
+
+
+def test_the_stream_does_not_depend_on_the_batch_size() -> None:
+    streams = [
+        list(itertools.chain.from_iterable(BatchPlan(10, batch_size, 35, seed=2).batches()))
+        for batch_size in (1, 4, 10, 64)
+    ]
+    assert all(stream == streams[0] for stream in streams)
+
+
+def _equal(one: TrainingBatch, other: TrainingBatch) -> bool:
+    tensors = all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+    return tensors and one.num_global == other.num_global
+
+
+def test_training_batches_hold_what_the_plan_says(drawn_split: Callable[..., Split]) -> None:
+    split, plan = drawn_split(7, 3), BatchPlan(7, 4, 18, seed=1)
+    batches = list(training_batches(split, TRANSFORM, plan, num_workers=0))
+    assert len(batches) == plan.num_steps
+    for pairs, batch in zip(plan.batches(), batches, strict=True):
+        images = [TRANSFORM(split.read(position), epoch=epoch, position=position) for epoch, position in pairs]
+        assert torch.equal(batch.images, torch.stack(images))
+        assert batch.labels.tolist() == [split.labels[position] for _, position in pairs]
+        assert batch.weights.tolist() == [1.0] * len(pairs)
+        assert batch.num_global == len(pairs)
+        assert (batch.images.dtype, batch.labels.dtype, batch.weights.dtype) == (
+            torch.float32,
+            torch.int64,
+            torch.float32,
+        )
+
+
+def test_content_is_the_same_for_any_number_of_workers(drawn_split: Callable[..., Split]) -> None:
+    split, plan = drawn_split(7, 3), BatchPlan(7, 4, 18, seed=1)
+    here = list(training_batches(split, TRANSFORM, plan, num_workers=0))
+    there = list(training_batches(split, TRANSFORM, plan, num_workers=2))
+    assert len(here) == len(there) == plan.num_steps
+    assert all(_equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_loading_does_not_disturb_the_global_generator(drawn_split: Callable[..., Split]) -> None:
+    split = drawn_split(4)
+    before = torch.random.get_rng_state()
+    list(training_batches(split, TRANSFORM, BatchPlan(4, 2, 8, seed=1), num_workers=0))
+    list(evaluation_batches(split, EvaluationTransform(PREPROCESSING), batch_size=2, num_workers=0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_shares_of_the_processes_partition_every_global_batch(
+    drawn_split: Callable[..., Split], num_processes: int
+) -> None:
+    split, plan = drawn_split(7, 3), BatchPlan(7, 5, 16, seed=1)  # the last batch has one image
+    whole = list(training_batches(split, TRANSFORM, plan, num_workers=0))
+    shares = [
+        list(training_batches(split, TRANSFORM, plan, num_workers=0, process_index=index, num_processes=num_processes))
+        for index in range(num_processes)
+    ]
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        assert all(part.num_global == batch.num_global == len(batch.labels) for part in parts)
+        counted = [part.images[row] for part in parts for row in range(len(part.weights)) if part.weights[row] == 1]
+        assert sorted(image.numpy().tobytes() for image in counted) == sorted(
+            image.numpy().tobytes() for image in batch.images
+        )
+        assert sum(float(part.weights.sum()) for part in parts) == batch.num_global
+
+
+def test_an_empty_share_is_one_image_of_weight_zero(drawn_split: Callable[..., Split]) -> None:
+    plan = BatchPlan(4, 4, 5, seed=1)  # the second batch has one image, which goes to the first process
+    first, second = (
+        list(training_batches(drawn_split(4), TRANSFORM, plan, num_workers=0, process_index=index, num_processes=2))
+        for index in range(2)
+    )
+    assert len(first) == len(second) == 2  # else the processes would wait for each other for ever
+    assert first[1].weights.tolist() == [1.0]
+    assert second[1].weights.tolist() == [0.0]
+    assert second[1].images.shape == (1, 3, 8, 8)
+    assert second[1].num_global == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_batches_are_in_order_and_the_last_may_be_short(
+    drawn_split: Callable[..., Split], num_workers: int
+) -> None:
+    split = drawn_split(7).select([6, 0, 3, 2, 5])
+    transform = EvaluationTransform(PREPROCESSING)
+    batches = list(evaluation_batches(split, transform, batch_size=2, num_workers=num_workers))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    expected = torch.stack([transform(split.read(position)) for position in range(5)])
+    assert torch.equal(torch.cat(batches), expected)
+
+
+def test_a_file_that_vanished_is_an_error_with_its_name(tmp_path: Path) -> None:
+    split = split_from_names("train", FileImages((str(tmp_path / "gone.png"),)), ["cat"])
+    with pytest.raises(DataError, match=r"gone\.png cannot be read any more"):
+        list(training_batches(split, TRANSFORM, BatchPlan(1, 1, 1, seed=0), num_workers=0))
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "given", "is_in_memory", "device_type", "expected"),
+    [
+        (8, 3, True, "cpu", 3),
+        (8, 0, False, "cuda", 0),
+        (8, None, True, "cuda", 0),
+        (1, None, False, "cpu", 0),
+        (2, None, False, "cpu", 1),
+        (64, None, False, "cpu", 4),
+        (1, None, False, "cuda", 1),
+        (8, None, False, "cuda", 7),
+        (64, None, False, "cuda", 16),
+        (None, None, False, "cpu", 0),  # Python does not know
+    ],
+)
+def test_resolve_num_workers(
+    monkeypatch: pytest.MonkeyPatch,
+    num_cpus: int | None,
+    given: int | None,
+    is_in_memory: bool,
+    device_type: str,
+    expected: int,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: num_cpus)
+    assert resolve_num_workers(given, is_in_memory=is_in_memory, device_type=device_type)[0] == expected
