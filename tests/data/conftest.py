@@ -29,7 +29,7 @@ def write_classes() -> Callable[..., Path]:
 
 @pytest.fixture
 def drawn_split() -> Callable[..., Split]:
-    """Return ``draw(num_images, num_classes)``: images in memory, classes taking turns, row r of brightness r modulo 256."""
+    """Return ``draw(num_images, num_classes)``: images in memory, classes in turn, row r of grey r modulo 256."""
 
     def draw(num_images: int, num_classes: int = 2, *, size: tuple[int, int] = (6, 5)) -> Split:
         pixels = np.broadcast_to((np.arange(num_images) % 256).astype(np.uint8)[:, None, None], (num_images, *size))

@@ -210,3 +210,9 @@ def test_reason_of_a_file_that_is_no_image_has_no_path(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot identify") as caught:
         read_rgb(tmp_path / "a.png")
     assert reason_of(caught.value) == "not an image that Pillow knows"
+
+
+def test_16_bit_transparent_value_is_white(tmp_path: Path) -> None:
+    values = np.array([[0, 300], [65_535, 30_000]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "t.png", transparency=300)
+    assert np.asarray(read_rgb(tmp_path / "t.png"))[..., 0].tolist() == [[0, 255], [255, 117]]

@@ -9,6 +9,7 @@ import torch
 
 from vitctl.data.loader import BatchPlan, TrainingBatch, evaluation_batches, resolve_num_workers, training_batches
 from vitctl.data.source import Split, split_from_names
+from vitctl.data.sources import open_source
 from vitctl.data.sources.folder import FileImages
 from vitctl.data.transforms import EvaluationTransform, TrainingTransform
 from vitctl.errors import DataError
@@ -188,3 +189,24 @@ def test_resolve_num_workers(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: num_cpus)
     assert resolve_num_workers(given, is_in_memory=is_in_memory, device_type=device_type)[0] == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_image_gone_after_the_check__one_sentence_also_from_a_worker(
+    tmp_path: Path, write_classes: Callable[..., Path], num_workers: int
+) -> None:
+    split = open_source(str(write_classes(tmp_path / "images", a=2, b=2))).split("all")
+    (tmp_path / "images" / "b" / "1.png").unlink()
+    preprocessing = Preprocessing((8, 8), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+    transform = EvaluationTransform(preprocessing)
+    for batches in (
+        evaluation_batches(split, transform, batch_size=2, num_workers=num_workers),
+        training_batches(
+            split,
+            TrainingTransform(preprocessing, crop="none", crop_area=(1.0, 1.0), flip=False, seed=0),
+            BatchPlan(4, 4, 4, seed=0),
+            num_workers=num_workers,
+        ),
+    ):
+        with pytest.raises(DataError, match=r"^[^\n]*1\.png cannot be read any more: no such file\.$"):
+            list(batches)

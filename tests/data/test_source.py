@@ -112,5 +112,5 @@ def test_training_split_is_train_or_everything_and_never_test() -> None:
     train, test, everything = _split("a"), _split("a", "a"), _split("a", "a", "a")
     assert Source("", "", {"test": test, "train": train}).training_split() is train
     assert Source("", "", {"all": everything}).training_split() is everything
-    with pytest.raises(DataError, match="has no split 'all'; it has test"):
+    with pytest.raises(DataError, match="has no training images, only the split test"):
         Source("", "", {"test": test}).training_split()

@@ -206,3 +206,24 @@ def test_the_home_folder_can_be_written_as_a_tilde(write_classes: Write) -> None
 
 def test_photos_may_be_mirrored(tmp_path: Path, write_classes: Write) -> None:
     assert open_source(str(write_classes(tmp_path, cat=1))).is_flippable
+
+
+def test_hidden_files_and_folders_in_a_class_are_left_alone(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
+    folder = write_classes(tmp_path / "images", a=2)
+    (folder / "a" / "._0.jpg").write_bytes(b"resource fork")
+    (folder / "a" / ".ipynb_checkpoints").mkdir()
+    (folder / "a" / ".ipynb_checkpoints" / "0.png").write_bytes(b"copy")
+    assert len(open_source(str(folder)).split("all")) == 2
+
+
+def test_order_does_not_depend_on_the_file_system(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
+    folder = write_classes(tmp_path / "images", a=1)
+    for name in ("1.png", "01.png", "001.png", "A.png", "a.png", "1\u00b2.png"):
+        (folder / "a" / name).write_bytes((folder / "a" / "0.png").read_bytes())
+    names = [Path(name).name for name in open_source(str(folder)).split("all").image_names()]
+    assert names == ["0.png", "001.png", "01.png", "1.png", "1\u00b2.png", "A.png", "a.png"]
+
+
+def test_unknown_home__said_like_any_missing_folder() -> None:
+    with pytest.raises(DataError, match="There is nothing at"):
+        open_source("~nosuchuser/images")

@@ -186,3 +186,18 @@ def test_a_folder_is_recognised_by_its_images_file(tmp_path: Path) -> None:
     assert not idx.recognises(str(tmp_path / "missing"))
     (tmp_path / "x-images-idx3-ubyte").write_bytes(b"")
     assert idx.recognises(str(tmp_path))
+
+
+def test_a_file_beside_its_gzipped_self_is_read_once(tmp_path: Path) -> None:
+    folder = _mnist_like(tmp_path / "raw", ending="")
+    for path in list(folder.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert set(open_source(str(folder)).splits) == {"train", "test"}
+
+
+def test_test_files_alone_are_no_training_images(tmp_path: Path) -> None:
+    folder = _mnist_like(tmp_path / "raw")
+    for path in folder.glob("train*"):
+        path.unlink()
+    with pytest.raises(DataError, match="no training images, only the split test"):
+        open_source(str(folder)).training_split()

@@ -162,7 +162,7 @@ def test_a_bad_training_image_is_an_error_or_left_out(tmp_path: Path, write_clas
     folder = write_classes(tmp_path / "pets", cat=20, dog=20)
     bad = folder / "cat" / "3.png"
     bad.write_text("hello")
-    with pytest.raises(DataError, match="1 of 40 train images|1 of 40 all images"):
+    with pytest.raises(DataError, match="1 of 40 .*images cannot be read"):
         _prepare(folder)
     data = _prepare(folder, skip_bad=True)
     assert data.skipped == (f"{bad}: not an image that Pillow knows",)
@@ -216,3 +216,18 @@ def test_find_images__one_that_is_gone_is_an_error(drawn_split: Callable[..., Sp
         DataError, match="2 of the 3 images listed in the file are no longer in the data, drawn/9 first"
     ):
         find_images(drawn_split(6), ["drawn/4", "drawn/9", "drawn/8"], where="the file")
+
+
+def test_bad_validation_image__no_advice_to_skip_it(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
+    train, val = write_classes(tmp_path / "t", a=3, b=3), write_classes(tmp_path / "v", a=2, first=9)
+    (val / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 2 val images cannot be read; repair or remove them:"):
+        prepare_training_data(
+            str(train),
+            val=str(val),
+            val_fraction=None,
+            seed=0,
+            skip_bad=True,
+            num_threads=1,
+            conversation=Conversation(),
+        )

@@ -160,7 +160,7 @@ def _windows(
     return found
 
 
-@pytest.mark.parametrize(("size", "larger"), [((12, 12), (14, 14)), ((12, 24), (14, 28))])
+@pytest.mark.parametrize(("size", "larger"), [((24, 24), (28, 28)), ((12, 24), (14, 28)), ((24, 12), (28, 14))])
 def test_resize_random_crop_cuts_any_part_out_of_seven_sixths(size: tuple[int, int], larger: tuple[int, int]) -> None:
     transform = _training(size, crop="resize-random-crop", flip=False)
     found = _windows(transform, _coordinates(*larger), size, (0, 0))
@@ -199,5 +199,5 @@ def test_random_resized_crop_of_the_whole_area_is_the_whole_image() -> None:
 
 
 def test_an_unknown_crop_is_an_error() -> None:
-    with pytest.raises(SettingError, match="crop is 'random-resize-crop'.*Did you mean 'resize-random-crop'"):
+    with pytest.raises(SettingError, match="crop is 'random-resize-crop'.*Did you mean 'random-resized-crop'"):
         _training(crop="random-resize-crop")

@@ -83,6 +83,21 @@ def test_change_resolution__resamples_the_table_by_location(kind: str, shape: st
     assert forward(model, image_size).shape == (2, 3)
 
 
+@pytest.mark.parametrize("image_size", [(32, 32), (64, 16), (48, 24)])
+def test_change_resolution__starts_from_a_rectangle(image_size: tuple[int, int]) -> None:
+    model = build("vit_tiny_patch16_224", **(PATCH_8 | {"img_size": (16, 64)}))
+    expected = resample_position_embeddings(
+        table_of(model),
+        old_grid=(2, 8),
+        new_grid=(image_size[0] // 8, image_size[1] // 8),
+        num_prefix_tokens=1,
+        method="paper",
+    )
+    change_resolution(model, image_size, method="paper", name="tiny")
+    assert torch.equal(table_of(model), expected)
+    assert forward(model, image_size).shape == (2, 3)
+
+
 @pytest.mark.parametrize("kind", WITHOUT_TABLE)
 def test_change_resolution__without_a_table_has_no_norm_ratio(kind: str) -> None:
     name, arguments = WITHOUT_TABLE[kind]

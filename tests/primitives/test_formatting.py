@@ -75,3 +75,9 @@ def test_format_seconds(seconds: float, expected: str) -> None:
 )
 def test_format_count(number: float, expected: str) -> None:
     assert format_count(number) == expected
+
+
+def test_rounding_up_to_a_thousand_moves_to_the_next_unit() -> None:
+    assert format_bytes(1000) == "0.977 KiB"
+    assert format_bytes(1010 * 1024) == "0.986 MiB"
+    assert format_count(999_999) == "1 M"

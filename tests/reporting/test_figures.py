@@ -70,7 +70,7 @@ def test_confusion__is_drawn_for_few_and_many_classes(tmp_path: Path, num_classe
     "names",
     [
         ("$5 & $10", "a_b^c", "50 %"),
-        ("$\\frac{", "{}", "\\alpha$"),
+        ("$\\frac{$", "$", "\\alpha"),
         ("a class name that goes on and on, far beyond any axis " * 5, "x" * 300, "y"),
         ("", " ", "Bücher"),
     ],

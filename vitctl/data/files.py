@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from timm.utils.misc import natural_key
 from torch import Tensor
 
 from vitctl.data.images import EXTENSIONS, read_rgb, reason_of
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import DataError
+from vitctl.primitives.files import user_path
+from vitctl.primitives.natural_order import natural_key
 
 
 def list_images(given: str) -> list[str]:
@@ -18,13 +18,13 @@ def list_images(given: str) -> list[str]:
     Raises:
         DataError: The folder holds no image.
     """
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     if not folder.is_dir():
         return [given]
     found = [str(path) for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
     if not found:
         raise DataError(f"{given} holds no image; expected files ending in {' '.join(EXTENSIONS)}.")
-    return sorted(found, key=lambda path: (natural_key(path), path))
+    return sorted(found, key=natural_key)
 
 
 def read_batches(
@@ -37,7 +37,7 @@ def read_batches(
 
     def _read(path: str) -> Tensor | str:
         try:
-            return transform(read_rgb(Path(path).expanduser()))
+            return transform(read_rgb(user_path(path)))
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)
 

@@ -38,9 +38,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
+    transparent = image.info.get("transparency")  # one value, in a 16-bit greyscale PNG
     if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
         raise ValueError(f"mode {image.mode} with values of unknown range (8 or 16 bits per channel expected)")
-    return Image.fromarray(((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8))
+    scaled = ((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
+    return Image.fromarray(scaled if transparent is None else np.where(values == transparent, np.uint8(255), scaled))
 
 
 def read_rgb(path: Path) -> Image.Image:

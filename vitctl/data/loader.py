@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vitctl.data.images import reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform, TrainingTransform
 from vitctl.errors import DataError
@@ -104,32 +106,47 @@ class _PlanSampler(Sampler[list[tuple[int, int, float, int]]]):
             yield [(epoch, position, weight, len(pairs)) for epoch, position in own or pairs[:1]]
 
 
-class _TrainingImages(Dataset[tuple[Tensor, int, float, int]]):
+_TrainingItem = tuple[Tensor, int, float, int]
+
+
+class _TrainingImages(Dataset[_TrainingItem | DataError]):
     def __init__(self, split: Split, transform: TrainingTransform) -> None:
         self._split, self._transform = split, transform
 
-    def __getitem__(self, key: tuple[int, int, float, int]) -> tuple[Tensor, int, float, int]:
+    def __getitem__(self, key: tuple[int, int, float, int]) -> _TrainingItem | DataError:
         epoch, position, weight, num_global = key
-        image = self._transform(_read(self._split, position), epoch=epoch, position=position)
-        return image, int(self._split.labels[position]), weight, num_global
+        image = _read(self._split, position)
+        if isinstance(image, DataError):
+            return image
+        tensor = self._transform(image, epoch=epoch, position=position)
+        return tensor, int(self._split.labels[position]), weight, num_global
 
 
-class _EvaluationImages(Dataset[Tensor]):
+class _EvaluationImages(Dataset[Tensor | DataError]):
     def __init__(self, split: Split, transform: EvaluationTransform) -> None:
         self._split, self._transform = split, transform
 
     def __len__(self) -> int:
         return len(self._split)
 
-    def __getitem__(self, position: int) -> Tensor:
-        return self._transform(_read(self._split, position))
+    def __getitem__(self, position: int) -> Tensor | DataError:
+        image = _read(self._split, position)
+        return image if isinstance(image, DataError) else self._transform(image)
 
 
-def _read(split: Split, position: int) -> Any:
+def _read(split: Split, position: int) -> Image.Image | DataError:
+    """Return the image, or what went wrong: raised in a worker it would reach the user as a traceback."""
     try:
         return split.read(position)
     except Exception as error:  # a file that changed since it was checked
-        raise DataError(f"{split.image_name(position)} cannot be read any more: {error}") from error
+        return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
+
+
+def _raise_errors(loader: Iterable[Any]) -> Iterator[Any]:
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 def _start_worker(_worker: int) -> None:
@@ -149,7 +166,15 @@ def resolve_num_workers(given: int | None, *, is_in_memory: bool, device_type: s
     return min(16, max(1, num_cpus - 1)), "one per processor, less one"
 
 
-def _stack_training(items: list[tuple[Tensor, int, float, int]]) -> TrainingBatch:
+def _stack_evaluation(items: list[Tensor | DataError]) -> Tensor | DataError:
+    tensors = [item for item in items if isinstance(item, Tensor)]
+    return torch.stack(tensors) if len(tensors) == len(items) else next(i for i in items if isinstance(i, DataError))
+
+
+def _stack_training(items: list[_TrainingItem | DataError]) -> TrainingBatch | DataError:
+    for item in items:
+        if isinstance(item, DataError):
+            return item
     images, labels, weights, num_global = zip(*items, strict=True)
     return TrainingBatch(torch.stack(images), torch.tensor(labels), torch.tensor(weights), num_global[0])
 
@@ -166,9 +191,10 @@ def training_batches(
 ) -> Iterable[TrainingBatch]:
     """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan``.
 
-    The content depends on ``plan`` alone, not on ``num_workers``.
+    The content depends on ``plan`` alone, not on ``num_workers``. An image that cannot be read any more
+    raises DataError while the batches are taken.
     """
-    return DataLoader(
+    loader: Iterable[Any] = DataLoader(
         _TrainingImages(split, transform),
         batch_sampler=_PlanSampler(plan, process_index, num_processes),
         num_workers=num_workers,
@@ -177,16 +203,19 @@ def training_batches(
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
     )
+    return _raise_errors(loader)
 
 
 def evaluation_batches(
     split: Split, transform: EvaluationTransform, *, batch_size: int, num_workers: int
 ) -> Iterable[Tensor]:
     """Return a loader that yields (B, 3, H, W) float32 batches of ``split`` in order; the last may be short."""
-    return DataLoader(
+    loader: Iterable[Any] = DataLoader(
         _EvaluationImages(split, transform),
         batch_size=batch_size,
         num_workers=num_workers,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(0),
+        collate_fn=_stack_evaluation,
     )
+    return _raise_errors(loader)

@@ -63,8 +63,14 @@ def scan_images(split: Split, *, num_threads: int, conversation: Conversation) -
     return Scan(np.array(sizes, dtype=np.int64).reshape(-1, 2), hashes, bad)
 
 
-def check_bad_images(split: Split, scan: Scan, *, allow: bool) -> list[str]:
+def check_bad_images(split: Split, scan: Scan, *, allow: bool, can_skip: bool = True) -> list[str]:
     """Return one line per bad image, path and reason.
+
+    Args:
+        split: The images.
+        scan: What decoding them showed.
+        allow: Whether bad images may be left out.
+        can_skip: Whether the user could ask for that; if so the message says how.
 
     Raises:
         DataError: There are some and ``allow`` is False, or none is left, or a class has lost all its images.
@@ -76,10 +82,8 @@ def check_bad_images(split: Split, scan: Scan, *, allow: bool) -> list[str]:
     if len(lines) > 20:
         shown += f"\n  ... and {len(lines) - 20} more"
     if not allow:
-        raise DataError(
-            f"{len(lines)} of {len(split)} {split.name} images cannot be read; repair or remove them, or leave "
-            f"them out with --on-bad-image skip:\n{shown}"
-        )
+        ways = "repair or remove them" + (", or leave them out with --on-bad-image skip" if can_skip else "")
+        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}:\n{shown}")
     if len(lines) == len(split):
         raise DataError(f"None of the {len(split)} {split.name} images can be read:\n{shown}")
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 from PIL import Image
-from timm.utils.misc import natural_key
 
 from vitctl.errors import DataError
+from vitctl.primitives.natural_order import natural_key
 
 
 class Images(Protocol):
@@ -107,13 +107,20 @@ class Source:
         return self.splits[name]
 
     def training_split(self) -> Split:
-        """Return the images to train on: split ``train``, or all of a source without splits."""
-        return self.splits["train"] if "train" in self.splits else self.split("all")
+        """Return the images to train on: split ``train``, or all of a source without splits.
+
+        Raises:
+            DataError: There are other splits only.
+        """
+        for name in ("train", "all"):
+            if name in self.splits:
+                return self.splits[name]
+        raise DataError(f"{self.spec} has no training images, only the split {', '.join(self.splits)}.")
 
 
 def split_from_names(name: str, images: Images, label_names: Sequence[str]) -> Split:
     """Return a split whose classes are the distinct ``label_names`` (one per image), in natural order."""
-    class_names = tuple(sorted(set(label_names), key=lambda text: (natural_key(text), text)))
+    class_names = tuple(sorted(set(label_names), key=natural_key))
     position = {class_name: index for index, class_name in enumerate(class_names)}
     labels = np.array([position[label] for label in label_names], dtype=np.int64)
     return Split(name, images, np.arange(len(labels), dtype=np.int64), labels, class_names)

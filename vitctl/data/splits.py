@@ -27,8 +27,8 @@ def draw_validation(
 
     Args:
         labels: (N,) int64 class of each image.
-        groups: N names; images with the same name stay on one side. A group takes the class of its first
-            image; a group of several classes stays in training.
+        groups: N names; images with the same name stay on one side. A group of several classes stays in
+            training.
         num_validation: Images to draw, 0..N.
         seed: Same seed, same split.
 

@@ -61,15 +61,17 @@ def prepare_training_data(
     """
     source = open_source(data)
     everything = source.training_split()
+    everything = everything.select(range(len(everything)), name="train")
     given, val_spec, val_reason = _given_validation(source, val, val_fraction)
     if given is not None:
         given = align_classes(given, everything.class_names, where=f"the validation split of {val_spec}")
     scan = scan_images(everything, num_threads=num_threads, conversation=conversation)
     skipped = check_bad_images(everything, scan, allow=skip_bad)
     good = scan.good
-    usable, sizes = everything.select(good, name="train"), scan.sizes[good]
+    usable, sizes = everything.select(good), scan.sizes[good]
     if given is not None:
-        check_bad_images(given, scan_images(given, num_threads=num_threads, conversation=conversation), allow=False)
+        seen = scan_images(given, num_threads=num_threads, conversation=conversation)
+        check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
         return TrainingData(source, usable, given, sizes, val_spec, val_reason, tuple(skipped))
     hashes = [scan.pixel_hashes[position] for position in good]
     wanted = default_num_validation(len(usable)) if val_fraction is None else round(val_fraction * len(usable))

@@ -38,11 +38,13 @@ def predict_logits(
     was_training = model.training
     model.eval()
     logits: list[np.ndarray] = []
-    with conversation.progress(description, num_images, "images") as bar:
-        for batch in batches:
-            logits.append(model(batch.to(device)).float().cpu().numpy())
-            bar.advance(len(batch))
-    model.train(was_training)
+    try:
+        with conversation.progress(description, num_images, "images") as bar:
+            for batch in batches:
+                logits.append(model(batch.to(device)).float().cpu().numpy())
+                bar.advance(len(batch))
+    finally:
+        model.train(was_training)
     return np.concatenate(logits)
 
 

@@ -19,6 +19,7 @@ from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.geometry import geometry_of
 from vitctl.models.hub import hub_access
 from vitctl.models.weights import LoadReport, load_weights_file
+from vitctl.primitives.files import user_path
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 
@@ -55,7 +56,7 @@ def model_folder(spec: str) -> Path | None:
     """
     if spec == DEMO:
         return DEMO_FOLDER
-    folder = Path(spec).expanduser()
+    folder = user_path(spec)
     for candidate in (folder, folder / "best", folder / "last"):
         if _is_timm_folder(candidate):
             return candidate.absolute()
@@ -77,7 +78,7 @@ def check_model_name(name: str) -> None:
     """
     if name.startswith("hf-hub:"):
         return
-    if Path(name).expanduser().exists():
+    if user_path(name).exists():
         raise ModelError(
             f"{name} holds no model; expected a run folder, or a folder with timm's config.json and model.safetensors."
         )
@@ -122,11 +123,13 @@ def load_model(
         else:
             size = {"img_size": image_size} if image_size and weights == "none" else {}
             model = _create(address, name=name, **size)
-            report = None if weights == "none" else load_weights_file(model, Path(weights).expanduser(), name=name)
+            report = None if weights == "none" else load_weights_file(model, user_path(weights), name=name)
     model = model.float()
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     has_head = report is not None and not report.missing
-    class_names, descriptions = _class_names(model, own=weights == "pretrained") if has_head else (None, {})
+    class_names, descriptions = (
+        _class_names(model, own=weights == "pretrained", is_published=folder is None) if has_head else (None, {})
+    )
     licence = config.get("license") if weights == "pretrained" else None
     return LoadedModel(model, name, class_names, descriptions, licence, report)
 
@@ -171,13 +174,13 @@ def _source_of(model: nn.Module, folder: Path | None) -> str:
     return str(config.get("hf_hub_id") or config.get("url") or "timm")
 
 
-def _class_names(model: nn.Module, *, own: bool) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+def _class_names(model: nn.Module, *, own: bool, is_published: bool) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """Return names and descriptions of the outputs where the model's files, or timm's ImageNet lists, tell them."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     num_classes = int(getattr(model, "num_classes", 0))
     names = config.get("label_names") if own else None
     descriptions: dict[str, str] = {}
-    if names is None and (subset := infer_imagenet_subset(model)):
+    if names is None and is_published and (subset := infer_imagenet_subset(model)):
         info = ImageNetInfo(subset)
         names = info.label_names()
         descriptions = {name: info.label_name_to_description(name) for name in names}

@@ -3,6 +3,7 @@
 Letters: H W px, h w patches. Everything is read from the model, never guessed from a token count.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,9 @@ def change_resolution(model: nn.Module, image_size: tuple[int, int], *, method: 
         )
     table = position_table(model)
     try:
-        model.set_input_size(img_size=image_size)  # type: ignore[operator]  # timm's method
+        with warnings.catch_warnings():  # torch's remarks on how timm resamples relative position tables
+            warnings.simplefilter("ignore", UserWarning)
+            model.set_input_size(img_size=image_size)  # type: ignore[operator]  # timm's method
     except (AssertionError, ValueError, RuntimeError) as error:
         raise SettingError(f"{name} cannot take --image-size {format_size(image_size)}: {error}") from error
     after = geometry_of(model, name=name)

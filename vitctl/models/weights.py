@@ -9,7 +9,9 @@ Letters: D width, T tokens.
 
 import math
 import sys
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,14 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
+from timm.layers import GELU
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models.geometry import geometry_of, num_embedded_prefix_tokens, position_table
 
+GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 
@@ -74,11 +78,34 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         ) from error
     if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
         raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
-    if isinstance(raw.get("pos_embed"), Tensor) and position_table(model) is not None:
-        _adopt_grid(model, num_tokens=raw["pos_embed"].shape[1], path=path, name=name)
+    _check_patch(model, raw, path=path, name=name)
+    table = _tensor_called(raw, "pos_embed")
+    if table is not None and table.ndim == 3:
+        _adopt_grid(model, num_tokens=table.shape[1], path=path, name=name)
     state = _native_names(model, dict(raw), path=path, name=name)
     _adopt_head(model, state)
-    return _load_state(model, state, path=path, name=name)
+    dropped = tuple(key for key in raw if "pre_logits" in key and key not in state)  # timm leaves it out silently
+    return _load_state(model, state, dropped, path=path, name=name)
+
+
+def _tensor_called(state: Mapping[str, Any], name: str) -> Tensor | None:
+    """Return the tensor ``name``, also where the file puts a prefix before it (``visual.trunk.``)."""
+    found = (value for key, value in state.items() if f".{key}".endswith(f".{name}") and isinstance(value, Tensor))
+    return next(found, None)
+
+
+def _check_patch(model: nn.Module, state: Mapping[str, Any], *, path: Path, name: str) -> None:
+    """Refuse a file of another patch size; timm would resample its kernel without a word."""
+    found, own = (
+        _tensor_called(state, "patch_embed.proj.weight"),
+        _tensor_called(model.state_dict(), "patch_embed.proj.weight"),
+    )
+    if found is None or own is None or found.ndim != 4 or found.shape[2:] == own.shape[2:]:
+        return
+    raise ModelError(
+        f"{path} does not fit {name}: its patch is {found.shape[2]}x{found.shape[3]} px, expected "
+        f"{own.shape[2]}x{own.shape[3]}."
+    )
 
 
 def _native_names(model: nn.Module, raw: dict[str, Any], *, path: Path, name: str) -> dict[str, Any]:
@@ -93,12 +120,14 @@ def _native_names(model: nn.Module, raw: dict[str, Any], *, path: Path, name: st
     return renamed
 
 
-def _load_state(model: nn.Module, state: dict[str, Any], *, path: Path, name: str) -> LoadReport:
+def _load_state(
+    model: nn.Module, state: dict[str, Any], dropped: tuple[str, ...], *, path: Path, name: str
+) -> LoadReport:
     own = model.state_dict()
     misfits = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        f"{key} is {tuple(getattr(state[key], 'shape', ())) or 'no tensor'}, expected {tuple(own[key].shape)}"
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        if key in state and getattr(state[key], "shape", None) != own[key].shape
     ]
     if misfits:
         raise ModelError(f"{path} does not fit {name}: {_some(misfits)}. Is it of another architecture?")
@@ -111,7 +140,7 @@ def _load_state(model: nn.Module, state: dict[str, Any], *, path: Path, name: st
             f"but the head. It holds {_some(list(state))}."
         )
     model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
-    return LoadReport(str(path), len(own) - len(missing), missing, unexpected)
+    return LoadReport(str(path), len(own) - len(missing), missing, (*unexpected, *dropped))
 
 
 def _is_head(model: nn.Module, key: str) -> bool:
@@ -147,34 +176,59 @@ def _adopt_grid(model: nn.Module, *, num_tokens: int, path: Path, name: str) -> 
 
 def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     """Load Google's layout with timm's own reader, after the checks that it leaves out."""
-    if not hasattr(model, "load_pretrained"):
+    if not all(hasattr(model, part) for part in ("load_pretrained", "patch_embed", "blocks")):
         raise ModelError(f"{name} has no reader for Google's .npz layout; expected a plain ViT.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            shapes = {key: archive[key].shape for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} cannot be read as .npz ({_first_line(error)}); it may be truncated.") from error
-    prefix = next((p for p in ("", "opt/target/", "params/") if f"{p}embedding/kernel" in shapes), None)
+    arrays = _read_npz(path)
+    shapes = {key: array.shape for key, array in arrays.items()}
+    prefix = next((p for p in GOOGLE_PREFIXES if f"{p}embedding/kernel" in shapes), None)
     if prefix is None:
         raise ModelError(
             f"{path} is not in Google's ViT layout: there is no embedding/kernel among its {len(shapes)} entries "
             f"({_some(list(shapes))})."
         )
     _check_npz_fits(model, {key.removeprefix(prefix): shape for key, shape in shapes.items()}, path=path, name=name)
-    table = next((shape for key, shape in shapes.items() if key.endswith("pos_embedding")), None)
+    table = next((key for key in arrays if key.endswith("pos_embedding")), None)
+    is_changed = table is not None and _give_class_token_a_row(model, arrays, table, f"{prefix}cls")
     if table is not None:
-        _adopt_grid(model, num_tokens=table[-2], path=path, name=name)
+        _adopt_grid(model, num_tokens=arrays[table].shape[-2], path=path, name=name)
     head = shapes.get(f"{prefix}head/bias")
     if head is not None and head[-1] != getattr(model, "num_classes", None):
         model.reset_classifier(head[-1])  # type: ignore[operator]
-    try:
-        model.load_pretrained(str(path))  # type: ignore[operator]
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path} does not fit {name}: {_first_line(error)}.") from error
+    with tempfile.TemporaryDirectory() as folder:
+        readable = path
+        if is_changed:
+            readable = Path(folder) / path.name
+            np.savez(readable, allow_pickle=False, **arrays)
+        try:
+            model.load_pretrained(str(readable))  # type: ignore[operator]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ModelError(f"{path} does not fit {name}: {_first_line(error)}.") from error
     own = list(model.state_dict())
     missing = tuple(key for key in own if head is None and _is_head(model, key))
     unexpected = tuple(key for key in shapes if "pre_logits" in key)
     return LoadReport(str(path), len(own) - len(missing), missing, unexpected, _gelu_notes(model))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ModelError(f"{path} cannot be read as .npz ({_first_line(error)}); it may be truncated.") from error
+
+
+def _give_class_token_a_row(model: nn.Module, arrays: dict[str, np.ndarray], table: str, cls: str) -> bool:
+    """Bring big_vision's position embeddings to timm's form, in place; return whether anything was to do.
+
+    big_vision adds them before the class token is there, so its table has patches only. timm's class token
+    has a row of its own: with a row of zeros the sum is the same.
+    """
+    rows = arrays[table]  # (1, T, D)
+    side = math.isqrt(rows.shape[-2])
+    if cls not in arrays or side * side != rows.shape[-2] or num_embedded_prefix_tokens(model) != 1:
+        return False
+    arrays[table] = np.concatenate([np.zeros_like(rows[:, :1]), rows], axis=1)
+    return True
 
 
 def _check_npz_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, path: Path, name: str) -> None:
@@ -195,8 +249,7 @@ def _check_npz_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, 
 
 
 def _gelu_notes(model: nn.Module) -> tuple[str, ...]:
-    activations = [module for module in model.modules() if isinstance(module, nn.GELU)]
-    if activations and activations[0].approximate == "none":
+    if any(isinstance(module, GELU) or getattr(module, "approximate", "") == "none" for module in model.modules()):
         return (
             "The authors' Flax models use the tanh form of GELU, this model the erf form: its logits differ from "
             "theirs by some 1e-4. Fine-tuning absorbs that; for equal numbers use a timm folder with "

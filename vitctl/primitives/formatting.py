@@ -9,7 +9,7 @@ def format_bytes(num_bytes: float) -> str:
         '1.5 KiB'
     """
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
+        if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:.3g} TiB"
@@ -38,7 +38,7 @@ def format_count(number: float) -> str:
         '686 k'
     """
     for unit in ("", " k", " M", " G"):
-        if abs(number) < 1000:
+        if abs(number) < 999.5:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g} T"

@@ -3,6 +3,8 @@
 Letters: H W px; h w patches.
 """
 
+import re
+
 from vitctl.errors import SettingError
 
 
@@ -17,7 +19,7 @@ def parse_image_size(text: str, *, option: str = "--image-size") -> tuple[int, i
         (256, 320)
     """
     sides = text.lower().split("x")
-    if len(sides) in (1, 2) and all(side.isascii() and side.isdigit() for side in sides):
+    if len(sides) in (1, 2) and all(re.fullmatch(r"[0-9]{1,5}", side) for side in sides):
         height, width = int(sides[0]), int(sides[-1])
         if 1 <= height <= 65_535 and 1 <= width <= 65_535:
             return height, width

@@ -4,6 +4,7 @@ Colours: Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, *
     image = axes.imshow(shares, cmap=mpl.colormaps["Blues"], vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046, pad=0.03)
     correct, total = int(np.trace(matrix)), int(matrix.sum())
-    axes.set_title(f"{title}: {correct} of {total} correct ({correct / max(total, 1):.1%})", fontsize=11)
+    axes.set_title(
+        f"{title}: {correct} of {total} correct ({correct / max(total, 1):.1%})", fontsize=11, parse_math=False
+    )
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if num_classes <= MAX_LABELLED_CLASSES:
@@ -102,5 +105,6 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, *
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as partial:
+    with whole_file(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # boxes stand for such letters
         figure.savefig(partial, format="png", dpi=130)

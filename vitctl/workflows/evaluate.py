@@ -22,7 +22,7 @@ from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.build import Classifier, load_classifier
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import whole_file, write_json
+from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion
 from vitctl.training.run_folder import is_run_folder
@@ -107,7 +107,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
 
 def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
     """Return the images to evaluate on: those asked for, else the run's own validation images."""
-    run = Path(config.run).expanduser() if config.run else None
+    run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):
         chosen = _images_of_run(run, config.split)
     elif config.data is None:
@@ -168,9 +168,9 @@ def _check_images(images: Images, config: EvaluateConfig, conversation: Conversa
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:
     if config.out is not None:
-        return Path(config.out).expanduser().absolute()
+        return user_path(config.out).absolute()
     name = f"evaluate-{images.split_name}"
-    run = Path(config.run).expanduser() if config.run else None
+    run = user_path(config.run) if config.run else None
     return (run / name if run is not None and is_run_folder(run) else Path(name)).absolute()
 
 

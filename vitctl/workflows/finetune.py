@@ -28,11 +28,11 @@ from vitctl.evaluation.metrics import confusion, mean_nll, top_k_accuracy, wilso
 from vitctl.models.build import DEMO, LoadedModel, load_model, preprocessing_of, replace_head
 from vitctl.models.geometry import Resolution, change_resolution, geometry_of
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import sha256_of
+from vitctl.primitives.files import sha256_of, user_path
 from vitctl.primitives.image_sizes import check_divisible, format_size, parse_image_size
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.preprocessing import Preprocessing
-from vitctl.recipes import Recipe, load_recipe, recipe_from_settings
+from vitctl.recipes import Recipe, list_recipes, load_recipe, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.training.decisions import (
     Decision,
@@ -226,13 +226,15 @@ def _decide_recipe(config: FinetuneConfig, *, is_demo: bool) -> tuple[str, Recip
     if config.recipe_settings is not None:
         recipe = recipe_from_settings(config.recipe_settings, sources={}, where="recipe_settings of --config")
         return name, recipe, "as the configuration file holds it"
+    if name not in list_recipes():
+        name = str(recipe_path(name))
     why = "asked for" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained ViT'}"
     return name, load_recipe(name), why
 
 
 def _decide_out(config: FinetuneConfig, data_spec: str, model_spec: str) -> Path:
     if config.out is not None:
-        return Path(config.out).expanduser().absolute()
+        return user_path(config.out).absolute()
     return (Path("runs") / f"{Path(data_spec).name}-{Path(model_spec).name}").absolute()
 
 
@@ -253,7 +255,7 @@ def _decide_flip(config: FinetuneConfig, recipe: Recipe, recipe_name: str, *, is
 
 
 def _absolute_weights(weights: str) -> str:
-    return weights if weights in ("pretrained", "none") else str(Path(weights).expanduser().absolute())
+    return weights if weights in ("pretrained", "none") else str(user_path(weights).absolute())
 
 
 def _check_classes(data: TrainingData) -> None:

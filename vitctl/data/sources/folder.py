@@ -11,11 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 from timm.data.readers.reader_image_folder import find_images_and_targets
-from timm.utils.misc import natural_key
 
 from vitctl.data.images import EXTENSIONS, read_rgb
 from vitctl.data.source import Source, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
+from vitctl.primitives.files import user_path
+from vitctl.primitives.natural_order import natural_key
 
 VALIDATION_NAMES = ("val", "valid", "validation")
 
@@ -40,7 +41,7 @@ class FileImages:
 
 def recognises(spec: str) -> bool:
     """Return whether ``spec`` is a folder."""
-    return Path(spec).expanduser().is_dir()
+    return user_path(spec).is_dir()
 
 
 def open_source(spec: str) -> Source:
@@ -50,7 +51,7 @@ def open_source(spec: str) -> Source:
         DataError: It is not a folder, holds no class folders, or a class folder of the training split
             holds no image.
     """
-    folder = Path(spec).expanduser().absolute()
+    folder = user_path(spec).absolute()
     if not folder.is_dir():
         raise DataError(_what_is_wrong(spec, folder))
     subfolders = _subfolders(folder)
@@ -72,7 +73,7 @@ def open_source(spec: str) -> Source:
 
 def _subfolders(folder: Path) -> list[Path]:
     found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
-    return sorted(found, key=lambda path: (natural_key(path.name), path.name))
+    return sorted(found, key=lambda path: natural_key(path.name))
 
 
 def _read_split(folder: Path) -> Split:
@@ -81,8 +82,9 @@ def _read_split(folder: Path) -> Split:
     label_names: list[str] = []
     empty: list[str] = []
     for path in classes:
-        listed, _ = find_images_and_targets(str(path), types=EXTENSIONS, class_to_idx=_EveryLabel())
-        paths += [file for file, _ in listed]
+        found, _ = find_images_and_targets(str(path), types=EXTENSIONS, sort=False)
+        listed = sorted((file for file, _ in found if not _is_hidden(Path(file), below=path)), key=natural_key)
+        paths += listed
         label_names += [path.name] * len(listed)
         if not listed:
             empty.append(path.name)
@@ -96,14 +98,9 @@ def _read_split(folder: Path) -> Split:
     return split_from_names(folder.name, FileImages(tuple(paths)), label_names)
 
 
-class _EveryLabel(dict[str, int]):
-    """Lets timm's reader keep every file, however deep: the class is the top folder, not the leaf."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __missing__(self, key: str) -> int:
-        return 0
+def _is_hidden(path: Path, *, below: Path) -> bool:
+    """Return whether a part of ``path`` below the class folder is hidden (``._1.jpg``, ``.ipynb_checkpoints``)."""
+    return any(part.startswith(".") for part in path.relative_to(below).parts)
 
 
 def _what_is_wrong(spec: str, folder: Path) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from vitctl.data.source import Source, Split, split_from_names
 from vitctl.data.sources.digits import ArrayImages
 from vitctl.errors import DataError
+from vitctl.primitives.files import user_path
 
 _NAME = re.compile(r"(?P<set>.*?)[-._]?(?P<kind>images|labels)[-._]idx\d[-._](ubyte|int)(\.gz)?$", re.IGNORECASE)
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
@@ -24,7 +25,7 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
 
 def recognises(spec: str) -> bool:
     """Return whether ``spec`` is a folder that holds a file named like IDX images."""
-    folder = Path(spec).expanduser()
+    folder = user_path(spec)
     return folder.is_dir() and any(_kind(path) == "images" for path in folder.iterdir())
 
 
@@ -36,11 +37,11 @@ def open_source(spec: str) -> Source:
     Raises:
         DataError: A file is missing, truncated, not IDX, or images and labels differ in number.
     """
-    folder = Path(spec).expanduser().absolute()
+    folder = user_path(spec).absolute()
     splits: dict[str, Split] = {}
     for path in sorted(folder.iterdir()):
-        if _kind(path) != "images":
-            continue
+        if _kind(path) != "images" or (path.suffix == ".gz" and path.with_suffix("").is_file()):
+            continue  # torchvision keeps X beside X.gz
         set_name = _set(path)
         split_name = "test" if re.search(r"t10k|test", set_name, re.IGNORECASE) else "train"
         if split_name in splits:
@@ -49,8 +50,6 @@ def open_source(spec: str) -> Source:
                 "expected one. Move each data set into a folder of its own."
             )
         splits[split_name] = _read_split(split_name, path, _labels_beside(path))
-    if "train" not in splits:
-        splits = {"all": next(iter(splits.values()))}
     is_fashion = "fashion" in folder.name.lower()
     return Source(
         spec=str(folder),
