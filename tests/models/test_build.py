@@ -53,11 +53,9 @@ def test_demo__loads_with_its_classes_and_preprocessing() -> None:
     assert loaded.report.num_loaded == len(loaded.model.state_dict())
 
 
-# Waiting for the trained demo weights: those there now are initial (a head that timm has just made has a zero bias).
-#
-# def test_demo__weights_are_trained() -> None:
-#     loaded = load_model(DEMO)
-#     assert float(loaded.model.get_parameter("head.bias").detach().abs().max()) > 0
+def test_demo__weights_are_trained() -> None:
+    loaded = load_model(DEMO)
+    assert float(loaded.model.get_parameter("head.bias").detach().abs().max()) > 0
 
 
 def test_folder__loads_its_weights_and_names(tiny_model_folder: Path) -> None:

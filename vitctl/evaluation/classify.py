@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
+from vitctl.data.loader import evaluation_batches
+from vitctl.data.source import Split
+from vitctl.data.transforms import EvaluationTransform
+from vitctl.primitives.preprocessing import Preprocessing
 
 
 @torch.inference_mode()
@@ -46,6 +50,35 @@ def predict_logits(
     finally:
         model.train(was_training)
     return np.concatenate(logits)
+
+
+def split_logits(
+    model: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    description: str,
+    conversation: Conversation,
+) -> np.ndarray:
+    """Return the logits of every image of ``split``, in order: (N, C) float32.
+
+    What validation during training and ``vitctl evaluate`` both do. ``batch_size`` and ``num_workers`` change
+    nothing but the speed (and the last bits of float32 sums).
+
+    Raises:
+        DataError: An image cannot be read any more.
+    """
+    return predict_logits(
+        model,
+        evaluation_batches(split, EvaluationTransform(preprocessing), batch_size=batch_size, num_workers=num_workers),
+        device=device,
+        num_images=len(split),
+        description=description,
+        conversation=conversation,
+    )
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ def save_timm_folder(
     preprocessing: Preprocessing,
     base_model: str,
     base_licence: str | None,
+    licence: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write ``folder``, whole or not at all, in the place of what stands there.
@@ -41,6 +42,7 @@ def save_timm_folder(
         preprocessing: What the weights expect of an image.
         base_model: What it was fine-tuned from, for the record.
         base_licence: Licence of those weights, where known.
+        licence: Licence of the weights written, where their owner has chosen one.
         dtype: Of the floating-point tensors in the file.
     """
     with whole_folder(folder) as partial:
@@ -56,14 +58,16 @@ def save_timm_folder(
             model_config={"label_names": list(class_names)},
             data_config=preprocessing.data_config(),
         )
-        write_json(partial / "config.json", _corrected(partial / "config.json", base_model, base_licence))
+        write_json(partial / "config.json", _corrected(partial / "config.json", base_model, base_licence, licence))
 
 
-def _corrected(path: Path, base_model: str, base_licence: str | None) -> dict[str, Any]:
+def _corrected(path: Path, base_model: str, base_licence: str | None, licence: str | None) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config.get("model_args", {}).pop("num_classes", None)
     for key in _NOT_OURS:
         config["pretrained_cfg"].pop(key, None)
     config["pretrained_cfg"]["tag"] = "vitctl"
+    if licence is not None:
+        config["pretrained_cfg"]["license"] = licence
     config["base_model"] = {"name": base_model, "license": base_licence}
     return config

@@ -105,6 +105,24 @@ def decide_image_size(
     return Decision(pretrained, f"as pretrained: the images' median short side is only {median_side:.0f} px")
 
 
+def decide_interpolation(given: str | None, recipe: Recipe, *, weights: str, recipe_name: str) -> Decision[str]:
+    """Return how position embeddings are resampled; ``weights`` is the weights spec."""
+    if given is not None:
+        return Decision(given, "asked for")
+    if weights.endswith(".npz"):
+        return Decision("paper", "what the authors' code does to .npz weights")
+    return Decision(recipe.pos_embed_interp, f"recipe {recipe_name}")
+
+
+def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recipe_name: str) -> Decision[bool]:
+    """Return whether half of the training images are mirrored."""
+    if given is not None:
+        return Decision(given, "asked for")
+    if recipe.flip and not is_flippable:
+        return Decision(False, "these images show digits or letters")
+    return Decision(recipe.flip, f"recipe {recipe_name}")
+
+
 def validation_steps(num_steps: int, num_validations: int) -> list[int]:
     """Return the steps after which to validate: evenly spaced, the last step among them.
 

@@ -11,14 +11,13 @@ import numpy as np
 
 from vitctl.config import EvaluateConfig
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.loader import evaluation_batches, resolve_num_workers
+from vitctl.data.loader import resolve_num_workers
 from vitctl.data.scan import check_bad_images, scan_images
 from vitctl.data.source import Source, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.training_data import find_images
-from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import DataError, SettingError
-from vitctl.evaluation.classify import predict_logits, probabilities
+from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.build import Classifier, load_classifier
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
@@ -76,16 +75,13 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
             Setting("files", str(out)),
         ],
     )
-    logits = predict_logits(
+    logits = split_logits(
         classifier.loaded.model.to(device),
-        evaluation_batches(
-            split,
-            EvaluationTransform(classifier.preprocessing),
-            batch_size=config.batch_size,
-            num_workers=workers,
-        ),
+        split,
+        classifier.preprocessing,
+        batch_size=config.batch_size,
+        num_workers=workers,
         device=device,
-        num_images=len(split),
         description="evaluating",
         conversation=conversation,
     )

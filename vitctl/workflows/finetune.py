@@ -19,25 +19,26 @@ import torch
 from vitctl import __version__
 from vitctl.config import FinetuneConfig
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.loader import BatchPlan, evaluation_batches, resolve_num_workers
+from vitctl.data.loader import BatchPlan, resolve_num_workers
 from vitctl.data.training_data import TrainingData, prepare_training_data
-from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import DataError
-from vitctl.evaluation.classify import predict_logits
+from vitctl.evaluation.classify import split_logits
 from vitctl.evaluation.metrics import confusion, mean_nll, top_k_accuracy, wilson_interval
-from vitctl.models.build import DEMO, LoadedModel, load_model, preprocessing_of, replace_head
-from vitctl.models.geometry import Resolution, change_resolution, geometry_of
+from vitctl.models.build import DEMO, LoadedModel, load_model
+from vitctl.models.fitting import fit_head, fit_preprocessing, fit_resolution
+from vitctl.models.geometry import Resolution, geometry_of
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import sha256_of, user_path
 from vitctl.primitives.image_sizes import check_divisible, format_size, parse_image_size
 from vitctl.primitives.interrupts import stop_requests
-from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe, list_recipes, load_recipe, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.training.decisions import (
     Decision,
     decide_batch_size,
+    decide_flip,
     decide_image_size,
+    decide_interpolation,
     decide_lr,
     decide_num_images_seen,
 )
@@ -130,15 +131,15 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     size = Decision(wanted, "asked for") if wanted else decide_image_size(
         data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=model.value == DEMO
     )  # fmt: skip
-    interp = _decide_interpolation(config, recipe, recipe_name)
-    loaded, resolution = _fit_model(config, model.value, loaded, size.value, interp.value)
-    head = _fit_head(loaded, data.train.class_names, recipe, seed=config.seed)
+    interp = decide_interpolation(config.pos_embed_interp, recipe, weights=config.weights, recipe_name=recipe_name)
+    loaded, resolution = fit_resolution(loaded, size.value, spec=model.value, method=interp.value, seed=config.seed)
+    head = fit_head(loaded, data.train.class_names, method=recipe.head, seed=config.seed)
     batch = decide_batch_size(config.batch_size, recipe, len(data.train), recipe_name=recipe_name)
     seen = decide_num_images_seen(
         config.steps, config.epochs, recipe, len(data.train), batch.value, recipe_name=recipe_name
     )
     lr = decide_lr(config.lr, recipe, batch.value, recipe_name=recipe_name)
-    flip = _decide_flip(config, recipe, recipe_name, is_flippable=data.source.is_flippable)
+    flip = decide_flip(config.flip, recipe, is_flippable=data.source.is_flippable, recipe_name=recipe_name)
     workers = Decision(
         *resolve_num_workers(config.num_workers, is_in_memory=data.source.is_in_memory, device_type=device.type)
     )
@@ -146,7 +147,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         model=loaded.model,
         train=data.train,
         val=data.val,
-        preprocessing=_fit_preprocessing(preprocessing_of(loaded.model), size.value, recipe),
+        preprocessing=fit_preprocessing(loaded, size.value, crop=recipe.evaluation_crop),
         recipe=recipe,
         batches=BatchPlan(len(data.train), batch.value, seen.value, config.seed),
         lr=lr.value,
@@ -238,22 +239,6 @@ def _decide_out(config: FinetuneConfig, data_spec: str, model_spec: str) -> Path
     return (Path("runs") / f"{Path(data_spec).name}-{Path(model_spec).name}").absolute()
 
 
-def _decide_interpolation(config: FinetuneConfig, recipe: Recipe, recipe_name: str) -> Decision[str]:
-    if config.pos_embed_interp is not None:
-        return Decision(config.pos_embed_interp, "asked for")
-    if config.weights.endswith(".npz"):
-        return Decision("paper", "what the authors' code does to .npz weights")
-    return Decision(recipe.pos_embed_interp, f"recipe {recipe_name}")
-
-
-def _decide_flip(config: FinetuneConfig, recipe: Recipe, recipe_name: str, *, is_flippable: bool) -> Decision[bool]:
-    if config.flip is not None:
-        return Decision(config.flip, "asked for")
-    if recipe.flip and not is_flippable:
-        return Decision(False, "these images show digits or letters")
-    return Decision(recipe.flip, f"recipe {recipe_name}")
-
-
 def _absolute_weights(weights: str) -> str:
     return weights if weights in ("pretrained", "none") else str(user_path(weights).absolute())
 
@@ -266,34 +251,6 @@ def _check_classes(data: TrainingData) -> None:
         )
 
 
-# --- fitting the model to the data -------------------------------------------------------------------------
-
-
-def _fit_model(
-    config: FinetuneConfig, model_spec: str, loaded: LoadedModel, size: tuple[int, int], method: str
-) -> tuple[LoadedModel, Resolution | None]:
-    """Bring the model to ``size``; random weights are drawn at that size, there is nothing to resample."""
-    if config.weights != "none":
-        return loaded, change_resolution(loaded.model, size, method=method, name=loaded.name)
-    if size != geometry_of(loaded.model, name=loaded.name).image_size:
-        loaded = load_model(model_spec, weights="none", image_size=size, seed=config.seed)
-    return loaded, None
-
-
-def _fit_head(loaded: LoadedModel, class_names: tuple[str, ...], recipe: Recipe, *, seed: int) -> str:
-    """Give the model a head for ``class_names`` unless it has one; return what was done and why."""
-    if loaded.class_names == class_names and loaded.name != DEMO:
-        return f"kept: its {len(class_names)} classes are these"
-    replace_head(loaded.model, len(class_names), method=recipe.head, seed=seed)
-    why = "random weights" if loaded.report is None else "the pretrained classes are others"
-    return f"new, {recipe.head} initialisation, {len(class_names)} outputs: {why}"
-
-
-def _fit_preprocessing(own: Preprocessing, size: tuple[int, int], recipe: Recipe) -> Preprocessing:
-    crop = {"crop_pct": 1.0, "crop_mode": "squash"} if recipe.evaluation_crop == "squash" else {}
-    return Preprocessing(**{**asdict(own), "image_size": size, **crop})
-
-
 # --- validating --------------------------------------------------------------------------------------------
 
 
@@ -302,17 +259,13 @@ def _validate(plan: Plan, conversation: Conversation, step: int) -> tuple[Score,
     job = plan.job
     if job.val is None:
         return Score(step, None, None), None
-    batches = evaluation_batches(
+    logits = split_logits(
+        job.model,
         job.val,
-        EvaluationTransform(job.preprocessing),
+        job.preprocessing,
         batch_size=max(MIN_EVALUATION_BATCH, job.batches.batch_size),
         num_workers=job.num_workers,
-    )
-    logits = predict_logits(
-        job.model,
-        batches,
         device=job.accelerator.device,
-        num_images=len(job.val),
         description="validating",
         conversation=conversation,
     )

@@ -28,6 +28,7 @@ def pack(run: Path, folder: Path = DEMO_FOLDER) -> None:
             preprocessing=classifier.preprocessing,
             base_model="none",
             base_licence=None,
+            licence="mit",
             dtype=torch.float16,
         )
         for path in (partial / "weights").iterdir():

@@ -1,0 +1,67 @@
+"""Fit a loaded model to the task: its resolution, its head, its preprocessing.
+
+Letters: H W px.
+"""
+
+from dataclasses import replace
+
+from vitctl.models.build import DEMO, LoadedModel, load_model, preprocessing_of, replace_head
+from vitctl.models.geometry import Resolution, change_resolution, geometry_of
+from vitctl.primitives.preprocessing import Preprocessing
+
+
+def fit_resolution(
+    loaded: LoadedModel, image_size: tuple[int, int], *, spec: str, method: str, seed: int
+) -> tuple[LoadedModel, Resolution | None]:
+    """Return the model at ``image_size``, and what that did to it.
+
+    Pretrained weights are changed in place; see ``change_resolution``. Random weights are drawn anew at the
+    size instead, as there is nothing to resample; then there is no ``Resolution`` to report.
+
+    Args:
+        loaded: A model at the size it was pretrained at.
+        image_size: (H, W) px wanted.
+        spec: What ``loaded`` was loaded by, to build random weights again.
+        method: Interpolation of the position embeddings.
+        seed: For random weights.
+
+    Raises:
+        SettingError: The model cannot take the size.
+        ModelError: Its size cannot change.
+    """
+    if loaded.report is not None:
+        return loaded, change_resolution(loaded.model, image_size, method=method, name=loaded.name)
+    if image_size != geometry_of(loaded.model, name=loaded.name).image_size:
+        loaded = load_model(spec, weights="none", image_size=image_size, seed=seed)
+    return loaded, None
+
+
+def fit_head(loaded: LoadedModel, class_names: tuple[str, ...], *, method: str, seed: int) -> str:
+    """Give the model a head for ``class_names`` unless it has one; return what was done, a colon, and why.
+
+    A run or timm folder whose classes are these keeps its head. The demo model's never is: its classes are
+    numbers that stand for clothes.
+
+    Args:
+        loaded: The model; changed in place.
+        class_names: Outputs wanted, in order.
+        method: ``zero`` or ``random``; see ``replace_head``.
+        seed: For ``random``.
+    """
+    if loaded.class_names == class_names and loaded.name != DEMO:
+        return f"kept: its {len(class_names)} classes are these"
+    replace_head(loaded.model, len(class_names), method=method, seed=seed)
+    why = "random weights" if loaded.report is None else "the pretrained classes are others"
+    return f"new, {method} initialisation, {len(class_names)} outputs: {why}"
+
+
+def fit_preprocessing(loaded: LoadedModel, image_size: tuple[int, int], *, crop: str) -> Preprocessing:
+    """Return the model's own preprocessing at ``image_size``.
+
+    Args:
+        loaded: The model.
+        image_size: (H, W) px.
+        crop: ``model`` keeps its crop; ``squash`` resizes to the size without regard to the aspect ratio.
+    """
+    own = replace(preprocessing_of(loaded.model), image_size=image_size)
+    return replace(own, crop_pct=1.0, crop_mode="squash") if crop == "squash" else own
