@@ -14,6 +14,8 @@ from vitctl.errors import SettingError, check_choice, did_you_mean
 
 BAD_IMAGE = ("fail", "skip")
 INTERPOLATIONS = ("paper", "bicubic", "bicubic-aa")
+SPLITS = ("val", "test", "train", "all")
+MAX_LR = 1000.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -99,6 +101,10 @@ class FinetuneConfig:
         _check_at_least(self, 1, "steps", "batch_size", "num_threads")
         _check_at_least(self, 0, "seed", "num_workers")
         _check_positive(self, "epochs", "lr")
+        if self.seed >= 2**63:
+            raise SettingError(f"--seed is {self.seed}; expected less than 2^63.")
+        if self.lr is not None and self.lr > MAX_LR:
+            raise SettingError(f"--lr is {self.lr:g}; expected at most {MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +136,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _check_model_choice(self.run, self.model, self.weights)
+        if self.split is not None:
+            check_choice(self.split, SPLITS, what="--split")
         check_choice(self.on_bad_image, BAD_IMAGE, what="--on-bad-image")
         check_choice(self.device, DEVICES, what="--device")
         _check_at_least(self, 1, "batch_size", "num_threads")
@@ -220,17 +228,24 @@ def _check_type(key: str, value: Any, kind: str, path: Path) -> None:
         raise SettingError(f"{key} in --config {path} is {value!r}; expected {' or '.join(kinds)}.")
 
 
+# what a file says of these was decided for another value of the option, or is contradicted by it
+_FORGOTTEN = {
+    "steps": ("epochs",),
+    "epochs": ("steps",),
+    "val": ("val_fraction",),
+    "val_fraction": ("val",),
+    "data": ("val", "flip"),
+    "model": ("weights", "image_size"),
+    "recipe": ("recipe_settings", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp"),
+}
+
+
 def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     """Return ``base`` with the values ``given`` on the command line, which come first.
 
-    Where a given value contradicts one of the file (``--epochs`` against its ``steps``, ``--val`` against
-    its ``val_fraction``), the file's is dropped.
+    What the file decided for another recipe, data or model than the one given is decided anew, and so is
+    what a given value contradicts (``--epochs`` against the file's ``steps``).
     """
-    changes = dict(given)
-    for one, other in (("steps", "epochs"), ("val", "val_fraction")):
-        for key, rival in ((one, other), (other, one)):
-            if changes.get(key) is not None and rival not in given:
-                changes[rival] = None
-    if given.get("recipe") is not None:
-        changes["recipe_settings"] = None
-    return replace(base, **changes)
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(FinetuneConfig)}
+    forgotten = {key for option in given for key in _FORGOTTEN.get(option, ())}
+    return replace(base, **{key: defaults[key] for key in forgotten - set(given)}, **given)

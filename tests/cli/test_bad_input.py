@@ -110,6 +110,12 @@ FINETUNE: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = 
     "out not empty": (no_damage, "--data {data} --out {data}", 2, ("not empty", "--overwrite", "another")),
     "overwrite no run": (no_damage, "--data {data} --out {data} --overwrite", 2, ("no run of vitctl",)),
     "out unwritable": (no_damage, "--data {data} --out /proc/vitctl", 2, ("/proc/vitctl", "another folder")),
+    "out inside the data": (no_damage, "--data {data} --out {data}/run", 2, ("inside the data", "elsewhere")),
+    "data not given but named": (no_damage, "--data= --model demo", 3, ("expected",)),
+    "path too long": (no_damage, "--data " + "a" * 300, 3, ("File name too long",)),
+    "out too long": (no_damage, "--data {data} --out " + "a" * 300, 2, ("File name too long", "another folder")),
+    "absurd rate": (no_damage, "--data {data} --lr 1e30", 2, ("--lr is 1e+30", "at most 1000")),
+    "seed too large": (no_damage, "--data {data} --seed 18446744073709551616", 2, ("2^63",)),
     "device missing": (no_damage, "--data {data} --device mps", 5, ("mps", "not available")),
 }
 

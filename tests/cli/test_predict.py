@@ -47,6 +47,14 @@ def test_unreadable_file__named_the_rest_is_done_exit_3(run_cli, finished_run: P
     assert "gone.jpg" in result.stderr
 
 
+def test_empty_folder__named_the_rest_is_done(run_cli, finished_run: Path, photos: Path) -> None:
+    Path("empty").mkdir()
+    result = run_cli("predict", finished_run, "empty", photos, "--json")
+    assert result.exit_code == 3
+    assert len(result.json["predictions"]) == 3
+    assert result.json["skipped"] == [{"image": "empty", "reason": "a folder that holds no image"}]
+
+
 def test_batch_size_changes_nothing(run_cli, finished_run: Path, photos: Path) -> None:
     def shares(size: int) -> list[float]:
         document = run_cli("predict", finished_run, photos, "--batch-size", size, "--json").json
@@ -76,7 +84,7 @@ def test_agrees_with_evaluate(run_cli, finished_run: Path) -> None:
     ("args", "exit_code", "words"),
     [
         (("RUN",), 2, "No image is given"),
-        (("RUN", "empty"), 3, "holds no image"),
+        (("RUN", "empty"), 3, "1 of 1 images could not be read"),
         (("nowhere", "x.png"), 4, "neither a folder nor a model"),
         (("RUN", "x.png", "--top-k", "0"), 2, "--top-k is 0"),
         (("RUN", "x.png", "--json", "--csv"), 2, "one of them"),

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
-from vitctl.errors import DataError
 from vitctl.primitives.preprocessing import Preprocessing
 
 TRANSFORM = EvaluationTransform(Preprocessing((4, 4), "bicubic", 1.0, "center", (0.0,) * 3, (1.0,) * 3))
@@ -33,10 +31,16 @@ def test_list_images__a_file_is_itself_whether_or_not_it_is_there(tmp_path: Path
     assert list_images("missing.png") == ["missing.png"]
 
 
-def test_list_images__a_folder_without_images_is_an_error(tmp_path: Path) -> None:
+def test_list_images__hidden_files_and_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"holds no image; expected files ending in .*\.png"):
-        list_images(str(tmp_path))
+    (tmp_path / "._1.png").write_bytes(b"")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "1.png").write_bytes(b"")
+    assert list_images(str(tmp_path)) == []
+
+
+def test_list_images__a_path_that_the_system_refuses_is_left_to_the_reader() -> None:
+    assert list_images("a" * 300) == ["a" * 300]
 
 
 def test_read_batches_keeps_the_order_and_the_reasons(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vitctl.data.source import Split
 from vitctl.data.sources import open_source
+from vitctl.data.training_data import open_training_sources
 from vitctl.errors import DataError
 
 Write = Callable[..., Path]
@@ -139,7 +140,7 @@ def test_hidden_folders_are_ignored(tmp_path: Path, write_classes: Write) -> Non
 def test_an_empty_class_folder_is_an_error_in_training(tmp_path: Path, write_classes: Write, below: str) -> None:
     write_classes(tmp_path / below, cat=1, dog=0, cow=0)
     with pytest.raises(DataError, match="has class folders without an image: cow, dog; expected image files"):
-        open_source(str(tmp_path))
+        open_training_sources(str(tmp_path), val=None, val_fraction=None)
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "test"])
@@ -178,17 +179,17 @@ def test_loose_images_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     for name in ("1.png", "2.JPG"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(DataError, match=r"holds 2 image\(s\) but no class folders.*Move the images of each class"):
-        open_source(str(tmp_path))
+        open_source(str(tmp_path)).training_split()
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty; expected one folder of images per class"):
-        open_source(str(tmp_path))
+        open_source(str(tmp_path)).training_split()
 
 
 def test_class_folders_without_any_image_are_an_error(tmp_path: Path, write_classes: Write) -> None:
     with pytest.raises(DataError, match=r"has 2 sub-folder\(s\) but no image in them"):
-        open_source(str(write_classes(tmp_path, cat=0, dog=0)))
+        open_source(str(write_classes(tmp_path, cat=0, dog=0))).training_split()
 
 
 def test_the_spec_has_the_absolute_path(tmp_path: Path, write_classes: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +228,29 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, write_classes:
 def test_unknown_home__said_like_any_missing_folder() -> None:
     with pytest.raises(DataError, match="There is nothing at"):
         open_source("~nosuchuser/images")
+
+
+def test_an_empty_class_folder_is_no_error_in_given_validation(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "images", cat=2, dog=2)
+    write_classes(tmp_path / "held out", cat=0, dog=1, first=5)
+    sources = open_training_sources(str(tmp_path / "images"), val=str(tmp_path / "held out"), val_fraction=None)
+    assert sources.val is not None
+    assert sources.val.counts().tolist() == [0, 1]
+
+
+def test_training_never_opens_the_test_split(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "train", cat=2, dog=2)
+    (tmp_path / "test").mkdir()  # empty: an error for whoever asks for it
+    open_training_sources(str(tmp_path), val=None, val_fraction=None)
+    with pytest.raises(DataError, match="is empty"):
+        open_source(str(tmp_path)).split("test")
+
+
+def test_class_folders_may_begin_with_underscores(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path, a=1, __other=1, __MACOSX=1)
+    assert open_source(str(tmp_path)).split("all").class_names == ("__other", "a")
+
+
+def test_a_path_that_the_system_refuses__one_sentence() -> None:
+    with pytest.raises(DataError, match="cannot be read: File name too long"):
+        open_source("a" * 300)

@@ -146,14 +146,14 @@ def test_images_without_labels_are_an_error_that_names_the_file_expected(tmp_pat
     _write(tmp_path / "train-images-idx3-ubyte", _images(2))
     _write(tmp_path / "t10k-labels-idx1-ubyte", _labels(1, 2))  # of another set
     with pytest.raises(DataError, match="train-images-idx3-ubyte has no labels beside it.*train-labels-idx1-ubyte"):
-        open_source(str(tmp_path))
+        open_source(str(tmp_path)).training_split()
 
 
 def test_more_images_than_labels_is_an_error(tmp_path: Path) -> None:
     _write(tmp_path / "train-images-idx3-ubyte", _images(3))
     _write(tmp_path / "train-labels-idx1-ubyte", _labels(1, 2))
     with pytest.raises(DataError, match="holds 3 images but train-labels-idx1-ubyte holds 2 labels"):
-        open_source(str(tmp_path))
+        open_source(str(tmp_path)).training_split()
 
 
 def test_two_training_sets_in_a_folder_are_an_error(tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ def test_images_that_are_not_8_bit_pictures_are_an_error(tmp_path: Path, images:
     _write(tmp_path / "train-images-idx3-ubyte", images)
     _write(tmp_path / "train-labels-idx1-ubyte", _labels(1, 2))
     with pytest.raises(DataError, match="expected 8-bit greyscale"):
-        open_source(str(tmp_path))
+        open_source(str(tmp_path)).training_split()
 
 
 def test_no_images_at_all_is_an_error(tmp_path: Path) -> None:
     _write(tmp_path / "train-images-idx3-ubyte", _images(0))
     _write(tmp_path / "train-labels-idx1-ubyte", _labels())
     with pytest.raises(DataError, match="holds no images"):
-        open_source(str(tmp_path))
+        open_source(str(tmp_path)).training_split()
 
 
 def test_a_folder_is_recognised_by_its_images_file(tmp_path: Path) -> None:
@@ -201,3 +201,12 @@ def test_test_files_alone_are_no_training_images(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(DataError, match="no training images, only the split test"):
         open_source(str(folder)).training_split()
+
+
+def test_training_never_opens_the_test_files(tmp_path: Path) -> None:
+    folder = _mnist_like(tmp_path / "raw")
+    for path in folder.glob("t10k-images*"):
+        path.write_bytes(path.read_bytes()[:20])
+    assert len(open_source(str(folder)).training_split())
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(str(folder)).split("test")

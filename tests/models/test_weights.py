@@ -464,3 +464,18 @@ def test_entry_that_is_no_tensor__is_refused(tmp_path: Path) -> None:
     state = small_vit(seed=1).state_dict() | {"norm.bias": 3}  # AttributeError: no shape
     with pytest.raises(ModelError, match="norm.bias"):
         load_weights_file(small_vit(), write_pth(tmp_path / "w.pth", state), name="small")
+
+
+def test_npz__what_the_reader_leaves_out_is_missing_not_loaded() -> None:
+    """Google's layout has no LayerScale: with it the model would be loaded and dead."""
+    with pytest.raises(ModelError, match=r"lacks 4 of the \d+ tensors of scaled: blocks\.0\.ls1\.gamma"):
+        load_weights_file(golden_vit(init_values=1e-5), GOLDEN / "tok_vit_jax.npz", name="scaled")
+
+
+def test_npz__entries_without_a_place_are_told(tmp_path: Path) -> None:
+    def add(entries: dict[str, np.ndarray]) -> None:
+        entries["MAPHead_0/probe"] = np.zeros((1, 1, 32), np.float32)
+        entries["opt/step"] = np.zeros(1, np.float32)
+
+    report = load_weights_file(golden_vit(), changed_npz(tmp_path / "w.npz", add), name="golden")
+    assert set(report.unexpected) == {"MAPHead_0/probe", "opt/step"}

@@ -48,7 +48,7 @@ def test_recipe__copy_in_a_file_is_the_same(name: str, tmp_path: Path) -> None:
 
 def test_recipe__name_of_the_package_comes_before_a_file() -> None:
     Path("demo").write_text("not TOML [")  # in this test's own working folder
-    assert load_recipe("demo").name == "adamw"
+    assert load_recipe("demo").optimizer == "adamw"
 
 
 def test_recipe__unknown_name_gives_near_matches_and_the_list() -> None:

@@ -37,6 +37,8 @@ HOMES = {
     "accelerate": {"training"},
     "matplotlib": {"reporting"},
     "safetensors": {"models"},
+    "huggingface_hub": {"models"},
+    "datasets": {"data"},
     "timm": {"models", "data", "training"},
     "torchvision": {"data"},
     "PIL": {"data"},

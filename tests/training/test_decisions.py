@@ -25,7 +25,7 @@ def sizes(height: int, width: int) -> np.ndarray:
 
 def test_batch_size__a_given_one_is_used_as_it_is() -> None:
     decision = decide_batch_size(7, recipe_with(batch_size=128), 10, recipe_name="r")
-    assert decision == (7, "asked for")
+    assert decision == (7, "given")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_batch_size__fixed_rule_ignores_the_number_of_images() -> None:
 
 
 def test_length__given_steps_are_whole_batches() -> None:
-    assert decide_num_images_seen(5, None, recipe_with(), 100, 32, recipe_name="r") == (160, "asked for")
+    assert decide_num_images_seen(5, None, recipe_with(), 100, 32, recipe_name="r") == (160, "given")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_length__fixed_steps() -> None:
 
 def test_lr__a_given_one_is_never_rescaled() -> None:
     recipe = recipe_with(lr=1e-4, lr_at_batch=128, lr_scaling="linear")
-    assert decide_lr(3e-3, recipe, 8, recipe_name="r") == (3e-3, "asked for, used as it is")
+    assert decide_lr(3e-3, recipe, 8, recipe_name="r") == (3e-3, "given, used as it is")
 
 
 @pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("sqrt", 0.5), ("linear", 0.25)])

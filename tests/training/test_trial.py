@@ -30,6 +30,7 @@ def make_job(model_folder: Path, images: Path, *, batch_size: int = 8, num_steps
         flip=False,
         num_workers=0,
         accelerator=Accelerator(cpu=True),
+        precision="fp32",
     )
 
 
@@ -74,7 +75,7 @@ def test_memory__activations_grow_with_the_batch(tiny_model_folder: Path, image_
 
 def test_memory__sgd_keeps_one_moment_less_than_adamw(tiny_model_folder: Path, image_folder: Path) -> None:
     adamw = measure_cost(make_job(tiny_model_folder, image_folder))
-    sgd = measure_cost(make_job(tiny_model_folder, image_folder, name="sgd"))
+    sgd = measure_cost(make_job(tiny_model_folder, image_folder, optimizer="sgd"))
     assert adamw.memory_bytes - sgd.memory_bytes == 4 * adamw.num_parameters
 
 

@@ -105,6 +105,7 @@ def test_no_validation_images__said_and_null(run: Run) -> None:
     assert summary["num_val"] == 0
     assert summary["best"] == summary["last"] == {"step": 5, "top1": None, "loss": None}
     assert not Path("out/validation.json").exists()
+    assert "val_loss" not in Path("out/metrics.jsonl").read_text()
 
 
 def test_enough_validation_images__best_is_the_lowest_loss(run: Run) -> None:
@@ -122,11 +123,45 @@ def test_rectangle_and_equal_tokens(run: Run) -> None:
     assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [2, 8])
 
 
-def test_diverging__stops_with_a_sentence_and_leaves_nothing(run: Run) -> None:
-    settings = finetune.load_recipe("vit-paper").as_settings() | {"clip_norm": 0.0, "validations": 1}
-    with pytest.raises(SettingError, match=r"The loss became (nan|inf) at step \d+ .*--lr"):
-        run(recipe_settings=settings, lr=1e30, steps=20, val_fraction=0)
+@pytest.mark.parametrize(("steps", "val_fraction"), [(20, 0), (1, 0.2), (1, 0)])
+def test_diverging__stops_with_a_sentence_and_leaves_nothing(run: Run, steps: int, val_fraction: float) -> None:
+    """Also when it is the last step that spoils the weights: the loss of a step is from before it."""
+    settings = finetune.load_recipe("vit-paper").as_settings() | {"clip_norm": 0.0, "validations": 1, "head": "random"}
+    settings |= {"weight_decay": 1e37, "warmup_fraction": 0.0}
+    with pytest.raises(SettingError, match=r"The (loss|validation loss|weights) became (nan|inf) at step \d+ .*--lr"):
+        run(recipe_settings=settings, lr=1000.0, steps=steps, val_fraction=val_fraction)
     assert not Path("out").exists()
+
+
+def test_other_recipe_than_the_files__nothing_of_the_old_one_stays(run: Run) -> None:
+    run(out="a", lr=0.123, flip=True, pos_embed_interp="bicubic")
+    merged = merge(config_from_file(Path("a/config.json")), {"recipe": "vit-paper", "steps": 7})
+    assert (merged.lr, merged.batch_size, merged.flip, merged.recipe_settings) == (None, None, None, None)
+    assert merged.pos_embed_interp is None
+    assert merged.steps == 7
+    assert merged.image_size == "24"
+
+
+def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only training may run in bf16: with it, the scores of a run are still those of fp32."""
+    from vitctl.config import EvaluateConfig
+    from vitctl.workflows import evaluate
+
+    plain = run(out="fp32", steps=1)
+    monkeypatch.setattr(finetune, "choose_precision", lambda device: "bf16")
+    mixed = run(out="bf16", steps=1)
+    assert mixed["weights_sha256"] != plain["weights_sha256"]
+    report = evaluate.run(EvaluateConfig(run="bf16"), Conversation())
+    assert report["nll"] == pytest.approx(mixed["best"]["loss"], abs=1e-6)
+
+
+def test_file_name_that_is_not_utf8__trains_and_evaluates(image_folder: Path, run: Run, run_cli) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (image_folder / "red" / "0.png").rename(image_folder / "red" / name)
+    run(val_fraction=0.9)  # so that it is a validation image
+    result = run_cli("evaluate", "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert b"caf\xe9.png" in Path("out/evaluate-val/predictions.csv").read_bytes()
 
 
 class StopAfter(Conversation):

@@ -1,5 +1,6 @@
 """The ``vitctl`` command: its sub-commands, and the boundary where errors become one sentence."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitctl import __version__
+from vitctl.cli.output import printable
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import VitctlError
 
@@ -22,13 +24,14 @@ class _ErrorBoundary(TyperGroup):
             _say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say("error: interrupted; nothing was written.")
+            _say("error: interrupted.")
             raise typer.Exit(130) from error
 
 
 def _say(text: str) -> None:
-    if is_first_process():
-        typer.echo(text, err=True)
+    """Say ``text`` on stderr; a process of a distributed run that is not the first says which it is."""
+    prefix = "" if is_first_process() else f"[process {os.environ.get('RANK')}] "
+    typer.echo(printable(prefix + text), err=True)
 
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ NumThreadsOption = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="CPU threads of torch; recorded, as the last bits of a result depend on it.",
+        help="CPU threads of torch; the last bits of a result depend on it.",
         show_default=False,
     ),
 ]

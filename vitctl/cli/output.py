@@ -1,15 +1,21 @@
 """Results on stdout: one JSON document, or a few aligned lines."""
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 
+from vitctl.primitives.files import json_text
+
 
 def print_json(document: Any) -> None:
     """Print one JSON document; NaN and infinities are a bug and raise ValueError."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(json_text(document), nl=False)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with the bytes of a file name that are not UTF-8 replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
@@ -17,11 +23,12 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     rows = list(pairs)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        typer.echo(f"{name:<{width}}  {value}")
+        typer.echo(printable(f"{name:<{width}}  {value}"))
 
 
 def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table: left-aligned columns, two spaces apart, no trailing blanks."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        typer.echo(printable(line.rstrip()))

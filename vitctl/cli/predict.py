@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vitctl.cli.options import ClassifierModelOption, ClassifierWeightsOption, DeviceOption, JsonOption
-from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.output import print_columns, print_json, printable
 from vitctl.cli.screen import Screen
 from vitctl.config import PredictConfig
 from vitctl.errors import DataError, SettingError
@@ -80,4 +80,4 @@ def _print_csv(predictions: list[dict[str, Any]]) -> None:
     writer.writerow(["image", "rank", "class", "probability"])
     for entry in predictions:
         for rank, top in enumerate(entry["top"], start=1):
-            writer.writerow([entry["image"], rank, top["class"], f"{top['probability']:.6f}"])
+            writer.writerow([printable(entry["image"]), rank, top["class"], f"{top['probability']:.6f}"])

@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
-from vitctl.data.images import EXTENSIONS, read_rgb, reason_of
+from vitctl.data.images import EXTENSIONS, is_hidden, read_rgb, reason_of
 from vitctl.data.transforms import EvaluationTransform
-from vitctl.errors import DataError
 from vitctl.primitives.files import user_path
 from vitctl.primitives.natural_order import natural_key
 
@@ -15,16 +14,16 @@ from vitctl.primitives.natural_order import natural_key
 def list_images(given: str) -> list[str]:
     """Return ``given`` itself, or the image files in and below it, in natural order, where it is a folder.
 
-    Raises:
-        DataError: The folder holds no image.
+    Hidden files and folders in it are left alone.
     """
     folder = user_path(given)
-    if not folder.is_dir():
-        return [given]
-    found = [str(path) for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
-    if not found:
-        raise DataError(f"{given} holds no image; expected files ending in {' '.join(EXTENSIONS)}.")
-    return sorted(found, key=natural_key)
+    try:
+        if not folder.is_dir():
+            return [given]
+    except OSError:
+        return [given]  # reading it will tell what is wrong
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    return sorted((str(path) for path in files if not is_hidden(path, below=folder)), key=natural_key)
 
 
 def read_batches(

@@ -16,6 +16,14 @@ EXTENSIONS = (
 )  # fmt: skip
 
 
+LITTER = ("__MACOSX", "__pycache__")
+
+
+def is_hidden(path: Path, *, below: Path) -> bool:
+    """Return whether a part of ``path`` below ``below`` is hidden or litter (``._1.jpg``, ``__MACOSX``)."""
+    return any(part.startswith(".") or part in LITTER for part in path.relative_to(below).parts)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an 8-bit RGB image of what ``image`` shows.
 

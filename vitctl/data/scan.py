@@ -4,6 +4,7 @@ The scan tells which files cannot be decoded and why, how large the images are, 
 duplicates. It reads, and never writes: a bad file is not repaired, replaced or moved.
 """
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Scan:
         return np.flatnonzero(self.sizes[:, 0] > 0)
 
 
+def num_scan_threads() -> int:
+    """Return how many threads decode: this process's share of the processors."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def scan_images(split: Split, *, num_threads: int, conversation: Conversation) -> Scan:
     """Decode every image of ``split``, in parallel, with progress."""
 
@@ -63,7 +69,9 @@ def scan_images(split: Split, *, num_threads: int, conversation: Conversation) -
     return Scan(np.array(sizes, dtype=np.int64).reshape(-1, 2), hashes, bad)
 
 
-def check_bad_images(split: Split, scan: Scan, *, allow: bool, can_skip: bool = True) -> list[str]:
+def check_bad_images(
+    split: Split, scan: Scan, *, allow: bool, can_skip: bool = True, needs_every_class: bool = True
+) -> list[str]:
     """Return one line per bad image, path and reason.
 
     Args:
@@ -71,6 +79,7 @@ def check_bad_images(split: Split, scan: Scan, *, allow: bool, can_skip: bool = 
         scan: What decoding them showed.
         allow: Whether bad images may be left out.
         can_skip: Whether the user could ask for that; if so the message says how.
+        needs_every_class: Whether a class must keep at least one image.
 
     Raises:
         DataError: There are some and ``allow`` is False, or none is left, or a class has lost all its images.
@@ -88,7 +97,7 @@ def check_bad_images(split: Split, scan: Scan, *, allow: bool, can_skip: bool = 
         raise DataError(f"None of the {len(split)} {split.name} images can be read:\n{shown}")
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))
     lost = [split.class_names[label] for label in np.unique(split.labels) if not left[label]]
-    if lost:
+    if lost and needs_every_class:
         raise DataError(
             f"Without the images that cannot be read, {split.name} has no image of class "
             f"{', '.join(lost)}; repair them:\n{shown}"

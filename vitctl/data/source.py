@@ -9,7 +9,7 @@ and a place in the tuple ``SOURCES`` there. Everything after it (class map, scan
 batches, run folder) knows only the classes below.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -43,6 +43,7 @@ class Split:
         rows: (N,) int64, rows of ``images``.
         labels: (N,) int64, positions in ``class_names``.
         class_names: Names of the classes, in natural order (2 before 10).
+        empty_classes: Class folders without an image; no class of the split, but worth a word in training.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Split:
     rows: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    empty_classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,6 +78,28 @@ class Split:
         return np.bincount(self.labels, minlength=len(self.class_names))
 
 
+class LazySplits(Mapping[str, Split]):
+    """Splits by name, each read when it is first asked for: training never opens the test images."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], Split]]) -> None:
+        self._readers = dict(readers)
+        self._read: dict[str, Split] = {}
+
+    def __getitem__(self, name: str) -> Split:
+        if name not in self._read:
+            self._read[name] = self._readers[name]()
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._readers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
 @dataclass(frozen=True)
 class Source:
     """What a data spec stands for.
@@ -91,7 +115,7 @@ class Source:
 
     spec: str
     description: str
-    splits: dict[str, Split]
+    splits: Mapping[str, Split]
     is_flippable: bool = True
     is_in_memory: bool = False
     notes: tuple[str, ...] = field(default=())

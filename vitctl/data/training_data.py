@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.images import EXTENSIONS
 from vitctl.data.scan import check_bad_images, scan_images
 from vitctl.data.source import Source, Split, align_classes
 from vitctl.data.sources import open_source
@@ -35,6 +36,96 @@ class TrainingData:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TrainingSources:
+    """Images to train and validate on, listed but not looked at.
+
+    Attributes:
+        source: The training images' source.
+        train: All its training images; the class map is the run's.
+        val: Validation images that were given, or None where some are to be held out.
+        val_spec: Spec of the validation images' source.
+        val_reason: Where given validation images come from.
+    """
+
+    source: Source
+    train: Split
+    val: Split | None
+    val_spec: str
+    val_reason: str
+
+
+def open_training_sources(data: str, *, val: str | None, val_fraction: float | None) -> TrainingSources:
+    """List the images of a run and match their classes; decodes nothing. The test split is not touched.
+
+    Args:
+        data: Spec of the training images.
+        val: Spec of the validation images: a source with a split ``val``, or one without splits.
+        val_fraction: Share of the training images to hold out, 0-1; None takes the source's own split.
+
+    Raises:
+        DataError: A spec stands for nothing, a class folder is empty, class names differ.
+    """
+    source = open_source(data)
+    everything = source.training_split()
+    if everything.empty_classes:
+        raise DataError(
+            f"{source.spec} has class folders without an image: {', '.join(everything.empty_classes[:10])}; expected "
+            f"image files ({' '.join(EXTENSIONS)}). Fill or remove them."
+        )
+    given, val_spec, val_reason = _given_validation(source, val, val_fraction)
+    if given is not None:
+        given = align_classes(given, everything.class_names, where=f"the validation split of {val_spec}")
+    train = everything.select(range(len(everything)), name="train")
+    return TrainingSources(source, train, given, val_spec, val_reason)
+
+
+def check_training_data(
+    sources: TrainingSources,
+    *,
+    val_fraction: float | None,
+    seed: int,
+    skip_bad: bool,
+    num_threads: int,
+    conversation: Conversation,
+) -> TrainingData:
+    """Decode every image once, leave out bad ones if that is wanted, and hold out validation images.
+
+    Args:
+        sources: What ``open_training_sources`` found.
+        val_fraction: Share of the training images to hold out, 0-1; 0 holds out none.
+        seed: Of the drawn split.
+        skip_bad: Leave out training images that do not decode, instead of failing.
+        num_threads: Threads that decode.
+        conversation: Shows progress.
+
+    Raises:
+        DataError: Images do not decode.
+    """
+    everything, given = sources.train, sources.val
+    scan = scan_images(everything, num_threads=num_threads, conversation=conversation)
+    skipped = tuple(check_bad_images(everything, scan, allow=skip_bad))
+    usable, sizes = everything.select(scan.good), scan.sizes[scan.good]
+
+    def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:
+        return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped)
+
+    if given is not None:
+        seen = scan_images(given, num_threads=num_threads, conversation=conversation)
+        check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
+        return _result(usable, given, sizes, sources.val_reason)
+    hashes = [scan.pixel_hashes[position] for position in scan.good]
+    wanted = default_num_validation(len(usable)) if val_fraction is None else round(val_fraction * len(usable))
+    train, held_out = draw_validation(usable.labels, hashes, num_validation=wanted, seed=seed)
+    if not len(held_out):
+        why = "--val-fraction 0" if val_fraction == 0 else f"{len(usable)} images are too few to spare any"
+        return _result(usable, None, sizes, f"none: {why}")
+    num_duplicates = len(usable) - len(set(hashes))
+    kept = f"; {num_duplicates} exact duplicates kept on one side" if num_duplicates else ""
+    reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
+    return _result(usable.select(train), usable.select(held_out, name="val"), sizes[train], reason)
+
+
 def prepare_training_data(
     data: str,
     *,
@@ -45,53 +136,14 @@ def prepare_training_data(
     num_threads: int,
     conversation: Conversation,
 ) -> TrainingData:
-    """Open, check and split the images of a run. The source's test split is not touched.
-
-    Args:
-        data: Spec of the training images.
-        val: Spec of the validation images; its split val, else test is *not* taken, else all.
-        val_fraction: Share of the training images to hold out, 0-1; 0 holds out none.
-        seed: Of the drawn split.
-        skip_bad: Leave out training images that do not decode, instead of failing.
-        num_threads: Threads that decode.
-        conversation: Shows progress.
-
-    Raises:
-        DataError: A spec stands for nothing, images do not decode, class names differ.
-    """
-    source = open_source(data)
-    everything = source.training_split()
-    everything = everything.select(range(len(everything)), name="train")
-    given, val_spec, val_reason = _given_validation(source, val, val_fraction)
-    if given is not None:
-        given = align_classes(given, everything.class_names, where=f"the validation split of {val_spec}")
-    scan = scan_images(everything, num_threads=num_threads, conversation=conversation)
-    skipped = check_bad_images(everything, scan, allow=skip_bad)
-    good = scan.good
-    usable, sizes = everything.select(good), scan.sizes[good]
-    if given is not None:
-        seen = scan_images(given, num_threads=num_threads, conversation=conversation)
-        check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
-        return TrainingData(source, usable, given, sizes, val_spec, val_reason, tuple(skipped))
-    hashes = [scan.pixel_hashes[position] for position in good]
-    wanted = default_num_validation(len(usable)) if val_fraction is None else round(val_fraction * len(usable))
-    train, held_out = draw_validation(usable.labels, hashes, num_validation=wanted, seed=seed)
-    if not len(held_out):
-        reason = (
-            "none: --val-fraction 0" if val_fraction == 0 else f"none: {len(usable)} images are too few to spare any"
-        )
-        return TrainingData(source, usable, None, sizes, val_spec, reason, tuple(skipped))
-    num_duplicates = len(usable) - len(set(hashes))
-    kept = f"; {num_duplicates} exact duplicates kept on one side" if num_duplicates else ""
-    reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
-    return TrainingData(
-        source,
-        usable.select(train),
-        usable.select(held_out, name="val"),
-        sizes[train],
-        val_spec,
-        reason,
-        tuple(skipped),
+    """Open, check and split the images of a run: both steps above, with their arguments and errors."""
+    return check_training_data(
+        open_training_sources(data, val=val, val_fraction=val_fraction),
+        val_fraction=val_fraction,
+        seed=seed,
+        skip_bad=skip_bad,
+        num_threads=num_threads,
+        conversation=conversation,
     )
 
 

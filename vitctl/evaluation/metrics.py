@@ -36,8 +36,9 @@ def mean_nll(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: (N,) int64.
     """
     values = logits.astype(np.float64)
-    top = values.max(axis=1)
-    log_total = top + np.log(np.exp(values - top[:, None]).sum(axis=1))
+    with np.errstate(invalid="ignore", over="ignore"):  # logits that are not finite give a result that is not
+        top = values.max(axis=1)
+        log_total = top + np.log(np.exp(values - top[:, None]).sum(axis=1))
     return float(np.mean(log_total - values[np.arange(len(labels)), labels]))
 
 

@@ -19,7 +19,7 @@ from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.geometry import geometry_of
 from vitctl.models.hub import hub_access
 from vitctl.models.weights import LoadReport, load_weights_file
-from vitctl.primitives.files import user_path
+from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 
@@ -78,7 +78,7 @@ def check_model_name(name: str) -> None:
     """
     if name.startswith("hf-hub:"):
         return
-    if user_path(name).exists():
+    if path_exists(name):
         raise ModelError(
             f"{name} holds no model; expected a run folder, or a folder with timm's config.json and model.safetensors."
         )
@@ -136,8 +136,15 @@ def load_model(
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
     try:
-        model: nn.Module = timm.create_model(address, pretrained=False, **kwargs)
+        with hub_access() if address.startswith("hf-hub:") else nullcontext(True) as is_reachable:
+            model: nn.Module = timm.create_model(address, pretrained=False, **kwargs)
     except Exception as error:  # the architecture's own code objects to its arguments
+        if not is_reachable:
+            raise ModelError(
+                f"The configuration of {name} is not in the hub's cache and the Hugging Face hub cannot be reached. "
+                "Either run this once where there is a network and bring the cache along ($HF_HOME), or name a timm "
+                "model or folder with --model."
+            ) from error
         raise ModelError(f"{name} cannot be built: {error}") from error
     return model
 

@@ -4,6 +4,7 @@ Letters: H W px, h w patches.
 """
 
 import fnmatch
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,8 @@ def _build_empty(name: str) -> nn.Module:
 
 def _tags(name: str) -> tuple[Tag, ...]:
     if name == DEMO:
-        return (Tag("embedded", "mit"),)
+        config = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
+        return (Tag("embedded", config["pretrained_cfg"].get("license")),)
     full_names = timm.list_pretrained(f"{name}.*")
     return tuple(Tag(full.partition(".")[2], _licence(full)) for full in full_names)
 

@@ -36,8 +36,8 @@ def fit_resolution(
     return loaded, None
 
 
-def fit_head(loaded: LoadedModel, class_names: tuple[str, ...], *, method: str, seed: int) -> str:
-    """Give the model a head for ``class_names`` unless it has one; return what was done, a colon, and why.
+def fit_head(loaded: LoadedModel, class_names: tuple[str, ...], *, method: str, seed: int) -> tuple[str, str]:
+    """Give the model a head for ``class_names`` unless it has one; return what was done, and why.
 
     A run or timm folder whose classes are these keeps its head. The demo model's never is: its classes are
     numbers that stand for clothes.
@@ -49,10 +49,10 @@ def fit_head(loaded: LoadedModel, class_names: tuple[str, ...], *, method: str, 
         seed: For ``random``.
     """
     if loaded.class_names == class_names and loaded.name != DEMO:
-        return f"kept: its {len(class_names)} classes are these"
+        return "kept", f"its {len(class_names)} classes are these"
     replace_head(loaded.model, len(class_names), method=method, seed=seed)
     why = "random weights" if loaded.report is None else "the pretrained classes are others"
-    return f"new, {method} initialisation, {len(class_names)} outputs: {why}"
+    return f"new, {method} initialisation, {len(class_names)} outputs", why
 
 
 def fit_preprocessing(loaded: LoadedModel, image_size: tuple[int, int], *, crop: str) -> Preprocessing:

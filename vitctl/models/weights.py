@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from timm.layers import GELU
 from timm.models import load_state_dict
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models.geometry import geometry_of, num_embedded_prefix_tokens, position_table
+from vitctl.primitives.files import path_exists
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
@@ -63,7 +65,7 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         ModelError: The file is missing, unreadable or of another kind, or does not fit the model beyond
             the head.
     """
-    if not path.is_file():
+    if not path_exists(str(path)) or not path.is_file():
         raise ModelError(f"There is no weights file at {path}; --weights takes pretrained, none, or a file.")
     if path.suffix.lower() not in SUFFIXES:
         raise ModelError(f"{path} is no weights file that vitctl reads; expected one of {' '.join(SUFFIXES)}.")
@@ -194,6 +196,10 @@ def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     head = shapes.get(f"{prefix}head/bias")
     if head is not None and head[-1] != getattr(model, "num_classes", None):
         model.reset_classifier(head[-1])  # type: ignore[operator]
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    with torch.no_grad():  # what timm's reader leaves out stays NaN
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
     with tempfile.TemporaryDirectory() as folder:
         readable = path
         if is_changed:
@@ -203,10 +209,30 @@ def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
             model.load_pretrained(str(readable))  # type: ignore[operator]
         except (KeyError, RuntimeError, ValueError) as error:
             raise ModelError(f"{path} does not fit {name}: {_first_line(error)}.") from error
-    own = list(model.state_dict())
-    missing = tuple(key for key in own if head is None and _is_head(model, key))
-    unexpected = tuple(key for key in shapes if "pre_logits" in key)
-    return LoadReport(str(path), len(own) - len(missing), missing, unexpected, _gelu_notes(model))
+    missing = tuple(key for key, parameter in model.named_parameters() if bool(parameter.isnan().any()))
+    beyond_head = [key for key in missing if not _is_head(model, key)]
+    if beyond_head:
+        raise ModelError(
+            f"{path} lacks {len(beyond_head)} of the {len(before)} tensors of {name}: {_some(beyond_head)}; expected "
+            "all but the head. Google's layout holds plain ViTs only."
+        )
+    with torch.no_grad():
+        for key in missing:
+            model.get_parameter(key).copy_(before[key])
+    unexpected = tuple(key for key in shapes if not _has_place(model, key, prefix))
+    return LoadReport(str(path), len(before) - len(missing), missing, unexpected, _gelu_notes(model))
+
+
+def _has_place(model: nn.Module, key: str, prefix: str) -> bool:
+    """Return whether timm's reader puts the entry ``key`` of Google's layout somewhere in ``model``."""
+    if not key.startswith(prefix):
+        return False
+    part = key.removeprefix(prefix).split("/")[0]
+    if part == "MAPHead_0":
+        return getattr(model, "attn_pool", None) is not None
+    if part.startswith(("conv_root", "gn_root", "block")):
+        return hasattr(model.patch_embed, "backbone")
+    return part in ("embedding", "cls", "pos_embedding", "Transformer", "head")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

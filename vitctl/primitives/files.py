@@ -23,6 +23,14 @@ def user_path(text: str) -> Path:
         return Path(text)
 
 
+def path_exists(text: str) -> bool:
+    """Return whether there is anything at the path a user wrote; False where the system cannot tell."""
+    try:
+        return user_path(text).exists()
+    except OSError:
+        return False
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; rename it to ``path`` if the block succeeds.
@@ -72,7 +80,12 @@ def json_text(document: Any) -> str:
     Raises:
         ValueError: It holds NaN or an infinity, which JSON cannot say.
     """
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, it survives the round trip
+        text = json.dumps(document, indent=2, allow_nan=False)
+    return text + "\n"
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -16,7 +16,8 @@ def learning_rate(step: int, *, num_steps: int, num_warmup_steps: int, peak: flo
         num_steps: Length of the run in optimiser steps, >= 1.
         num_warmup_steps: Steps over which the rate rises in a straight line, 0..num_steps.
         peak: Rate at the end of the warm-up, > 0.
-        final: Rate after the last step, >= 0 (the last step itself uses a rate just above it).
+        final: Rate after the last step, >= 0 (the last step itself uses a rate just above it); one above
+            ``peak`` counts as ``peak``, so that the rate never rises after the warm-up.
 
     Example:
         >>> [round(learning_rate(s, num_steps=4, num_warmup_steps=2, peak=1.0, final=0.0), 3)
@@ -25,5 +26,6 @@ def learning_rate(step: int, *, num_steps: int, num_warmup_steps: int, peak: flo
     """
     if step <= num_warmup_steps:
         return peak * step / num_warmup_steps
+    final = min(final, peak)
     progress = (step - 1 - num_warmup_steps) / max(1, num_steps - num_warmup_steps)
     return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

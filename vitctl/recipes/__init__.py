@@ -16,7 +16,7 @@ from vitctl.errors import SettingError, check_choice, did_you_mean
 FOLDER = Path(__file__).parent
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "name": ("adamw", "sgd"),
+    "optimizer": ("adamw", "sgd"),
     "lr_scaling": ("none", "sqrt", "linear"),
     "batch_rule": ("fixed", "quarter"),
     "steps_rule": ("fixed", "images-seen", "bit-hyperrule"),
@@ -35,8 +35,8 @@ class Recipe:
     """
 
     about: str
-    name: str
-    """Optimiser: adamw or sgd."""
+    optimizer: str
+    """adamw or sgd."""
     betas: tuple[float, float]
     momentum: float
     weight_decay: float
@@ -114,9 +114,12 @@ def recipe_path(name: str) -> Path:
     """
     if name in list_recipes():
         return FOLDER / f"{name}.toml"
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path.absolute()
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path.absolute()
+    except (OSError, RuntimeError) as error:
+        raise SettingError(f"Recipe {name} cannot be read: {error}.") from error
     known = list_recipes()
     raise SettingError(
         f"There is no recipe {name!r}, nor a file of that name.{did_you_mean(name, known)} The recipes are "

@@ -34,7 +34,7 @@ class Decision(NamedTuple, Generic[T]):
 def decide_batch_size(given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str) -> Decision[int]:
     """Return the global batch."""
     if given is not None:
-        return Decision(given, "asked for")
+        return Decision(given, "given")
     if recipe.batch_rule == "fixed":
         return Decision(recipe.batch_size, f"recipe {recipe_name}")
     size = batch_size_for(num_train, largest=recipe.batch_size)
@@ -53,7 +53,7 @@ def decide_num_images_seen(
 ) -> Decision[int]:
     """Return how many images the run shows, repeats counted; steps are that over the batch, rounded up."""
     if steps is not None:
-        return Decision(steps * batch_size, "asked for")
+        return Decision(steps * batch_size, "given")
     if epochs is not None:
         seen = max(1, round(epochs * num_train))
         short = seen % batch_size
@@ -70,7 +70,7 @@ def decide_num_images_seen(
 def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str) -> Decision[float]:
     """Return the peak learning rate; a given one is used as it is."""
     if given is not None:
-        return Decision(given, "asked for, used as it is")
+        return Decision(given, "given, used as it is")
     lr = recipe.peak_lr(batch_size)
     if batch_size == recipe.lr_at_batch or recipe.lr_scaling == "none":
         return Decision(lr, f"recipe {recipe_name}")
@@ -108,7 +108,7 @@ def decide_image_size(
 def decide_interpolation(given: str | None, recipe: Recipe, *, weights: str, recipe_name: str) -> Decision[str]:
     """Return how position embeddings are resampled; ``weights`` is the weights spec."""
     if given is not None:
-        return Decision(given, "asked for")
+        return Decision(given, "given")
     if weights.endswith(".npz"):
         return Decision("paper", "what the authors' code does to .npz weights")
     return Decision(recipe.pos_embed_interp, f"recipe {recipe_name}")
@@ -117,7 +117,7 @@ def decide_interpolation(given: str | None, recipe: Recipe, *, weights: str, rec
 def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recipe_name: str) -> Decision[bool]:
     """Return whether half of the training images are mirrored."""
     if given is not None:
-        return Decision(given, "asked for")
+        return Decision(given, "given")
     if recipe.flip and not is_flippable:
         return Decision(False, "these images show digits or letters")
     return Decision(recipe.flip, f"recipe {recipe_name}")

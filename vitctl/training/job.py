@@ -3,6 +3,7 @@
 Everything is decided before; see ``vitctl.training.decisions`` and the finetune workflow.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from vitctl.primitives.interrupts import StopRequest
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe
 from vitctl.training.decisions import validation_steps
-from vitctl.training.loop import RateSchedule, train_steps
+from vitctl.training.loop import RateSchedule, diverged, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
 from vitctl.training.recorder import Recorder, Score
 
@@ -43,7 +44,8 @@ class Job:
         lr: Peak rate as used.
         flip: Mirror half of the training images.
         num_workers: Processes that read images.
-        accelerator: Device, processes, precision.
+        accelerator: Device and processes.
+        precision: ``fp32`` or ``bf16``.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Job:
     flip: bool
     num_workers: int
     accelerator: Accelerator
+    precision: str
 
     @property
     def selects_best(self) -> bool:
@@ -121,10 +124,16 @@ def train(
     """
     recipe, num_steps = job.recipe, job.batches.num_steps
     groups = parameter_groups(job.model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
-    optimizer = build_optimizer(groups, name=recipe.name, lr=job.lr, betas=recipe.betas, momentum=recipe.momentum)
+    optimizer = build_optimizer(groups, name=recipe.optimizer, lr=job.lr, betas=recipe.betas, momentum=recipe.momentum)
     model, optimizer = job.accelerator.prepare(job.model, optimizer)
     reports = train_steps(
-        model, optimizer, _batches(job), job.schedule, accelerator=job.accelerator, clip_norm=recipe.clip_norm
+        model,
+        optimizer,
+        _batches(job),
+        job.schedule,
+        accelerator=job.accelerator,
+        clip_norm=recipe.clip_norm,
+        precision=job.precision,
     )
     validate_after = set(validation_steps(num_steps, recipe.validations))
     last = best = Score(0, None, None)
@@ -149,7 +158,9 @@ def train(
                 )
             if report.step in validate_after:
                 last, logits = validate(report.step)
-                recorder.validation(last)
+                _check_finite(job, last)
+                if last.loss is not None:
+                    recorder.validation(last)
                 recorder.save(job.model, "last")
                 is_first = best.step == 0
                 if not job.selects_best or is_first or _loss(last) < _loss(best):
@@ -158,6 +169,8 @@ def train(
                         recorder.save(job.model, "best")
     if not job.selects_best:
         recorder.save(job.model, "best")
+    if stop:
+        conversation.line("The run had finished before it could be stopped.")
     return Outcome(last, best, best_logits, num_images / training_s)
 
 
@@ -167,6 +180,14 @@ def _anyone_asks(stop: StopRequest, accelerator: Accelerator) -> bool:
         return bool(stop)
     asked = torch.tensor(float(bool(stop)), device=accelerator.device)
     return bool(accelerator.reduce(asked, reduction="sum") > 0)
+
+
+def _check_finite(job: Job, score: Score) -> None:
+    """Refuse weights that a last, too long step has spoilt; the loss of a step is from before it."""
+    if score.loss is not None and not math.isfinite(score.loss):
+        raise diverged("validation loss", score.loss, step=score.step, peak_lr=job.lr)
+    if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
+        raise diverged("weights", math.nan, step=score.step, peak_lr=job.lr)
 
 
 def _loss(score: Score) -> float:

@@ -64,6 +64,14 @@ class RateSchedule:
         )
 
 
+def diverged(what: str, value: float, *, step: int, peak_lr: float) -> SettingError:
+    """Return the error for a run whose numbers are no longer finite."""
+    return SettingError(
+        f"The {what} became {value} at step {step} (peak learning rate {peak_lr:.3g}); expected a finite number. Try a "
+        f"lower rate, e.g. --lr {peak_lr / 3:.1g}."
+    )
+
+
 def train_steps(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -72,6 +80,7 @@ def train_steps(
     *,
     accelerator: Accelerator,
     clip_norm: float,
+    precision: str = "fp32",
 ) -> Iterator[StepReport]:
     """Train, yielding after each optimiser step.
 
@@ -80,8 +89,9 @@ def train_steps(
         optimizer: Likewise.
         batches: This process's share of each global batch.
         schedule: The learning rate of each step.
-        accelerator: Devices, processes and precision.
+        accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
+        precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
 
     Raises:
         SettingError: The loss is no longer a finite number.
@@ -95,7 +105,7 @@ def train_steps(
         model.train()
         lr = schedule.at(step)
         set_learning_rate(optimizer, lr)
-        with accelerator.autocast():
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)  # (B, C)
         losses = F.cross_entropy(logits.float(), labels, reduction="none")  # (B,)
         share = (losses * weights).sum() / batch.num_global
@@ -107,10 +117,7 @@ def train_steps(
         optimizer.zero_grad(set_to_none=True)
         loss = float(accelerator.reduce(share.detach(), reduction="sum"))
         if not math.isfinite(loss):
-            raise SettingError(
-                f"The loss became {loss} at step {step} (learning rate {lr:.3g}); expected a finite number. Try a "
-                f"lower rate, e.g. --lr {schedule.peak / 3:.1g}."
-            )
+            raise diverged("loss", loss, step=step, peak_lr=schedule.peak)
         now = time.perf_counter()
         yield StepReport(step, loss, lr, batch.num_global, data_s, now - step_start)
         step_start = time.perf_counter()

@@ -4,11 +4,18 @@ import torch
 from accelerate import Accelerator
 
 
-def build_accelerator(device: torch.device) -> Accelerator:
+def build_accelerator(device: torch.device, *, num_threads: int) -> Accelerator:
     """Return Accelerate's view of this process: one of several under torchrun, the only one otherwise.
 
-    bf16 on CUDA devices that compute in it, with weights kept in fp32; fp32 elsewhere. Data loading and
-    checkpoints stay ours: Accelerate's resume from its own loader state is not exact.
+    Mixed precision stays ours (``choose_precision``): Accelerate would put it into the model's own forward,
+    and validation would then compute otherwise than ``vitctl evaluate``. Data loading and checkpoints stay
+    ours too: Accelerate's resume from its own loader state is not exact.
     """
-    use_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if use_bf16 else "no")
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    torch.set_num_threads(num_threads)  # Accelerate sets its own number for several CPU processes
+    return accelerator
+
+
+def choose_precision(device: torch.device) -> str:
+    """Return ``bf16`` for CUDA devices that compute in it (the weights stay fp32), ``fp32`` elsewhere."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

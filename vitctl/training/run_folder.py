@@ -38,6 +38,13 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
         SettingError: It is a file, or not empty (and, with ``overwrite``, not a run folder), or cannot be
             written to.
     """
+    try:
+        _check_out(folder, overwrite=overwrite)
+    except OSError as error:
+        raise SettingError(f"--out {folder} cannot be used: {error.strerror}. Give another folder.") from error
+
+
+def _check_out(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"--out {folder} is a file; expected a folder that does not exist yet.")
     if folder.is_dir() and any(folder.iterdir()):
@@ -51,6 +58,15 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
                 f"--out {folder} is not empty and no run of vitctl; --overwrite replaces runs only. Give another "
                 "folder with --out."
             )
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Check that ``folder`` can be made or written to; changes nothing.
+
+    Raises:
+        SettingError: It cannot.
+    """
     parent = folder
     while not parent.exists():
         parent = parent.parent

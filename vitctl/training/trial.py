@@ -55,7 +55,7 @@ def measure_cost(job: Job) -> Cost:
 
     def one_pass() -> int:
         saved = _SavedBytes()
-        with job.accelerator.autocast(), saved:
+        with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"), saved:
             loss = F.cross_entropy(model(images), labels)
         job.accelerator.backward(loss)
         model.zero_grad(set_to_none=True)
@@ -70,7 +70,7 @@ def measure_cost(job: Job) -> Cost:
     per_process = -(-job.batches.batch_size // job.accelerator.num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)
-    copies = {"adamw": 4, "sgd": 3}[job.recipe.name]  # weights, gradients, and the optimiser's moments
+    copies = {"adamw": 4, "sgd": 3}[job.recipe.optimizer]  # weights, gradients, and the optimiser's moments
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,

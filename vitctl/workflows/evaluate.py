@@ -12,7 +12,7 @@ import numpy as np
 from vitctl.config import EvaluateConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import resolve_num_workers
-from vitctl.data.scan import check_bad_images, scan_images
+from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import Source, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.training_data import find_images
@@ -24,7 +24,7 @@ from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion
-from vitctl.training.run_folder import is_run_folder
+from vitctl.training.run_folder import check_writable, is_run_folder
 
 SPLIT_PREFERENCE = ("test", "val", "all", "train")
 
@@ -60,8 +60,9 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     conversation.line(f"loading {spec}")
     classifier = load_classifier(spec, weights=config.weights)
     images = _choose_images(config, classifier)
-    split, skipped = _check_images(images, config, conversation)
     out = _decide_out(config, images)
+    check_writable(out)
+    split, skipped = _check_images(images, config, conversation)
     workers, _ = resolve_num_workers(
         config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
     )
@@ -154,9 +155,9 @@ def _all_images(source: Source, names: Sequence[str]) -> Split:
 
 
 def _check_images(images: Images, config: EvaluateConfig, conversation: Conversation) -> tuple[Split, list[str]]:
-    num_threads = config.num_threads or 4
-    scan = scan_images(images.split, num_threads=num_threads, conversation=conversation)
-    skipped = check_bad_images(images.split, scan, allow=config.on_bad_image == "skip")
+    scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation)
+    allow = config.on_bad_image == "skip"
+    skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
         conversation.warn(f"left out: {line}")
     return images.split.select(scan.good), skipped
@@ -183,7 +184,7 @@ def _write_files(
         out.mkdir(parents=True, exist_ok=True)
         with (
             whole_file(out / "predictions.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
+            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(["image", "true", "predicted", "probability", "probability_of_true"])
@@ -200,7 +201,7 @@ def _write_files(
                 )
         with (
             whole_file(out / "confusion.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
+            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(["true \\ predicted", *class_names])

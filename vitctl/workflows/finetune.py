@@ -5,6 +5,7 @@ nothing is written before that.
 """
 
 import contextlib
+import errno
 import functools
 import time
 from collections.abc import Iterator
@@ -20,8 +21,14 @@ from vitctl import __version__
 from vitctl.config import FinetuneConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import BatchPlan, resolve_num_workers
-from vitctl.data.training_data import TrainingData, prepare_training_data
-from vitctl.errors import DataError
+from vitctl.data.scan import num_scan_threads
+from vitctl.data.training_data import (
+    TrainingData,
+    TrainingSources,
+    check_training_data,
+    open_training_sources,
+)
+from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.classify import split_logits
 from vitctl.evaluation.metrics import confusion, mean_nll, top_k_accuracy, wilson_interval
 from vitctl.models.build import DEMO, LoadedModel, load_model
@@ -43,7 +50,7 @@ from vitctl.training.decisions import (
     decide_num_images_seen,
 )
 from vitctl.training.job import Job, Outcome, train
-from vitctl.training.processes import build_accelerator
+from vitctl.training.processes import build_accelerator, choose_precision
 from vitctl.training.recorder import Recorder, Score, WeightsIdentity
 from vitctl.training.run_folder import RunFolder, check_out, new_run_folder
 from vitctl.training.trial import measure_cost
@@ -96,13 +103,14 @@ def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
         _write_start(plan, folder)
         recorder = Recorder(folder, _identity(plan), plan.job.batches)
         validate = functools.partial(_validate, plan, conversation)
-        outcome = train(plan.job, recorder, stop, validate, out=plan.out, conversation=conversation)
-        return _write_end(plan, outcome, folder, wall_s=time.perf_counter() - started)
+        with _resources(plan):
+            outcome = train(plan.job, recorder, stop, validate, out=plan.out, conversation=conversation)
+            return _write_end(plan, outcome, folder, wall_s=time.perf_counter() - started)
 
 
 def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     """Resolve every setting, check every input and load the model; writes nothing."""
-    data_spec = config.data or DEFAULT_DATA
+    data_spec = DEFAULT_DATA if config.data is None else config.data
     device, device_reason = resolve_device(config.device)
     num_threads, threads_reason = resolve_num_threads(config.num_threads)
     model = _decide_model(config, device)
@@ -110,30 +118,32 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     out = _decide_out(config, data_spec, model.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
-    wanted = parse_image_size(config.image_size) if config.image_size else None
+    wanted = None if config.image_size is None else parse_image_size(config.image_size)
+
+    sources = open_training_sources(data_spec, val=config.val, val_fraction=config.val_fraction)
+    _check_classes(sources)
+    _check_out_is_elsewhere(out, sources)
 
     conversation.line(f"loading {model.value}")
     loaded = load_model(model.value, weights=config.weights, seed=config.seed)
     pretrained = geometry_of(loaded.model, name=loaded.name)
     if wanted:
         check_divisible(wanted, pretrained.patch_size, model=loaded.name)
-    data = prepare_training_data(
-        data_spec,
-        val=config.val,
+    data = check_training_data(
+        sources,
         val_fraction=config.val_fraction,
         seed=config.seed,
         skip_bad=config.on_bad_image == "skip",
-        num_threads=num_threads,
+        num_threads=num_scan_threads(),
         conversation=conversation,
     )
-    _check_classes(data)
 
-    size = Decision(wanted, "asked for") if wanted else decide_image_size(
+    size = Decision(wanted, "given") if wanted else decide_image_size(
         data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=model.value == DEMO
     )  # fmt: skip
     interp = decide_interpolation(config.pos_embed_interp, recipe, weights=config.weights, recipe_name=recipe_name)
     loaded, resolution = fit_resolution(loaded, size.value, spec=model.value, method=interp.value, seed=config.seed)
-    head = fit_head(loaded, data.train.class_names, method=recipe.head, seed=config.seed)
+    head = Decision(*fit_head(loaded, data.train.class_names, method=recipe.head, seed=config.seed))
     batch = decide_batch_size(config.batch_size, recipe, len(data.train), recipe_name=recipe_name)
     seen = decide_num_images_seen(
         config.steps, config.epochs, recipe, len(data.train), batch.value, recipe_name=recipe_name
@@ -153,7 +163,8 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         lr=lr.value,
         flip=flip.value,
         num_workers=workers.value,
-        accelerator=build_accelerator(device),
+        accelerator=build_accelerator(device, num_threads=num_threads),
+        precision=choose_precision(device),
     )
     is_whole = seen.value == job.batches.num_steps * batch.value  # else a short last batch: only epochs say that
     resolved = FinetuneConfig(
@@ -182,29 +193,33 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         data=data,
         loaded=loaded,
         resolution=resolution,
-        reasons={
-            "data": "the default: no --data is given" if config.data is None else data.source.description,
-            "model": model.reason,
-            "image size": size.reason,
-            "interpolation": f"{interp.value}: {interp.reason}",
+        decisions={
+            "data": Decision(
+                data.source.spec, data.source.description if config.data else "the default: no --data is given"
+            ),
+            "model": model,
+            "image size": size,
+            "interpolation": interp,
             "head": head,
-            "recipe": f"{recipe_name}: {recipe_reason}",
-            "batch": batch.reason,
-            "length": seen.reason,
-            "lr": lr.reason,
-            "flip": flip.reason,
-            "device": device_reason,
-            "threads": f"{num_threads}: {threads_reason}",
-            "workers": workers.reason,
+            "recipe": Decision(recipe_name, recipe_reason),
+            "batch": batch,
+            "length": seen,
+            "lr": lr,
+            "flip": flip,
+            "device": Decision(device, device_reason),
+            "threads": Decision(num_threads, threads_reason),
+            "workers": workers,
         },
     )
     for note in (*data.source.notes, *(loaded.report.notes if loaded.report else ())):
         conversation.warn(note)
+    if model.value == DEMO and Path(DEMO).is_dir():
+        conversation.warn(f"'{DEMO}' is the embedded model; the folder here is './{DEMO}'.")
     for line in data.skipped:
         conversation.warn(f"left out: {line}")
     if not config.dry_run:
         settings.append(
-            Setting("run folder", str(out), "asked for" if config.out else "the default for this data and model")
+            Setting("run folder", str(out), "given" if config.out else "the default for this data and model")
         )
     return Plan(resolved, data, loaded, resolution, job, out, settings)
 
@@ -214,7 +229,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
 
 def _decide_model(config: FinetuneConfig, device: torch.device) -> Decision[str]:
     if config.model is not None:
-        return Decision(config.model, "asked for")
+        return Decision(config.model, "given")
     if config.data is None:
         return Decision(DEMO, "the embedded one: neither --data nor --model is given")
     if device.type == "cpu":
@@ -229,26 +244,37 @@ def _decide_recipe(config: FinetuneConfig, *, is_demo: bool) -> tuple[str, Recip
         return name, recipe, "as the configuration file holds it"
     if name not in list_recipes():
         name = str(recipe_path(name))
-    why = "asked for" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained ViT'}"
+    why = "given" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained ViT'}"
     return name, load_recipe(name), why
 
 
 def _decide_out(config: FinetuneConfig, data_spec: str, model_spec: str) -> Path:
     if config.out is not None:
         return user_path(config.out).absolute()
-    return (Path("runs") / f"{Path(data_spec).name}-{Path(model_spec).name}").absolute()
+    names = (Path(spec).absolute().name for spec in (data_spec, model_spec))
+    return (Path("runs") / "-".join(names)).absolute()
 
 
 def _absolute_weights(weights: str) -> str:
     return weights if weights in ("pretrained", "none") else str(user_path(weights).absolute())
 
 
-def _check_classes(data: TrainingData) -> None:
-    if len(data.train.class_names) < 2:
+def _check_classes(sources: TrainingSources) -> None:
+    names = sources.train.class_names
+    if len(names) < 2:
         raise DataError(
-            f"{data.source.spec} has one class, {data.train.class_names[0]!r}; a classifier needs two or more. Put "
-            "the images of each class into a folder of its own."
+            f"{sources.source.spec} has one class, {names[0]!r}; a classifier needs two or more. Put the images of "
+            "each class into a folder of its own."
         )
+
+
+def _check_out_is_elsewhere(out: Path, sources: TrainingSources) -> None:
+    for spec in {sources.source.spec, sources.val_spec}:
+        if Path(spec).is_absolute() and out.is_relative_to(spec):
+            raise SettingError(
+                f"--out {out} lies inside the data {spec}, where the next run would take it for images. Give a folder "
+                "elsewhere with --out."
+            )
 
 
 # --- validating --------------------------------------------------------------------------------------------
@@ -290,6 +316,22 @@ def _run_folder(plan: Plan, *, overwrite: bool) -> Iterator[RunFolder | None]:
         return
     with new_run_folder(plan.out, overwrite=overwrite) as folder:
         yield folder
+
+
+@contextlib.contextmanager
+def _resources(plan: Plan) -> Iterator[None]:
+    """Say in a sentence that the memory of the device, or the disk, is full."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SettingError(
+            f"{plan.job.accelerator.device} ran out of memory at a batch of {plan.job.batches.batch_size} images of "
+            f"{plan.config.image_size} px. Try a smaller --batch-size or --image-size."
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SettingError(f"The disk is full at {plan.out}. Make room, or give another folder with --out.") from error
 
 
 def _identity(plan: Plan) -> WeightsIdentity:

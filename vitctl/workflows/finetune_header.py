@@ -1,6 +1,7 @@
 """The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from vitctl.conversation import Setting
 from vitctl.data.training_data import TrainingData
@@ -8,6 +9,7 @@ from vitctl.models.build import LoadedModel
 from vitctl.models.geometry import Resolution, geometry_of
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
+from vitctl.training.decisions import Decision
 from vitctl.training.job import Job
 from vitctl.training.trial import Cost
 
@@ -18,7 +20,7 @@ def header_settings(
     data: TrainingData,
     loaded: LoadedModel,
     resolution: Resolution | None,
-    reasons: Mapping[str, str],
+    decisions: Mapping[str, Decision[Any]],
 ) -> list[Setting]:
     """Return the header.
 
@@ -27,17 +29,15 @@ def header_settings(
         data: Its images.
         loaded: Its model.
         resolution: What changing the image size did; None for random weights.
-        reasons: Why, by setting; a value that the job does not hold stands before a colon.
+        decisions: What was decided and why, by setting.
     """
     recipe, num_val = job.recipe, len(data.val) if data.val else 0
-    recipe_name, _, recipe_reason = reasons["recipe"].rpartition(": ")
-    head, _, head_reason = reasons["head"].partition(": ")
-    threads, _, threads_reason = reasons["threads"].partition(": ")
+    reasons = {name: decision.reason for name, decision in decisions.items()}
+    threads = decisions["threads"]
     skipped = f"{len(data.skipped)} left out because they cannot be read" if data.skipped else ""
-    optimizer = f"{recipe.name}, weight decay {recipe.weight_decay:g}, layer decay {recipe.layer_decay:g}"
+    optimizer = f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}, layer decay {recipe.layer_decay:g}"
     accelerator, names, counts = job.accelerator, data.train.class_names, data.train.counts()
     processes = f" over {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     selection = ("lowest validation loss", f"{num_val:,} validation images") if job.selects_best else (
         "the last step", f"fewer than {recipe.select_best_from:,} validation images to choose by"
     )  # fmt: skip
@@ -49,17 +49,17 @@ def header_settings(
         Setting("model", loaded.name, reasons["model"]),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", reasons["image size"]),
-        *_resolution(loaded, resolution, reasons["interpolation"]),
-        Setting("head", head, head_reason),
-        Setting("recipe", f"{recipe_name}: {optimizer}", recipe_reason),
+        *_resolution(loaded, resolution, decisions["interpolation"]),
+        Setting("head", *decisions["head"]),
+        Setting("recipe", f"{decisions['recipe'].value}: {optimizer}", reasons["recipe"]),
         Setting("batch", f"{job.batches.batch_size} images{processes}", reasons["batch"]),
         Setting("length", _length(job), reasons["length"]),
         Setting("learning rate", f"{job.lr:.3g}", reasons["lr"]),
         Setting("augmentation", recipe.crop + (", flip" if job.flip else ", no flip"), f"flip: {reasons['flip']}"),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
-        Setting("device", f"{accelerator.device}, {precision}", reasons["device"]),
-        Setting("threads, workers", f"{threads}, {job.num_workers}", f"{threads_reason}; {reasons['workers']}"),
+        Setting("device", f"{accelerator.device}, {job.precision}", reasons["device"]),
+        Setting("threads, workers", f"{threads.value}, {job.num_workers}", f"{threads.reason}; {reasons['workers']}"),
         Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
     ]
 
@@ -109,7 +109,7 @@ def _weights(loaded: LoadedModel) -> Setting:
     return Setting("weights", report.source, ", ".join(details))
 
 
-def _resolution(loaded: LoadedModel, resolution: Resolution | None, interpolation: str) -> list[Setting]:
+def _resolution(loaded: LoadedModel, resolution: Resolution | None, interpolation: Decision[str]) -> list[Setting]:
     after = geometry_of(loaded.model, name=loaded.name)
     grid = f"{after.grid[0]}x{after.grid[1]}"
     if resolution is None or resolution.before.image_size == after.image_size:
@@ -123,6 +123,9 @@ def _resolution(loaded: LoadedModel, resolution: Resolution | None, interpolatio
     if resolution.norm_ratio is None:
         rows.append(Setting("position embeddings", "none", "no absolute ones in this model; timm adapts its own kind"))
         return rows
-    method, _, reason = interpolation.partition(": ")
-    rows.append(Setting("position embeddings", f"{method}, norm x{resolution.norm_ratio:.3f}", reason))
+    rows.append(
+        Setting(
+            "position embeddings", f"{interpolation.value}, norm x{resolution.norm_ratio:.3f}", interpolation.reason
+        )
+    )
     return rows

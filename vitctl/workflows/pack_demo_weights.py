@@ -39,4 +39,6 @@ def pack(run: Path, folder: Path = DEMO_FOLDER) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m vitctl.workflows.pack_demo_weights RUN")
     pack(Path(sys.argv[1]))

@@ -22,12 +22,15 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
         VitctlError: The model cannot be used, or a folder holds no image.
     """
     device, _ = resolve_device(config.device)
-    paths = [path for given in config.images for path in list_images(given)]
+    listed = {given: list_images(given) for given in config.images}
+    paths = [path for given in config.images for path in listed[given]]
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
     classifier = load_classifier(spec, weights=config.weights)
     predictions: list[dict[str, Any]] = []
-    skipped: list[dict[str, str]] = []
+    skipped = [
+        {"image": given, "reason": "a folder that holds no image"} for given, found in listed.items() if not found
+    ]
     model = classifier.loaded.model.to(device)
     transform = EvaluationTransform(classifier.preprocessing)
     with conversation.progress("predicting", len(paths), "images") as bar:

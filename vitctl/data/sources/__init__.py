@@ -8,6 +8,7 @@ from typing import Protocol
 
 from vitctl.data.source import Source
 from vitctl.data.sources import digits, folder, idx
+from vitctl.errors import DataError
 
 
 class SourceKind(Protocol):
@@ -29,7 +30,10 @@ def open_source(spec: str) -> Source:
     Raises:
         DataError: There is nothing there, or it is inconsistent.
     """
-    for kind in SOURCES:
-        if kind.recognises(spec):
-            return kind.open_source(spec)
-    return folder.open_source(spec)  # the most general kind knows best what is wrong
+    try:
+        for kind in SOURCES:
+            if kind.recognises(spec):
+                return kind.open_source(spec)
+        return folder.open_source(spec)  # the most general kind knows best what is wrong
+    except OSError as error:
+        raise DataError(f"{spec} cannot be read: {error.strerror}; expected a data set that you may read.") from error

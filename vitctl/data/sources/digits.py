@@ -5,6 +5,7 @@ test split, a stratified fifth, is ours and always the same, whatever a run's se
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,9 @@ def open_source(spec: str) -> Source:
         name: Split(name, images, chosen, labels[chosen], names)
         for name, chosen in (("train", np.sort(train)), ("test", np.sort(test)))
     }
+    is_shadowing = Path("digits").is_dir()
     return Source(
+        notes=("'digits' is the embedded data set; the folder here is './digits'.",) if is_shadowing else (),
         spec="digits",
         description="scikit-learn's 1,797 handwritten digits, 8x8 px, embedded",
         splits=splits,

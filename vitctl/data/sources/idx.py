@@ -10,11 +10,13 @@ import gzip
 import math
 import re
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from vitctl.data.source import Source, Split, split_from_names
+from vitctl.data.source import LazySplits, Source, Split, split_from_names
 from vitctl.data.sources.digits import ArrayImages
 from vitctl.errors import DataError
 from vitctl.primitives.files import user_path
@@ -35,26 +37,27 @@ def open_source(spec: str) -> Source:
     Class names are the label numbers.
 
     Raises:
-        DataError: A file is missing, truncated, not IDX, or images and labels differ in number.
+        DataError: There are two sets of one split. A file that is missing, truncated or not IDX, or images
+            and labels that differ in number, raise it when the split is asked for.
     """
     folder = user_path(spec).absolute()
-    splits: dict[str, Split] = {}
+    readers: dict[str, Callable[[], Split]] = {}
     for path in sorted(folder.iterdir()):
         if _kind(path) != "images" or (path.suffix == ".gz" and path.with_suffix("").is_file()):
             continue  # torchvision keeps X beside X.gz
         set_name = _set(path)
         split_name = "test" if re.search(r"t10k|test", set_name, re.IGNORECASE) else "train"
-        if split_name in splits:
+        if split_name in readers:
             raise DataError(
                 f"{folder} holds more than one {split_name} set in IDX format ({path.name} is the second); "
                 "expected one. Move each data set into a folder of its own."
             )
-        splits[split_name] = _read_split(split_name, path, _labels_beside(path))
+        readers[split_name] = partial(_read_split, split_name, path)
     is_fashion = "fashion" in folder.name.lower()
     return Source(
         spec=str(folder),
         description="a folder of IDX files",
-        splits=splits,
+        splits=LazySplits(readers),
         is_flippable=is_fashion,  # the other members of the family show digits or letters
         is_in_memory=True,
     )
@@ -77,7 +80,8 @@ def _labels_beside(images: Path) -> Path:
     raise DataError(f"{images} has no labels beside it; expected a file like {_set(images)}-labels-idx1-ubyte.gz.")
 
 
-def _read_split(name: str, images_path: Path, labels_path: Path) -> Split:
+def _read_split(name: str, images_path: Path) -> Split:
+    labels_path = _labels_beside(images_path)
     pixels = read_idx(images_path)
     labels = read_idx(labels_path)
     if pixels.ndim != 3 or pixels.dtype != np.uint8:
