@@ -8,7 +8,7 @@ import contextlib
 import errno
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -166,51 +166,24 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         accelerator=build_accelerator(device, num_threads=num_threads),
         precision=choose_precision(device),
     )
-    is_whole = seen.value == job.batches.num_steps * batch.value  # else a short last batch: only epochs say that
-    resolved = FinetuneConfig(
-        data=data.source.spec,
-        val=data.val_spec if config.val is not None else None,
-        val_fraction=config.val_fraction,
-        model=loaded.name,
-        weights=_absolute_weights(config.weights),
-        image_size=format_size(size.value),
-        pos_embed_interp=interp.value,
-        recipe=recipe_name,
-        steps=job.batches.num_steps if is_whole else None,
-        epochs=None if is_whole else config.epochs,
-        batch_size=batch.value,
-        lr=lr.value,
-        flip=flip.value,
-        on_bad_image=config.on_bad_image,
-        seed=config.seed,
-        num_workers=workers.value,
-        num_threads=num_threads,
-        device=device.type,
-        recipe_settings=recipe.as_settings(),
-    )
-    settings = header_settings(
-        job,
-        data=data,
-        loaded=loaded,
-        resolution=resolution,
-        decisions={
-            "data": Decision(
-                data.source.spec, data.source.description if config.data else "the default: no --data is given"
-            ),
-            "model": model,
-            "image size": size,
-            "interpolation": interp,
-            "head": head,
-            "recipe": Decision(recipe_name, recipe_reason),
-            "batch": batch,
-            "length": seen,
-            "lr": lr,
-            "flip": flip,
-            "device": Decision(device, device_reason),
-            "threads": Decision(num_threads, threads_reason),
-            "workers": workers,
-        },
-    )
+    decisions: dict[str, Decision[Any]] = {
+        "data": Decision(
+            data.source.spec, data.source.description if config.data else "the default: no --data is given"
+        ),
+        "model": model,
+        "image size": size,
+        "interpolation": interp,
+        "head": head,
+        "recipe": Decision(recipe_name, recipe_reason),
+        "batch": batch,
+        "length": seen,
+        "lr": lr,
+        "flip": flip,
+        "device": Decision(device.type, device_reason),
+        "threads": Decision(num_threads, threads_reason),
+        "workers": workers,
+    }
+    settings = header_settings(job, data=data, loaded=loaded, resolution=resolution, decisions=decisions)
     for note in (*data.source.notes, *(loaded.report.notes if loaded.report else ())):
         conversation.warn(note)
     if model.value == DEMO and Path(DEMO).is_dir():
@@ -221,7 +194,37 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         settings.append(
             Setting("run folder", str(out), "given" if config.out else "the default for this data and model")
         )
+    resolved = _resolved_config(config, decisions, job, val_spec=data.val_spec, model=loaded.name)
     return Plan(resolved, data, loaded, resolution, job, out, settings)
+
+
+def _resolved_config(
+    config: FinetuneConfig, decisions: Mapping[str, Decision[Any]], job: Job, *, val_spec: str, model: str
+) -> FinetuneConfig:
+    """Return ``config`` with every ``None`` decided and every path absolute."""
+    seen, batch_size = decisions["length"].value, decisions["batch"].value
+    is_whole = seen == job.batches.num_steps * batch_size  # else a short last batch: only epochs say that
+    return FinetuneConfig(
+        data=decisions["data"].value,
+        val=val_spec if config.val is not None else None,
+        val_fraction=config.val_fraction,
+        model=model,
+        weights=_absolute_weights(config.weights),
+        image_size=format_size(decisions["image size"].value),
+        pos_embed_interp=decisions["interpolation"].value,
+        recipe=decisions["recipe"].value,
+        steps=job.batches.num_steps if is_whole else None,
+        epochs=None if is_whole else config.epochs,
+        batch_size=batch_size,
+        lr=decisions["lr"].value,
+        flip=decisions["flip"].value,
+        on_bad_image=config.on_bad_image,
+        seed=config.seed,
+        num_workers=decisions["workers"].value,
+        num_threads=decisions["threads"].value,
+        device=decisions["device"].value,
+        recipe_settings=job.recipe.as_settings(),
+    )
 
 
 # --- deciding what the user left open ----------------------------------------------------------------------
