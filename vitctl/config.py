@@ -20,7 +20,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def option_of(field_name: str) -> str:
-    """Return the command-line spelling of a field: ``image_size`` is ``--image-size``."""
+    """Return the command-line spelling of a field: ``image_size`` is ``--image-size``, the argument ``run`` RUN."""
+    if field_name in ("run", "pattern"):
+        return field_name.upper()
     return "--" + field_name.replace("_", "-")
 
 
@@ -29,6 +31,12 @@ def _check_at_least(config: object, least: int, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value >= least:
             raise SettingError(f"{option_of(name)} is {value}; expected {least} or more.")
+
+
+def _check_not_empty(config: object) -> None:
+    for field in fields(config):  # type: ignore[arg-type]  # every caller is a dataclass
+        if getattr(config, field.name) == "":
+            raise SettingError(f"{option_of(field.name)} is empty; give it a value, or leave it out.")
 
 
 def _check_positive(config: object, *names: str) -> None:
@@ -88,6 +96,7 @@ class FinetuneConfig:
     """The recipe's settings, as a run's config.json holds them; not an option."""
 
     def __post_init__(self) -> None:
+        _check_not_empty(self)
         if self.steps is not None and self.epochs is not None:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.")
         if self.val is not None and self.val_fraction is not None:
@@ -135,6 +144,7 @@ class EvaluateConfig:
     """Folder for predictions and confusion matrix."""
 
     def __post_init__(self) -> None:
+        _check_not_empty(self)
         _check_model_choice(self.run, self.model, self.weights)
         if self.split is not None:
             check_choice(self.split, SPLITS, what="--split")
@@ -164,6 +174,7 @@ class PredictConfig:
     """auto, cpu, cuda or mps."""
 
     def __post_init__(self) -> None:
+        _check_not_empty(self)
         _check_model_choice(self.run, self.model, self.weights)
         if not self.images:
             raise SettingError("No image is given; expected image files or folders after the run.")
@@ -177,6 +188,9 @@ class ModelsConfig:
 
     pattern: str | None = None
     """Part of a name, or a pattern with ``*``; None lists every name."""
+
+    def __post_init__(self) -> None:
+        _check_not_empty(self)
 
 
 def _check_model_choice(run: str | None, model: str | None, weights: str) -> None:

@@ -79,6 +79,7 @@ def test_human_output(run_cli, finished_run: Path) -> None:
         (("RUN", "--model", "demo"), 2, "found both"),
         (("RUN", "--split", "tset"), 2, "Did you mean 'test'"),
         (("RUN", "--split", "all"), 3, "no split 'all'"),
+        (("", "--data", "digits"), 2, "RUN is empty"),
         (("RUN", "--out", "/proc/vitctl"), 2, "/proc/vitctl"),
         (("RUN", "--data", "digits"), 3, "unknown in training"),
         (("RUN", "--data", "nowhere"), 3, "nothing at"),

@@ -63,7 +63,7 @@ def test_default_is_the_demo_on_digits__and_said(run_cli) -> None:
     assert result.json["config"]["model"] == "demo"
     assert (result.json["grid_before"], result.json["grid_after"]) == ([8, 8], [12, 12])
     assert "the default: no --data is given" in result.stderr
-    assert "these images show digits or letters" in result.stderr
+    assert "the images seem to show digits or letters" in result.stderr
 
 
 def test_dry_run__cost_and_nothing_written(run_cli, arguments: list[object]) -> None:

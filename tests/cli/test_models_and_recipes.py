@@ -1,5 +1,7 @@
 """``vitctl models`` and ``vitctl recipes``: lists, details, near matches."""
 
+import subprocess
+import sys
 import tomllib
 
 
@@ -51,3 +53,9 @@ def test_recipes__near_match(run_cli) -> None:
     result = run_cli("recipes", "show", "vit-papr")
     assert result.exit_code == 2
     assert "Did you mean 'vit-paper'" in result.stderr
+
+
+def test_closed_pipe__done_without_a_word() -> None:
+    script = f"{sys.executable} -m vitctl models | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("demo\n0\n", "")

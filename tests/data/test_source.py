@@ -91,7 +91,7 @@ def test_align_classes__extra_classes_are_listed() -> None:
 
 def test_align_classes__one_extra_class_among_many() -> None:
     known = [f"k{number}" for number in range(20)]
-    with pytest.raises(DataError, match=r"has 1 class unknown in training: 'x'; the 20 known are k0, .*k4, \.\.\."):
+    with pytest.raises(DataError, match=r"has 1 class unknown in training: 'x'; the 20 known are k0, .*k4 and others"):
         align_classes(_split("x", *known), known, where="it")
     with pytest.raises(DataError, match=r"has 20 classes unknown.*'k9', \.\.\.; the 1 known"):
         align_classes(_split(*known), ["x"], where="it")
@@ -114,3 +114,12 @@ def test_training_split_is_train_or_everything_and_never_test() -> None:
     assert Source("", "", {"all": everything}).training_split() is everything
     with pytest.raises(DataError, match="has no training images, only the split test"):
         Source("", "", {"test": test}).training_split()
+
+
+def test_may_flip__told_by_the_source_or_by_class_names() -> None:
+    assert Source("", "", {}).may_flip(["cat", "dog"])
+    assert Source("", "", {}).may_flip(["1", "2", "10"])
+    assert not Source("", "", {}).may_flip(["0", "1", "2"])
+    assert not Source("", "", {}).may_flip(["a", "b"])
+    assert Source("", "", {}, is_flippable=True).may_flip(["0", "1"])
+    assert not Source("", "", {}, is_flippable=False).may_flip(["cat", "dog"])

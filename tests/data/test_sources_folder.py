@@ -206,7 +206,7 @@ def test_the_home_folder_can_be_written_as_a_tilde(write_classes: Write) -> None
 
 
 def test_photos_may_be_mirrored(tmp_path: Path, write_classes: Write) -> None:
-    assert open_source(str(write_classes(tmp_path, cat=1))).is_flippable
+    assert open_source(str(write_classes(tmp_path, cat=1))).may_flip(["cat", "dog"])
 
 
 def test_hidden_files_and_folders_in_a_class_are_left_alone(tmp_path: Path, write_classes: Callable[..., Path]) -> None:

@@ -231,3 +231,21 @@ def test_bad_validation_image__no_advice_to_skip_it(tmp_path: Path, write_classe
             num_threads=1,
             conversation=Conversation(),
         )
+
+
+def test_validation_images_that_are_training_images__warned(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
+    class Ears(Conversation):
+        heard = ""
+
+        def warn(self, text: str) -> None:
+            self.heard += text
+
+    images, ears = str(write_classes(tmp_path / "t", a=3, b=3)), Ears()
+    other = str(write_classes(tmp_path / "v", a=2, b=2, first=9))
+    for val, words in ((images, "6 of the 6 validation images are also training images"), (other, "")):
+        ears.heard = ""
+        prepare_training_data(
+            images, val=val, val_fraction=None, seed=0, skip_bad=False, num_threads=1, conversation=ears
+        )
+        assert words in ears.heard
+        assert bool(words) == bool(ears.heard)

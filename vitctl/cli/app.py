@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from vitctl import __version__
 from vitctl.cli.output import printable
 from vitctl.cli.screen import is_first_process
-from vitctl.errors import VitctlError
+from vitctl.errors import InterruptedRun, VitctlError
 
 
 class _ErrorBoundary(TyperGroup):
@@ -20,6 +20,12 @@ class _ErrorBoundary(TyperGroup):
         """Run the sub-command."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # the reader ('| head') has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
+        except InterruptedRun as error:
+            _say(f"stopped: {error}")
+            raise typer.Exit(error.exit_code) from error
         except VitctlError as error:
             _say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error

@@ -1,5 +1,6 @@
 """``vitctl finetune`` on the command line."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,7 +122,11 @@ def finetune(
     device: DeviceOption = FinetuneConfig.device,
     out: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Run folder to make (default: runs/DATA-MODEL).", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Run folder to make (default: runs/DATA-MODEL).",
+            show_default=False,
+        ),
     ] = FinetuneConfig.out,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that stands in --out; never anything else.")
@@ -187,6 +192,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
             ("last", score("last")),
             ("speed", f"{summary['images_per_s']:.1f} images/s, {summary['wall_s']:.0f} s in all"),
             ("run folder", run),
-            ("next", f"vitctl evaluate {run}    vitctl predict {run} IMAGE"),
+            ("next", f"vitctl evaluate {shlex.quote(run)}    vitctl predict {shlex.quote(run)} IMAGE"),
         ]
     )

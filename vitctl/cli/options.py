@@ -27,7 +27,9 @@ OnBadImageOption = Annotated[
 ]
 RunArgument = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="Run folder (its best/ is used) or timm folder.", show_default=False),
+    typer.Argument(
+        metavar="RUN", help="Run folder (best/, of a stopped run last/) or timm folder.", show_default=False
+    ),
 ]
 ClassifierModelOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Instead of RUN: demo or a timm name.", show_default=False)

@@ -72,7 +72,8 @@ def predict(
         screen.warn(f"skipped {entry['image']}: {entry['reason']}")
     if result["skipped"]:
         total = len(result["skipped"]) + len(result["predictions"])
-        raise DataError(f"{len(result['skipped'])} of {total} images could not be read; the others are done.")
+        rest = "; the others are done" if result["predictions"] else ""
+        raise DataError(f"{len(result['skipped'])} of {total} images could not be read{rest}.")
 
 
 def _print_csv(predictions: list[dict[str, Any]]) -> None:

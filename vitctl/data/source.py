@@ -108,7 +108,8 @@ class Source:
         spec: The spec, with absolute paths: opening it again gives the same images.
         description: A few words for the header, e.g. "a folder of class folders".
         splits: By name. A source without splits has the single split ``all``.
-        is_flippable: False where a mirrored image means something else (digits, letters).
+        is_flippable: False where a mirrored image means something else (digits, letters); None where only
+            the names of the classes can tell.
         is_in_memory: True where reading an image costs next to nothing.
         notes: Sentences the user should see.
     """
@@ -116,7 +117,7 @@ class Source:
     spec: str
     description: str
     splits: Mapping[str, Split]
-    is_flippable: bool = True
+    is_flippable: bool | None = None
     is_in_memory: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -127,8 +128,16 @@ class Source:
             DataError: There is none; the sentence lists those there are.
         """
         if name not in self.splits:
+            if set(self.splits) == {"all"}:
+                raise DataError(f"{self.spec} has no splits, so no {name!r}; its images together are the split 'all'.")
             raise DataError(f"{self.spec} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
+
+    def may_flip(self, class_names: Sequence[str]) -> bool:
+        """Return whether mirrored images keep their class, as far as the source or its class names tell."""
+        if self.is_flippable is not None:
+            return self.is_flippable
+        return not all(len(name) == 1 and name.isalnum() for name in class_names)
 
     def training_split(self) -> Split:
         """Return the images to train on: split ``train``, or all of a source without splits.
@@ -150,7 +159,9 @@ def split_from_names(name: str, images: Images, label_names: Sequence[str]) -> S
     return Split(name, images, np.arange(len(labels), dtype=np.int64), labels, class_names)
 
 
-def align_classes(split: Split, class_names: Sequence[str], *, where: str) -> Split:
+def align_classes(
+    split: Split, class_names: Sequence[str], *, where: str, advice: str = "Rename or remove them."
+) -> Split:
     """Return ``split`` with labels that are positions in ``class_names``, matched by name.
 
     A class that ``split`` lacks shifts nothing.
@@ -159,6 +170,7 @@ def align_classes(split: Split, class_names: Sequence[str], *, where: str) -> Sp
         split: Any split.
         class_names: The class map to use, from the training split.
         where: How to call ``split`` in the message.
+        advice: What the message tells to try.
 
     Raises:
         DataError: ``split`` has images of classes that the map lacks; the sentence lists them.
@@ -170,8 +182,7 @@ def align_classes(split: Split, class_names: Sequence[str], *, where: str) -> Sp
         listed = ", ".join(repr(class_name) for class_name in extra[:10]) + (", ..." if len(extra) > 10 else "")
         raise DataError(
             f"{where} has {len(extra)} class{'es' * (len(extra) > 1)} unknown in training: {listed}; the "
-            f"{len(known)} known are {', '.join(list(class_names)[:5])}{', ...' * (len(known) > 5)}. "
-            "Rename or remove them."
+            f"{len(known)} known are {', '.join(list(class_names)[:5])}{' and others' * (len(known) > 5)}. {advice}"
         )
     table = np.array([known.get(class_name, -1) for class_name in split.class_names], dtype=np.int64)
     return replace(split, labels=table[split.labels], class_names=tuple(class_names))

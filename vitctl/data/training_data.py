@@ -113,6 +113,12 @@ def check_training_data(
     if given is not None:
         seen = scan_images(given, num_threads=num_threads, conversation=conversation)
         check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
+        shared = len(set(scan.pixel_hashes) & set(seen.pixel_hashes) - {""})
+        if shared:
+            conversation.warn(
+                f"{shared} of the {len(given)} validation images are also training images, pixel for pixel: scores on "
+                "them are too good to be true."
+            )
         return _result(usable, given, sizes, sources.val_reason)
     hashes = [scan.pixel_hashes[position] for position in scan.good]
     wanted = default_num_validation(len(usable)) if val_fraction is None else round(val_fraction * len(usable))

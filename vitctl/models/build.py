@@ -167,7 +167,7 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
         raise ModelError(
             f"The pretrained weights of {name} could not be fetched ({found}) and are not in the hub's cache. Either "
             "run this once where there is a network and bring the cache along ($HF_HOME), or download the weights "
-            "and name them with --weights FILE."
+            "and name them with --weights FILE. (--model demo needs no network.)"
         ) from error
     return model
 

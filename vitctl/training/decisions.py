@@ -119,7 +119,7 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     if given is not None:
         return Decision(given, "given")
     if recipe.flip and not is_flippable:
-        return Decision(False, "these images show digits or letters")
+        return Decision(False, "the images seem to show digits or letters; --flip overrules")
     return Decision(recipe.flip, f"recipe {recipe_name}")
 
 

@@ -4,6 +4,7 @@ Everything is decided before; see ``vitctl.training.decisions`` and the finetune
 """
 
 import math
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,9 @@ def train(
             if _anyone_asks(stop, job.accelerator) and report.step < num_steps:
                 recorder.save(job.model, "last")
                 raise InterruptedRun(
-                    f"Stopped after step {report.step} of {num_steps}; its weights are in {out / 'last'}.",
+                    f"Stopped after step {report.step} of {num_steps}; its weights are in {out / 'last'}. Go on from "
+                    f"them with --model {shlex.quote(str(out))}, or start over with --config "
+                    f"{shlex.quote(str(out / 'config.json'))}.",
                     exit_code=stop.exit_code,
                 )
             if report.step in validate_after:

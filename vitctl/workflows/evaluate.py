@@ -62,6 +62,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     images = _choose_images(config, classifier)
     out = _decide_out(config, images)
     check_writable(out)
+    if config.run and is_run_folder(user_path(config.run)) and not (user_path(config.run) / "best").is_dir():
+        conversation.warn(f"{config.run} was stopped before its end: these are the weights of its last/.")
     split, skipped = _check_images(images, config, conversation)
     workers, _ = resolve_num_workers(
         config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
@@ -117,7 +119,8 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
         why = "asked for" if config.split else f"it has the splits {', '.join(source.splits)}"
         chosen = Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
     where = f"split {chosen.split_name} of {chosen.spec}"
-    aligned = align_classes(chosen.split, classifier.class_names, where=where)
+    advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
+    aligned = align_classes(chosen.split, classifier.class_names, where=where, advice=advice)
     return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
 
 

@@ -149,7 +149,9 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         config.steps, config.epochs, recipe, len(data.train), batch.value, recipe_name=recipe_name
     )
     lr = decide_lr(config.lr, recipe, batch.value, recipe_name=recipe_name)
-    flip = decide_flip(config.flip, recipe, is_flippable=data.source.is_flippable, recipe_name=recipe_name)
+    flip = decide_flip(
+        config.flip, recipe, is_flippable=data.source.may_flip(data.train.class_names), recipe_name=recipe_name
+    )
     workers = Decision(
         *resolve_num_workers(config.num_workers, is_in_memory=data.source.is_in_memory, device_type=device.type)
     )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vitctl.conversation import Setting
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
@@ -39,11 +41,12 @@ def header_settings(
     accelerator, names, counts = job.accelerator, data.train.class_names, data.train.counts()
     processes = f" over {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     selection = ("lowest validation loss", f"{num_val:,} validation images") if job.selects_best else (
-        "the last step", f"fewer than {recipe.select_best_from:,} validation images to choose by"
+        "the last step",
+        f"fewer than {recipe.select_best_from:,} validation images to choose by" if num_val else "no validation images",
     )  # fmt: skip
     return [
         Setting("data", data.source.spec, reasons["data"]),
-        Setting("classes", f"{len(names)}: {listed(names)}", f"{counts.min():,} to {counts.max():,} images each"),
+        Setting("classes", f"{len(names)}: {listed(names)}", _each(counts)),
         Setting("training images", f"{len(data.train):,}", skipped),
         Setting("validation images", f"{num_val:,}", data.val_reason),
         Setting("model", loaded.name, reasons["model"]),
@@ -86,6 +89,11 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
 def listed(names: tuple[str, ...], most: int = 10) -> str:
     """Return the first names, and dots where there are more."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _each(counts: np.ndarray) -> str:
+    least, most = int(counts.min()), int(counts.max())
+    return f"{least:,} images each" if least == most else f"{least:,} to {most:,} images each"
 
 
 def _length(job: Job) -> str:
