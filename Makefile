@@ -30,7 +30,10 @@ demo: setup ## fine-tune the embedded ViT at a higher resolution, evaluate it (3
 demo-compare: demo ## the same from random weights, to see what pretraining gives
 	$(VITCTL) finetune --weights none --out runs/demo-scratch --overwrite
 	$(VITCTL) evaluate runs/demo-scratch --split test
-	@$(BIN)/python -c 'import json; [print(f"{name:22} {json.load(open(f"runs/{run}/evaluate-test/evaluation.json"))["top1"]:.2%}") for name, run in (("from the demo weights", "demo"), ("from random weights", "demo-scratch"))]'
+	@for run in demo demo-scratch; do \
+	    $(BIN)/python -c 'import json, sys; print(f"{sys.argv[1]:<18}{json.load(open(sys.argv[2]))[sys.argv[3]]:.2%}")' \
+	        runs/$$run runs/$$run/evaluate-test/evaluation.json top1; \
+	done
 
 demo-weights: setup ## train the embedded weights again, from scratch on Fashion-MNIST (45 minutes)
 	$(VITCTL) finetune --data $(FASHION) --val-fraction 0 --model demo --weights none --image-size 32 \
