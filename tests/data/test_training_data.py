@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -9,8 +10,17 @@ from PIL import Image
 from vitctl.conversation import Conversation
 from vitctl.data.source import Split
 from vitctl.data.sources import open_source
-from vitctl.data.training_data import TrainingData, find_images, prepare_training_data
+from vitctl.data.training_data import TrainingData, check_training_data, find_images, open_training_sources
 from vitctl.errors import DataError
+
+
+def prepare_training_data(
+    data: str, *, val: str | None, val_fraction: float | None, conversation: Conversation, **settings: Any
+) -> TrainingData:
+    """Both steps, as the finetune workflow takes them."""
+    sources = open_training_sources(data, val=val, val_fraction=val_fraction)
+    return check_training_data(sources, val_fraction=val_fraction, conversation=conversation, **settings)
+
 
 Write = Callable[..., Path]
 

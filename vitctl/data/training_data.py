@@ -132,27 +132,6 @@ def check_training_data(
     return _result(usable.select(train), usable.select(held_out, name="val"), sizes[train], reason)
 
 
-def prepare_training_data(
-    data: str,
-    *,
-    val: str | None,
-    val_fraction: float | None,
-    seed: int,
-    skip_bad: bool,
-    num_threads: int,
-    conversation: Conversation,
-) -> TrainingData:
-    """Open, check and split the images of a run: both steps above, with their arguments and errors."""
-    return check_training_data(
-        open_training_sources(data, val=val, val_fraction=val_fraction),
-        val_fraction=val_fraction,
-        seed=seed,
-        skip_bad=skip_bad,
-        num_threads=num_threads,
-        conversation=conversation,
-    )
-
-
 def _given_validation(source: Source, val: str | None, val_fraction: float | None) -> tuple[Split | None, str, str]:
     """Return the validation split that was given, if any, its source's spec, and where it comes from."""
     if val is not None:
