@@ -3,19 +3,21 @@
 A source is one file in ``vitctl/data/sources/`` with two functions::
 
     recognises(spec: str) -> bool       # is this spec written for me? looks, reads nothing big
-    open_source(spec: str) -> Source    # or DataError with one sentence
+    open_source(spec: str, options: SourceOptions) -> Source    # or DataError with one sentence
 
-and a place in the tuple ``SOURCES`` there. Everything after it (class map, scan, split, transforms,
+the tuple ``OPTIONS`` of the fields of ``SourceOptions`` it understands, and a place in the tuple ``SOURCES``
+there. Everything after it (class map, scan, split, transforms,
 batches, run folder) knows only the classes below.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
+from vitctl.data.images import decode
 from vitctl.errors import DataError
 from vitctl.primitives.natural_order import natural_key
 
@@ -26,11 +28,35 @@ class Images(Protocol):
     def __len__(self) -> int:
         """Return the number of images."""
 
-    def read(self, row: int) -> Image.Image:
-        """Return image ``row``, fully decoded, as 8-bit RGB; raises what the decoder raises."""
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row`` as Pillow opens it, not decoded yet; raises what Pillow raises."""
 
     def name(self, row: int) -> str:
         """Return what identifies image ``row`` to a person: a path, or a name like ``digits/12``."""
+
+    def stamp(self, row: int) -> str:
+        """Return a text that changes when image ``row`` may have; "" where decoding costs next to nothing."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a data spec, where the spec alone does not say.
+
+    Attributes:
+        image_root: Folder that a table's relative paths start from; None is the table's own.
+        image_column: Column of images or paths; None finds it.
+        label_column: Column of classes; None finds it.
+        group_column: Column whose equal values stay on one side of a split.
+    """
+
+    image_root: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """Return the options that are not None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,7 @@ class Split:
         labels: (N,) int64, positions in ``class_names``.
         class_names: Names of the classes, in natural order (2 before 10).
         empty_classes: Class folders without an image; no class of the split, but worth a word in training.
+        groups: (N,) str, images with the same one belong together (a patient, a video); None where unknown.
     """
 
     name: str
@@ -52,13 +79,19 @@ class Split:
     labels: np.ndarray
     class_names: tuple[str, ...]
     empty_classes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, position: int) -> Image.Image:
-        """Return the image at ``position`` (0..N-1) as 8-bit RGB."""
-        return self.images.read(int(self.rows[position]))
+    def open(self, position: int) -> Image.Image:
+        """Return the image at ``position`` (0..N-1) as Pillow opens it, not decoded yet."""
+        return self.images.open(int(self.rows[position]))
+
+    def read(self, position: int, *, least_side: int | None = None) -> Image.Image:
+        """Return the image at ``position`` (0..N-1) as 8-bit RGB; ``least_side`` is that of ``decode``."""
+        with self.open(position) as image:
+            return decode(image, least_side=least_side)
 
     def image_name(self, position: int) -> str:
         """Return what identifies the image at ``position`` to a person."""
@@ -71,7 +104,8 @@ class Split:
     def select(self, positions: Sequence[int] | np.ndarray, *, name: str | None = None) -> "Split":
         """Return the split that holds only ``positions``, (N,) int64 or a sequence, in that order."""
         chosen = np.asarray(positions, dtype=np.int64)
-        return replace(self, name=name or self.name, rows=self.rows[chosen], labels=self.labels[chosen])
+        groups = None if self.groups is None else self.groups[chosen]
+        return replace(self, name=name or self.name, rows=self.rows[chosen], labels=self.labels[chosen], groups=groups)
 
     def counts(self) -> np.ndarray:
         """Return the number of images of each class, (C,) int64."""
@@ -112,6 +146,7 @@ class Source:
             the names of the classes can tell.
         is_in_memory: True where reading an image costs next to nothing.
         notes: Sentences the user should see.
+        options: How the spec was read, columns that were found included.
     """
 
     spec: str
@@ -120,6 +155,7 @@ class Source:
     is_flippable: bool | None = None
     is_in_memory: bool = False
     notes: tuple[str, ...] = field(default=())
+    options: SourceOptions = SourceOptions()
 
     def split(self, name: str) -> Split:
         """Return the split called ``name``.

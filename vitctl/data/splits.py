@@ -1,4 +1,4 @@
-"""Draw a validation split from training images: stratified, seeded, duplicates kept together."""
+"""Draw a validation split from training images: stratified, seeded, what belongs together kept together."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,43 +16,84 @@ def default_num_validation(num_images: int) -> int:
     return int(min(0.2 * num_images, max(200, min(0.1 * num_images, 5_000))))
 
 
+def merge_groups(*groupings: Sequence[str]) -> list[str]:
+    """Return one name per image, equal for images that any chain of ``groupings`` ties together.
+
+    A patient's images stay together, and with them the exact duplicates of each under another patient.
+
+    Args:
+        groupings: At least one; each has N names, equal for images that belong together.
+
+    Example:
+        >>> merge_groups(["a", "a", "b", "c"], ["x", "y", "y", "z"])
+        ['a', 'a', 'a', 'c']
+    """
+    root = list(range(len(groupings[0])))
+
+    def find(position: int) -> int:
+        while root[position] != position:
+            root[position] = root[root[position]]
+            position = root[position]
+        return position
+
+    for grouping in groupings:
+        first: dict[str, int] = {}
+        for position, group in enumerate(grouping):
+            one, other = find(first.setdefault(group, position)), find(position)
+            root[max(one, other)] = min(one, other)
+    return [groupings[0][find(position)] for position in range(len(root))]
+
+
 def draw_validation(
     labels: np.ndarray, groups: Sequence[str], *, num_validation: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split positions 0..N-1 into training and validation.
 
-    Each class gives its share, rounded so that the shares add up to ``num_validation``; a group (exact
-    duplicates, say) is never divided, and a class never gives its last group. So the number drawn can be
-    smaller than asked, and differ by part of a group.
+    Each class gives its share, rounded so that the shares add up to ``num_validation``. A group (a patient's
+    images, exact duplicates) is never divided: it is drawn, in random order, where that brings the classes
+    nearer to their shares, and where every class keeps an image to train on. So the number drawn can differ
+    from the number asked by part of a group.
 
     Args:
         labels: (N,) int64 class of each image.
-        groups: N names; images with the same name stay on one side. A group of several classes stays in
-            training.
+        groups: N names; images with the same name stay on one side.
         num_validation: Images to draw, 0..N.
         seed: Same seed, same split.
 
     Returns:
         (training, validation): sorted int64 positions that together are 0..N-1.
     """
+    counts = np.bincount(labels)
     members: dict[str, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
         members[group].append(position)
-    by_class: dict[int, list[list[int]]] = defaultdict(list)
+    mixed: list[list[int]] = []  # groups of several classes
+    pure: dict[int, list[list[int]]] = defaultdict(list)
     for positions in members.values():
         classes = {int(labels[position]) for position in positions}
-        if len(classes) == 1:
-            by_class[classes.pop()].append(positions)
+        if len(classes) > 1:
+            mixed.append(positions)
+        else:
+            pure[classes.pop()].append(positions)
+    quotas = _shares(counts, num_validation)
+    taken = np.zeros_like(counts)
     chosen: list[int] = []
-    quotas = _shares(np.bincount(labels), num_validation)
-    for label in sorted(by_class):
-        candidates, taken = by_class[label], 0
-        kept_elsewhere = int(np.sum(labels == label)) - sum(map(len, candidates))
-        order = random_generator(seed, "split", label).permutation(len(candidates))
-        for index in order if kept_elsewhere else order[:-1]:  # the last group always trains
-            if taken + len(candidates[index]) <= quotas[label]:
-                chosen += candidates[index]
-                taken += len(candidates[index])
+    if mixed:  # their part of each class's share, so that they are as frequent in validation as in training
+        inside = np.bincount(labels[np.concatenate(mixed)], minlength=len(counts))
+        wanted = quotas * inside / np.maximum(counts, 1)
+        for index in random_generator(seed, "split", len(counts)).permutation(len(mixed)):
+            added = np.bincount(labels[mixed[index]], minlength=len(counts))
+            is_nearer = np.abs(taken + added - wanted).sum() < np.abs(taken - wanted).sum()
+            if is_nearer and (taken + added < counts)[added > 0].all():
+                chosen += mixed[index]
+                taken += added
+    for label in sorted(pure):
+        for index in random_generator(seed, "split", label).permutation(len(pure[label])):
+            size = len(pure[label][index])
+            is_nearer = abs(taken[label] + size - quotas[label]) < abs(taken[label] - quotas[label])
+            if is_nearer and taken[label] + size < counts[label]:
+                chosen += pure[label][index]
+                taken[label] += size
     validation = np.array(sorted(chosen), dtype=np.int64)
     training = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
     return training, validation

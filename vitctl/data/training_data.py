@@ -1,15 +1,17 @@
 """From data specs to checked training and validation images with one class map."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.groups import with_pattern_groups
 from vitctl.data.images import EXTENSIONS
-from vitctl.data.scan import check_bad_images, scan_images
-from vitctl.data.source import Source, Split, align_classes
+from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
+from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
-from vitctl.data.splits import default_num_validation, draw_validation
+from vitctl.data.splits import default_num_validation, draw_validation, merge_groups
 from vitctl.errors import DataError
 
 
@@ -55,26 +57,36 @@ class TrainingSources:
     val_reason: str
 
 
-def open_training_sources(data: str, *, val: str | None, val_fraction: float | None) -> TrainingSources:
+def open_training_sources(
+    data: str,
+    *,
+    val: str | None,
+    val_fraction: float | None,
+    options: SourceOptions | None = None,
+    group_pattern: str | None = None,
+) -> TrainingSources:
     """List the images of a run and match their classes; decodes nothing. The test split is not touched.
 
     Args:
         data: Spec of the training images.
         val: Spec of the validation images: a source with a split ``val``, or one without splits.
         val_fraction: Share of the training images to hold out, 0-1; None takes the source's own split.
+        options: How to read both specs; of ``val`` those that mean something to it.
+        group_pattern: Names the group of every image; see ``vitctl.data.groups``.
 
     Raises:
         DataError: A spec stands for nothing, a class folder is empty, class names differ.
     """
-    source = open_source(data)
-    everything = source.training_split()
+    source = open_source(data, options)
+    everything = with_pattern_groups(source.training_split(), group_pattern)
     if everything.empty_classes:
         raise DataError(
             f"{source.spec} has class folders without an image: {', '.join(everything.empty_classes[:10])}; expected "
             f"image files ({' '.join(EXTENSIONS)}). Fill or remove them."
         )
-    given, val_spec, val_reason = _given_validation(source, val, val_fraction)
+    given, val_spec, val_reason = _given_validation(source, val, val_fraction, options)
     if given is not None:
+        given = with_pattern_groups(given, group_pattern)
         given = align_classes(given, everything.class_names, where=f"the validation split of {val_spec}")
     train = everything.select(range(len(everything)), name="train")
     return TrainingSources(source, train, given, val_spec, val_reason)
@@ -113,29 +125,85 @@ def check_training_data(
     if given is not None:
         seen = scan_images(given, num_threads=num_threads, conversation=conversation)
         check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
-        shared = len(set(scan.pixel_hashes) & set(seen.pixel_hashes) - {""})
-        if shared:
-            conversation.warn(
-                f"{shared} of the {len(given)} validation images are also training images, pixel for pixel: scores on "
-                "them are too good to be true."
-            )
+        hashes, val_hashes = exact_duplicates(
+            [(everything, scan), (given, seen)], num_threads=num_threads, conversation=conversation
+        )
+        for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
+            conversation.warn(sentence)
         return _result(usable, given, sizes, sources.val_reason)
-    hashes = [scan.pixel_hashes[position] for position in scan.good]
-    wanted = default_num_validation(len(usable)) if val_fraction is None else round(val_fraction * len(usable))
-    train, held_out = draw_validation(usable.labels, hashes, num_validation=wanted, seed=seed)
+    (all_hashes,) = exact_duplicates([(everything, scan)], num_threads=num_threads, conversation=conversation)
+    hashes = [all_hashes[position] for position in scan.good]
+    train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
     if not len(held_out):
-        why = "--val-fraction 0" if val_fraction == 0 else f"{len(usable)} images are too few to spare any"
+        why = "--val-fraction 0" if val_fraction == 0 else _why_none(usable)
         return _result(usable, None, sizes, f"none: {why}")
     num_duplicates = len(usable) - len(set(hashes))
     kept = f"; {num_duplicates} exact duplicates kept on one side" if num_duplicates else ""
+    if usable.groups is not None:
+        kept += f"; {len(set(usable.groups))} groups kept whole"
     reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
     return _result(usable.select(train), usable.select(held_out, name="val"), sizes[train], reason)
 
 
-def _given_validation(source: Source, val: str | None, val_fraction: float | None) -> tuple[Split | None, str, str]:
+def hold_out(
+    split: Split, hashes: Sequence[str], *, val_fraction: float | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions to train on and those to validate on, (N_train,) and (N_val,) int64, sorted.
+
+    Args:
+        split: Images that all decode.
+        hashes: (N,) equal for exact duplicates.
+        val_fraction: Share to hold out, 0-1; None is ``default_num_validation``.
+        seed: Of the draw.
+    """
+    wanted = default_num_validation(len(split)) if val_fraction is None else round(val_fraction * len(split))
+    groups = list(hashes) if split.groups is None else merge_groups([str(group) for group in split.groups], hashes)
+    return draw_validation(split.labels, groups, num_validation=wanted, seed=seed)
+
+
+def _why_none(split: Split) -> str:
+    if split.groups is not None and len(set(split.groups)) < len(split):
+        return f"{len(set(split.groups))} groups cannot be divided so that each class is in training"
+    return f"{len(split)} images are too few to spare any"
+
+
+def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Sequence[str]) -> list[str]:
+    """Return one sentence per way in which ``other`` repeats ``split``: equal images, shared groups.
+
+    Args:
+        split: Images to train on.
+        other: Images to score.
+        hashes: Equal for exact duplicates; "" for images that cannot be read.
+        other_hashes: Likewise, of ``other``.
+    """
+    sentences = []
+    known = set(hashes) - {""}
+    shared = sum(digest in known for digest in other_hashes)
+    if shared:
+        sentences.append(
+            f"{shared} of the {len(other)} {_called(other)} images are also training images, pixel for pixel: scores "
+            "on them are too good to be true."
+        )
+    if split.groups is not None and other.groups is not None:
+        both = sorted(set(split.groups) & set(other.groups))
+        if both:
+            sentences.append(
+                f"{len(both)} groups ({both[0]!r} first) are in both training and {_called(other)}: scores on them are "
+                "too good to be true."
+            )
+    return sentences
+
+
+def _called(split: Split) -> str:
+    return "validation" if split.name == "val" else split.name
+
+
+def _given_validation(
+    source: Source, val: str | None, val_fraction: float | None, options: SourceOptions | None
+) -> tuple[Split | None, str, str]:
     """Return the validation split that was given, if any, its source's spec, and where it comes from."""
     if val is not None:
-        other = open_source(val)
+        other = open_source(val, options, is_strict=False)
         if "val" in other.splits:
             return other.splits["val"], other.spec, f"split val of {other.spec}"
         if "all" in other.splits:

@@ -31,6 +31,25 @@ def path_exists(text: str) -> bool:
         return False
 
 
+def file_stamp(path: str | Path) -> str:
+    """Return a text that changes when the file does: its size and the time of its last change.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    status = os.stat(path)
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be computed again: ``$VITCTL_CACHE``, else ``~/.cache/vitctl``.
+
+    ``$XDG_CACHE_HOME`` takes the place of ``~/.cache``. It may not exist.
+    """
+    given = os.environ.get("VITCTL_CACHE")
+    return user_path(given) if given else user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitctl"
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; rename it to ``path`` if the block succeeds.

@@ -12,8 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from vitctl.data.source import Source, Split
+from vitctl.data.source import Source, SourceOptions, Split
 
+OPTIONS: tuple[str, ...] = ()
 TEST_FRACTION = 0.2
 TEST_SEED = 0
 
@@ -33,13 +34,17 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def read(self, row: int) -> Image.Image:
-        """Return image ``row`` as RGB."""
-        return Image.fromarray(self.pixels[row]).convert("RGB")
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row``."""
+        return Image.fromarray(self.pixels[row])
 
     def name(self, row: int) -> str:
         """Return ``prefix/row``."""
         return f"{self.prefix}/{row}"
+
+    def stamp(self, row: int) -> str:
+        """Return nothing: there is nothing to decode."""
+        return ""
 
 
 def recognises(spec: str) -> bool:
@@ -47,7 +52,7 @@ def recognises(spec: str) -> bool:
     return spec == "digits"
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, options: SourceOptions) -> Source:
     """Return the digits: splits ``train`` (1,437 images) and ``test`` (360)."""
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # values are 0..16

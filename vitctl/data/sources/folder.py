@@ -1,24 +1,26 @@
 """A folder of class folders, or of splits that hold class folders.
 
 ``pets/cat/1.jpg``: each sub-folder is a class, whatever lies below it. A folder is read as splits when it
-holds ``train`` and, beside it, nothing but ``val`` (or ``valid``, ``validation``) and ``test``. Files are
-listed with timm's reader; ``datasets``' imagefolder is not used because it sorts 1, 10, 2, merges the
-classes of all splits, takes files named ``test_1.png`` for a split and drops the labels of a single class.
+holds ``train`` and, beside it, nothing but ``val`` (or ``valid``, ``validation``) and ``test``. ``datasets``'
+imagefolder is not used because it sorts 1, 10, 2, merges the classes of all splits, takes files named
+``test_1.png`` for a split and drops the labels of a single class; timm's reader is not because it walks
+symbolic links that lead back forty times and passes over folders that may not be read.
 """
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from timm.data.readers.reader_image_folder import find_images_and_targets
 
-from vitctl.data.images import EXTENSIONS, is_hidden, read_rgb
-from vitctl.data.source import LazySplits, Source, Split, split_from_names
+from vitctl.data.images import EXTENSIONS, is_hidden
+from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
-from vitctl.primitives.files import user_path
+from vitctl.primitives.files import file_stamp, user_path
 from vitctl.primitives.natural_order import natural_key
 
+OPTIONS: tuple[str, ...] = ()
 VALIDATION_NAMES = ("val", "valid", "validation")
 
 
@@ -31,13 +33,17 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, row: int) -> Image.Image:
-        """Return image ``row`` as RGB."""
-        return read_rgb(Path(self.paths[row]))
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row``, whatever its name says."""
+        return Image.open(self.paths[row])
 
     def name(self, row: int) -> str:
         """Return the path."""
         return self.paths[row]
+
+    def stamp(self, row: int) -> str:
+        """Return size and time of the last change."""
+        return file_stamp(self.paths[row])
 
 
 def recognises(spec: str) -> bool:
@@ -45,7 +51,7 @@ def recognises(spec: str) -> bool:
     return user_path(spec).is_dir()
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, options: SourceOptions) -> Source:
     """Return the splits of the folder ``spec``: train, val, test as they are there, or ``all``.
 
     Raises:
@@ -83,8 +89,7 @@ def _read_split(folder: Path, name: str) -> Split:
     label_names: list[str] = []
     empty: list[str] = []
     for path in classes:
-        found, _ = find_images_and_targets(str(path), types=EXTENSIONS, sort=False)
-        listed = sorted((file for file, _ in found if not is_hidden(Path(file), below=path)), key=natural_key)
+        listed = sorted(_image_files(path), key=natural_key)
         paths += listed
         label_names += [path.name] * len(listed)
         if not listed:
@@ -95,8 +100,41 @@ def _read_split(folder: Path, name: str) -> Split:
     return replace(split, empty_classes=tuple(empty))
 
 
+def _image_files(folder: Path) -> list[str]:
+    """Return the image files in and below ``folder``, links followed.
+
+    Raises:
+        DataError: A link leads back to a folder above it, or a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} cannot be read: {error.strerror}; expected folders that you may read."
+        ) from error
+
+    found: list[str] = []
+    for parent, subfolders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not is_hidden(Path(parent, name), below=folder)]
+        for name in subfolders:
+            path = os.path.join(parent, name)
+            if os.path.islink(path) and Path(parent).resolve().is_relative_to(Path(path).resolve()):
+                raise DataError(
+                    f"{path} is a link that leads back to {Path(path).resolve()}, a folder above it; its images would "
+                    "count again and again. Remove the link."
+                )
+        found += [os.path.join(parent, name) for name in files if _is_image_name(name)]
+    return found
+
+
+def _is_image_name(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
 def _what_is_wrong(folder: Path) -> str:
-    expected = "expected 'digits', a folder of class folders, or a folder of IDX files"
+    expected = (
+        "expected 'digits', a folder of class folders, a folder of IDX files, a table (.csv .tsv .jsonl .parquet), "
+        "a folder written by datasets.save_to_disk, .tar shards, or hub:OWNER/NAME"
+    )
     if folder.exists():
         return f"{folder} is a file; {expected}."
     siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []

@@ -1,0 +1,55 @@
+"""Images that belong together, told by their paths: a patient's, a video's, a camera's.
+
+A pattern such as ``{group}/*`` or ``*/patient-{group}_*.png`` is laid against the end of each path. ``*`` stands
+for anything within a folder or file name, ``?`` for one character; ``{group}``, which occurs once, is the part
+that names the group.
+"""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from vitctl.data.source import Split
+from vitctl.errors import DataError, SettingError
+
+_PARTS = {"*": "[^/]*", "?": "[^/]", "{group}": "(?P<group>[^/]+?)"}
+
+
+def group_expression(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression for a group pattern; it matches whole paths.
+
+    Raises:
+        SettingError: ``{group}`` does not occur exactly once.
+
+    Example:
+        >>> group_expression("{group}/*").fullmatch("photos/cat/p12/3.png")["group"]
+        'p12'
+    """
+    if pattern.count("{group}") != 1:
+        raise SettingError(
+            f"--group-pattern is {pattern!r}; expected a path with {{group}} in it once, e.g. '{{group}}/*' for one "
+            "folder per group."
+        )
+    pieces = re.split(r"(\*|\?|\{group\})", pattern.lstrip("/"))
+    return re.compile("(.*/)?" + "".join(_PARTS.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)
+
+
+def with_pattern_groups(split: Split, pattern: str | None) -> Split:
+    """Return ``split`` with the group that ``pattern`` finds in each image's name; None changes nothing.
+
+    Raises:
+        SettingError: The pattern is malformed.
+        DataError: It does not match an image's name.
+    """
+    if pattern is None:
+        return split
+    expression = group_expression(pattern)
+    matches = [(name, expression.fullmatch(name)) for name in split.image_names()]
+    missed = [name for name, match in matches if match is None]
+    if missed:
+        raise DataError(
+            f"--group-pattern {pattern!r} does not match {len(missed)} of the {len(matches)} {split.name} images, "
+            f"{missed[0]} first; expected to find the group of each. '*' stays within one folder or file name."
+        )
+    return replace(split, groups=np.array([match["group"] for _, match in matches if match], dtype=object))

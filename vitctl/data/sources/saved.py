@@ -1,0 +1,75 @@
+"""A folder written by ``datasets.save_to_disk``: a ``Dataset``, or a ``DatasetDict`` of splits.
+
+It is memory-mapped where it lies; nothing is copied.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vitctl.data.columns import SPLIT_NAMES, column_split, find_columns, quiet_datasets, root_cause
+from vitctl.data.source import LazySplits, Source, SourceOptions, Split
+from vitctl.errors import DataError
+from vitctl.primitives.files import user_path
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+OPTIONS: tuple[str, ...] = ("image_column", "label_column", "group_column")
+MARKS = ("dataset_dict.json", "state.json")
+
+
+def recognises(spec: str) -> bool:
+    """Return whether ``spec`` is a folder with the files that ``save_to_disk`` writes."""
+    folder = user_path(spec)
+    return any((folder / mark).is_file() for mark in MARKS)
+
+
+def open_source(spec: str, options: SourceOptions) -> Source:
+    """Return the splits of the saved data set ``spec``; a single ``Dataset`` is the split ``all``.
+
+    Raises:
+        DataError: It cannot be read, or lacks a column.
+    """
+    from datasets import load_from_disk
+
+    folder = user_path(spec).absolute()
+    try:
+        with quiet_datasets():
+            loaded = load_from_disk(str(folder))
+    except Exception as error:  # pyarrow, json and datasets have no common base class
+        raise DataError(
+            f"{folder} cannot be read as a saved data set: {root_cause(error)}. Write it again with save_to_disk."
+        ) from error
+    return source_of(loaded, options, spec=str(folder), description="a folder written by datasets.save_to_disk")
+
+
+def source_of(loaded: "Dataset | DatasetDict", options: SourceOptions, *, spec: str, description: str) -> Source:
+    """Return a loaded data set as a source; splits keep their names, ``validation`` and its like are ``val``.
+
+    Args:
+        loaded: One data set, the split ``all``, or several by name.
+        options: As given.
+        spec: What it was loaded from.
+        description: A few words for the header.
+
+    Raises:
+        DataError: A column is missing, or two splits would have one name.
+    """
+    parts = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
+    if not parts:
+        raise DataError(f"{spec} holds no split; expected train at least.")
+    options = find_columns(next(iter(parts.values())), options, where=spec)
+    readers = {}
+    for given, dataset in parts.items():
+        name = SPLIT_NAMES.get(given, given)
+        if name in readers:
+            raise DataError(f"{spec} holds two splits for {name}: {', '.join(parts)}. Keep one of them.")
+        readers[name] = partial(_read_split, name, dataset, options, spec, given)
+    columns = f"images in column {options.image_column!r}, classes in {options.label_column!r}"
+    return Source(spec, f"{description}: {columns}", LazySplits(readers), options=options)
+
+
+def _read_split(name: str, dataset: "Dataset", options: SourceOptions, spec: str, given: str) -> Split:
+    where = spec if name == "all" else f"split {given} of {spec}"
+    prefix = spec if name == "all" else f"{spec}/{given}"
+    return column_split(name, dataset, options, where=where, prefix=prefix)

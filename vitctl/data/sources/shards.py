@@ -1,0 +1,287 @@
+"""WebDataset ``.tar`` shards: a path, a glob (``train-*.tar``), a range (``train-{000..009}.tar``) or a folder.
+
+Members that share a name up to the first dot belong together: ``0001.jpg`` with its class in ``0001.cls`` (text
+or an integer) or in a field of ``0001.json``. Shards without such members may hold class folders
+(``cat/1.jpg``). A shard is indexed once (where each member begins; the index is kept in vitctl's cache), then
+images are read at random, in any order, without unpacking. Format: https://github.com/webdataset/webdataset.
+"""
+
+import contextlib
+import glob
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
+from vitctl.data.images import EXTENSIONS, is_hidden
+from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
+from vitctl.errors import DataError
+from vitctl.primitives.files import cache_folder, file_stamp, user_path, write_json
+from vitctl.primitives.natural_order import natural_key
+
+OPTIONS: tuple[str, ...] = ("label_column", "group_column")
+INDEX_VERSION = 1
+MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image in a shard.
+
+    Attributes:
+        name: As the archive has it.
+        start: Where its bytes begin in the shard.
+        size: Number of bytes.
+        fields: What belongs to it: ``cls`` as text, the fields of its ``.json``.
+    """
+
+    name: str
+    start: int
+    size: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardImages:
+    """Images in tar shards, by where their bytes lie.
+
+    Attributes:
+        shards: Paths of the shards.
+        stamps: Of each shard.
+        names: (N,) member names.
+        places: (N, 3) int64: shard, first byte, number of bytes.
+    """
+
+    shards: tuple[str, ...]
+    stamps: tuple[str, ...]
+    names: tuple[str, ...]
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row`` from its bytes."""
+        shard, start, size = (int(number) for number in self.places[row])
+        with open(self.shards[shard], "rb") as file:
+            file.seek(start)
+            return Image.open(io.BytesIO(file.read(size)))
+
+    def name(self, row: int) -> str:
+        """Return the shard's path, a slash, and the member's name."""
+        return f"{self.shards[self.places[row, 0]]}/{self.names[row]}"
+
+    def stamp(self, row: int) -> str:
+        """Return a text that changes with the shard."""
+        return self.stamps[int(self.places[row, 0])]
+
+
+def recognises(spec: str) -> bool:
+    """Return whether ``spec`` names tar files, or is a folder that holds some and no class folders."""
+    if spec.lower().endswith((".tar", *_COMPRESSED)):
+        return bool(_RANGE.search(spec) or glob.has_magic(spec)) or user_path(spec).is_file()
+    folder = user_path(spec)
+    return folder.is_dir() and any(path.suffix.lower() == ".tar" for path in folder.iterdir() if path.is_file())
+
+
+def open_source(spec: str, options: SourceOptions) -> Source:
+    """Return the images of the shards ``spec``; shards with train, val or test in their names are those splits.
+
+    Raises:
+        DataError: There is no such shard, or one is compressed, truncated or no tar file. A shard without
+            labels raises it when its split is asked for.
+    """
+    if spec.lower().endswith(_COMPRESSED):
+        raise DataError(f"{spec} is compressed, so its images cannot be read at random; decompress it to a .tar first.")
+    paths = _expand(spec)
+    if not paths:
+        raise DataError(f"There is no file like {spec}; expected tar shards.")
+    by_split: dict[str, list[Path]] = {}
+    for path in paths:
+        by_split.setdefault(_split_of(path), []).append(path)
+    if len(by_split) > 1 and "all" in by_split:
+        raise DataError(
+            f"{spec} mixes shards of splits with {by_split['all'][0].name}, whose name has neither train, val nor test "
+            "in it. Rename it, or name the shards to use."
+        )
+    if len(by_split) == 1 and "train" in by_split:  # nothing but train: as if there were no splits
+        by_split = {"all": by_split["train"]}
+    order = [name for name in ("all", "train", "val", "test") if name in by_split]
+    readers: dict[str, Callable[[], Split]] = {
+        name: partial(_read_split, name, by_split[name], options) for name in order
+    }
+    number = f"{len(paths)} tar shard{'s' * (len(paths) > 1)}"
+    where = str(user_path(spec).absolute())
+    return Source(where, number, LazySplits(readers), options=options)
+
+
+def _expand(spec: str) -> list[Path]:
+    """Return the shards that ``spec`` names, in natural order; a range in the order it says."""
+    path = user_path(spec).absolute()
+    if path.is_dir():
+        found = [one for one in path.iterdir() if one.suffix.lower() == ".tar" and not is_hidden(one, below=path)]
+    elif path.is_file():
+        found = [path]
+    elif match := _RANGE.search(str(path)):
+        first, last = match[1], match[2]
+        numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        found = [Path(str(path)[: match.start()] + number + str(path)[match.end() :]) for number in numbers]
+        missing = [one for one in found if not one.is_file()]
+        if missing:
+            raise DataError(f"{missing[0]} is not there; {spec} names {len(found)} shards. Correct the range.")
+    else:
+        found = [Path(one) for one in glob.glob(str(path))]
+    return sorted(found, key=lambda one: natural_key(str(one)))
+
+
+def _split_of(path: Path) -> str:
+    words = re.split(r"[^a-z]+", path.name.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "all")
+
+
+def _read_split(name: str, paths: list[Path], options: SourceOptions) -> Split:
+    members = [(shard, member) for shard, path in enumerate(paths) for member in _indexed(path)]
+    where = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    if not members:
+        raise DataError(f"{where} holds no image; expected members that end in {' '.join(EXTENSIONS)}.")
+    labels = _labels([member for _, member in members], options.label_column, where=where)
+    images = ShardImages(
+        tuple(map(str, paths)),
+        tuple(file_stamp(path) for path in paths),
+        tuple(member.name for _, member in members),
+        np.array([(shard, member.start, member.size) for shard, member in members], dtype=np.int64),
+    )
+    split = split_from_names(name, images, labels)
+    if options.group_column is None:
+        return split
+    groups = [_field(member, options.group_column, "--group-column", where) for _, member in members]
+    return replace(split, groups=np.array(groups, dtype=object))
+
+
+def _labels(members: list[Member], column: str | None, *, where: str) -> list[str]:
+    if column is not None:
+        return [_field(member, column, "--label-column", where) for member in members]
+    names = sorted({key for member in members for key in member.fields if key.lower() in LABEL_COLUMNS})
+    column = "cls" if "cls" in names else names[0] if len(names) == 1 else None
+    if column is not None:
+        return [_field(member, column, "", where) for member in members]
+    if names:
+        raise DataError(f"{where} has more than one label field: {', '.join(names)}. Choose with --label-column.")
+    folders = [member.name.rsplit("/", 2)[-2] if "/" in member.name.removeprefix("./") else "" for member in members]
+    without = next((member for member, folder in zip(members, folders, strict=True) if folder in ("", ".")), None)
+    if without is not None:
+        raise DataError(
+            f"{where} holds no class for {without.name}; expected a member {_stem(without.name)}.cls, a field 'label' "
+            f"in {_stem(without.name)}.json, or images in one folder per class."
+        )
+    return folders
+
+
+def _field(member: Member, column: str, option: str, where: str) -> str:
+    if column not in member.fields:
+        has = ", ".join(member.fields) or "none"
+        raise DataError(
+            f"{member.name} in {where} has no field {column!r}{f' ({option})' * bool(option)}; it has: {has}."
+        )
+    value = member.fields[column]
+    if isinstance(value, (list, dict)):
+        raise DataError(
+            f"{where} is multi-label: {column!r} of {member.name} holds {str(value)[:60]}. vitctl needs exactly one "
+            "class per image for now."
+        )
+    if value is None or value == "" or isinstance(value, (bool, float)):
+        raise DataError(f"{column!r} of {member.name} in {where} is {value!r}; expected a class name or an integer.")
+    return str(value)
+
+
+# --- the index ---------------------------------------------------------------------------------------------
+
+
+def _stem(name: str) -> str:
+    """Return the name up to the first dot of its last part, which all members of a sample share."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.partition('.')[0]}" if folder else last.partition(".")[0]
+
+
+def _indexed(path: Path) -> list[Member]:
+    """Return the images of a shard in the order they lie there, from the cache where it is known."""
+    store = cache_folder() / "tar" / f"{path.name}-{_short_hash(str(path))}.json"
+    stamp = f"{INDEX_VERSION}-{file_stamp(path)}"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # unknown, or not what we wrote
+        document = json.loads(store.read_text(encoding="utf-8"))
+        if document["stamp"] == stamp:
+            return [Member(*row) for row in document["members"]]
+    members = _index(path)
+    rows = [[member.name, member.start, member.size, member.fields] for member in members]
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
+        write_json(store, {"path": str(path), "stamp": stamp, "members": rows})
+    return members
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+
+
+def _index(path: Path) -> list[Member]:
+    """Return the images of a shard.
+
+    Raises:
+        DataError: It is truncated or no tar file, or a ``.json`` member is not JSON.
+    """
+    images: dict[str, tuple[int, int]] = {}  # a name that occurs twice means its last member
+    fields: dict[str, dict[str, Any]] = {}
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for info in _members(path):
+            if info.offset_data + info.size > size:
+                raise DataError(f"{path} is truncated: it ends within {info.name}. Copy it again.")
+            extension = os.path.splitext(info.name)[1].lower()
+            inside = Path(info.name)
+            if is_hidden(inside, below=Path("/" if inside.is_absolute() else ".")) or not info.isreg():
+                continue
+            if extension in EXTENSIONS:
+                images[info.name] = (info.offset_data, info.size)
+            elif extension in (".cls", ".json") and info.size <= MAX_LABEL_BYTES:
+                file.seek(info.offset_data)
+                known = fields.setdefault(_stem(info.name), {})
+                known.update(_fields(file.read(info.size), extension, f"{info.name} in {path}"))
+    seen: dict[str, str] = {}
+    for name in images:
+        other = seen.setdefault(_stem(name), name)
+        if other != name and _stem(name) in fields:
+            raise DataError(
+                f"{path} holds two images of one sample, {other} and {name}; expected one. Keep one of them."
+            )
+    return [Member(name, *place, fields.get(_stem(name), {})) for name, place in images.items()]
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield from archive
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a tar file ({error}); expected an uncompressed one.") from error
+
+
+def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
+    try:
+        text = content.decode("utf-8")
+        if extension == ".cls":
+            return {"cls": text.strip()}
+        document = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where} cannot be read ({error}); expected UTF-8 text.") from error
+    return document if isinstance(document, dict) else {"label": document}
