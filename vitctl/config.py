@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 from vitctl.errors import SettingError, check_choice, did_you_mean
 
 BAD_IMAGE = ("fail", "skip")
+CACHES = ("none", "resized")
+CLASS_WEIGHTS = ("none", "balanced")
+SAMPLERS = ("shuffle", "balanced")
 INTERPOLATIONS = ("paper", "bicubic", "bicubic-aa")
 SPLITS = ("val", "test", "train", "all")
 MAX_LR = 1000.0
@@ -46,12 +49,33 @@ def _check_positive(config: object, *names: str) -> None:
             raise SettingError(f"{option_of(name)} is {value}; expected a number above 0.")
 
 
+def _check_fraction(val_fraction: float | None) -> None:
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise SettingError(f"--val-fraction is {val_fraction}; expected a fraction, 0 to below 1.")
+
+
+def _check_one_grouping(column: str | None, pattern: str | None) -> None:
+    if column is not None and pattern is not None:
+        raise SettingError("--group-column and --group-pattern are both given; expected one way to tell groups.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Settings of ``vitctl finetune``."""
 
     data: str | None = None
-    """Training images: ``digits``, a folder of class folders or of splits, a folder of IDX files."""
+    """Training images: ``digits``, a folder of class folders or of splits or of IDX files, a table, a saved data set,
+    tar shards, ``hub:OWNER/NAME``."""
+    image_root: str | None = None
+    """Folder that a table's relative paths start from; None is the table's own."""
+    image_column: str | None = None
+    """Column of images or paths; None finds it."""
+    label_column: str | None = None
+    """Column of classes; None finds it."""
+    group_column: str | None = None
+    """Column whose equal values (a patient, a video) stay on one side of the validation split."""
+    group_pattern: str | None = None
+    """The same, from the images' paths: a pattern with ``{group}``, e.g. ``{group}/*``."""
     val: str | None = None
     """Validation images, likewise; None takes the source's own split, or holds some out."""
     val_fraction: float | None = None
@@ -78,6 +102,12 @@ class FinetuneConfig:
     """Mirror half of the training images."""
     on_bad_image: str = "fail"
     """fail, or skip: leave out the training images that cannot be read."""
+    cache: str = "none"
+    """none, or resized: keep the training images decoded, at about twice the size trained at."""
+    class_weights: str = "none"
+    """none, or balanced: in the loss every class counts as much as any other."""
+    sampler: str = "shuffle"
+    """shuffle: every image once per epoch; balanced: every class equally often."""
     seed: int = 0
     """Of the split, the order, the augmentation and random weights, >= 0."""
     num_workers: int | None = None
@@ -101,9 +131,17 @@ class FinetuneConfig:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.")
         if self.val is not None and self.val_fraction is not None:
             raise SettingError("--val and --val-fraction are both given; expected one source of validation images.")
-        if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
-            raise SettingError(f"--val-fraction is {self.val_fraction}; expected a fraction, 0 to below 1.")
+        _check_fraction(self.val_fraction)
+        _check_one_grouping(self.group_column, self.group_pattern)
         check_choice(self.on_bad_image, BAD_IMAGE, what="--on-bad-image")
+        check_choice(self.cache, CACHES, what="--cache")
+        check_choice(self.class_weights, CLASS_WEIGHTS, what="--class-weights")
+        check_choice(self.sampler, SAMPLERS, what="--sampler")
+        if self.class_weights == self.sampler == "balanced":
+            raise SettingError(
+                "--class-weights balanced and --sampler balanced are both given; either alone makes the classes count "
+                "equally. Keep one."
+            )
         check_choice(self.device, DEVICES, what="--device")
         if self.pos_embed_interp is not None:
             check_choice(self.pos_embed_interp, INTERPOLATIONS, what="--pos-embed-interp")
@@ -128,6 +166,12 @@ class EvaluateConfig:
     """With ``model``: pretrained, none, or a file."""
     data: str | None = None
     """Images to evaluate on; None takes the run's own."""
+    image_root: str | None = None
+    """Folder that the relative paths of a table given with ``data`` start from; None is the table's own."""
+    image_column: str | None = None
+    """Column of images or paths in ``data``; None finds it."""
+    label_column: str | None = None
+    """Column of classes in ``data``; None finds it."""
     split: str | None = None
     """Which split of them: val, test, train or all."""
     on_bad_image: str = "fail"
@@ -146,6 +190,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _check_not_empty(self)
         _check_model_choice(self.run, self.model, self.weights)
+        for name in ("image_root", "image_column", "label_column"):
+            if getattr(self, name) is not None and self.data is None:
+                raise SettingError(f"{option_of(name)} is given without --data; the run's own data know theirs.")
         if self.split is not None:
             check_choice(self.split, SPLITS, what="--split")
         check_choice(self.on_bad_image, BAD_IMAGE, what="--on-bad-image")
@@ -180,6 +227,38 @@ class PredictConfig:
             raise SettingError("No image is given; expected image files or folders after the run.")
         check_choice(self.device, DEVICES, what="--device")
         _check_at_least(self, 1, "top_k", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Settings of ``vitctl data``."""
+
+    data: str | None = None
+    """What to look at: anything that ``finetune --data`` takes."""
+    image_root: str | None = None
+    """Folder that a table's relative paths start from; None is the table's own."""
+    image_column: str | None = None
+    """Column of images or paths; None finds it."""
+    label_column: str | None = None
+    """Column of classes; None finds it."""
+    group_column: str | None = None
+    """Column whose equal values stay on one side of the validation split."""
+    group_pattern: str | None = None
+    """The same, from the images' paths: a pattern with ``{group}``."""
+    val_fraction: float | None = None
+    """Share of the training images that ``finetune`` would hold out, 0 to below 1."""
+    seed: int = 0
+    """Of that split, >= 0."""
+    out: str | None = None
+    """Folder for the report and the contact sheet."""
+
+    def __post_init__(self) -> None:
+        _check_not_empty(self)
+        if self.data is None:
+            raise SettingError("No data are given; expected e.g. vitctl data photos/")
+        _check_fraction(self.val_fraction)
+        _check_one_grouping(self.group_column, self.group_pattern)
+        _check_at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +327,7 @@ _FORGOTTEN = {
     "epochs": ("steps",),
     "val": ("val_fraction",),
     "val_fraction": ("val",),
-    "data": ("val", "flip"),
+    "data": ("val", "flip", "image_root", "image_column", "label_column", "group_column", "group_pattern"),
     "model": ("weights", "image_size"),
     "recipe": ("recipe_settings", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp"),
 }

@@ -18,6 +18,7 @@ NOT_SETTINGS = {
     "evaluate": {"as_json"},
     "predict": {"as_json", "as_csv", "run", "images"},
     "models": {"as_json"},
+    "data": {"as_json"},
 }
 # fields that no option sets: predict's positional arguments, what a config.json holds
 NOT_OPTIONS = {"predict": {"run", "images"}, "finetune": {"recipe_settings"}}
@@ -26,6 +27,7 @@ CONFIGS = {
     "evaluate": config.EvaluateConfig,
     "predict": config.PredictConfig,
     "models": config.ModelsConfig,
+    "data": config.DataConfig,
 }
 
 

@@ -69,8 +69,9 @@ def _root(
 
 
 def _add_commands() -> None:
-    from vitctl.cli import evaluate, finetune, models, predict, recipes
+    from vitctl.cli import data, evaluate, finetune, models, predict, recipes
 
+    app.command("data", epilog=data.EXAMPLES)(data.data)
     app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
     app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)

@@ -8,7 +8,10 @@ from vitctl.cli.options import (
     ClassifierModelOption,
     ClassifierWeightsOption,
     DeviceOption,
+    ImageColumnOption,
+    ImageRootOption,
     JsonOption,
+    LabelColumnOption,
     NumThreadsOption,
     NumWorkersOption,
     OnBadImageOption,
@@ -42,6 +45,9 @@ def evaluate(
             show_default=False,
         ),
     ] = EvaluateConfig.data,
+    image_root: ImageRootOption = EvaluateConfig.image_root,
+    image_column: ImageColumnOption = EvaluateConfig.image_column,
+    label_column: LabelColumnOption = EvaluateConfig.label_column,
     split: Annotated[
         str | None,
         typer.Option(
@@ -65,13 +71,17 @@ def evaluate(
 ) -> None:
     """Say how good a classifier is: accuracy with its interval, calibration, every class.
 
-    Writes evaluation.json, predictions.csv, confusion.csv and confusion.png.
+    Writes evaluation.json, predictions.csv, confusion.csv, confusion.png and
+    highest-loss.png: the images it gets most wrong.
     """
     config = EvaluateConfig(
         run=run,
         model=model,
         weights=weights,
         data=data,
+        image_root=image_root,
+        image_column=image_column,
+        label_column=label_column,
         split=split,
         on_bad_image=on_bad_image,
         batch_size=batch_size,

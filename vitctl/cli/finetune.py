@@ -8,7 +8,12 @@ import typer
 
 from vitctl.cli.options import (
     DeviceOption,
+    GroupColumnOption,
+    GroupPatternOption,
+    ImageColumnOption,
+    ImageRootOption,
     JsonOption,
+    LabelColumnOption,
     NumThreadsOption,
     NumWorkersOption,
     OnBadImageOption,
@@ -26,6 +31,7 @@ Examples:
   vitctl finetune                                     the demo model on handwritten digits
   vitctl finetune --data photos/ --image-size 384     your images, one folder per class
   vitctl finetune --data photos/ --model vit_base_patch16_224.augreg_in21k --dry-run
+  vitctl finetune --data eyes.csv --image-root scans/ --group-column patient
   vitctl finetune --config runs/photos/config.json --out runs/again
 """
 
@@ -38,10 +44,16 @@ def finetune(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Training images: a folder of class folders or of splits, IDX files, or digits (the default).",
+            help="Training images: a folder, a table, tar shards, a saved data set, hub:OWNER/NAME, or digits "
+            "(the default).",
             show_default=False,
         ),
     ] = FinetuneConfig.data,
+    image_root: ImageRootOption = FinetuneConfig.image_root,
+    image_column: ImageColumnOption = FinetuneConfig.image_column,
+    label_column: LabelColumnOption = FinetuneConfig.label_column,
+    group_column: GroupColumnOption = FinetuneConfig.group_column,
+    group_pattern: GroupPatternOption = FinetuneConfig.group_pattern,
     val: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +126,19 @@ def finetune(
         typer.Option("--flip/--no-flip", help="Mirror half of the training images.", show_default=False),
     ] = FinetuneConfig.flip,
     on_bad_image: OnBadImageOption = FinetuneConfig.on_bad_image,
+    cache: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="none, or resized: keep large training photos decoded, at twice the size trained at.",
+        ),
+    ] = FinetuneConfig.cache,
+    class_weights: Annotated[
+        str, typer.Option(metavar="WHAT", help="none, or balanced: each class counts alike in the loss.")
+    ] = FinetuneConfig.class_weights,
+    sampler: Annotated[
+        str, typer.Option(metavar="WHAT", help="shuffle, or balanced: show each class equally often.")
+    ] = FinetuneConfig.sampler,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Of split, order, augmentation and random weights.")
     ] = FinetuneConfig.seed,
@@ -185,12 +210,15 @@ def _print_summary(summary: dict[str, Any]) -> None:
         images = f"{summary['num_val']} validation images (step {values['step']})"
         return f"top-1 {values['top1']:.2%}, loss {values['loss']:.4f} on {images}"
 
-    run = summary["run"]
+    run, wait = summary["run"], summary["data_wait_fraction"]
     print_pairs(
         [
             ("best", score("best")),
             ("last", score("last")),
-            ("speed", f"{summary['images_per_s']:.1f} images/s, {summary['wall_s']:.0f} s in all"),
+            (
+                "speed",
+                f"{summary['images_per_s']:.1f} images/s, {wait:.0%} of it data wait, {summary['wall_s']:.0f} s in all",
+            ),
             ("run folder", run),
             ("next", f"vitctl evaluate {shlex.quote(run)}    vitctl predict {shlex.quote(run)} IMAGE"),
         ]

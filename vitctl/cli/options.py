@@ -25,6 +25,32 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 OnBadImageOption = Annotated[
     str, typer.Option(metavar="WHAT", help="Images that cannot be read: fail, or skip (leave out and count).")
 ]
+ImageRootOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Folder that a table's relative paths start from; else the table's own.", show_default=False
+    ),
+]
+ImageColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of images or paths, if not found.", show_default=False)
+]
+LabelColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of classes, if not found.", show_default=False)
+]
+GroupColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column whose equal values (patient, video) stay on one side of the split.",
+        show_default=False,
+    ),
+]
+GroupPatternOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN", help="The same from the images' paths, e.g. '{group}/*' or '{group}_*'.", show_default=False
+    ),
+]
 RunArgument = Annotated[
     str | None,
     typer.Argument(

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # Pillow refuses images above twice MAX_IMAGE_PIXELS (179 megapixels), and warns from there to half of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -38,7 +38,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: The values have no defined range (32-bit integers above 65,535, floats).
     """
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _scale_to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

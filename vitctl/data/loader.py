@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitctl.data.images import reason_of
+from vitctl.data.imbalance import BalancedOrder
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform, TrainingTransform
 from vitctl.errors import DataError
@@ -36,12 +37,14 @@ class BatchPlan:
         batch_size: Global batch, >= 1.
         num_images_seen: Length of the stream; the last batch is what is left.
         seed: The run's seed.
+        balanced: Shows every class equally often; None shows every image once per epoch.
     """
 
     num_images: int
     batch_size: int
     num_images_seen: int
     seed: int
+    balanced: BalancedOrder | None = None
 
     @property
     def num_steps(self) -> int:
@@ -49,29 +52,36 @@ class BatchPlan:
         return math.ceil(self.num_images_seen / self.batch_size)
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """Return batch ``step`` (0..num_steps-1) as (epoch, position) pairs."""
+        """Return batch ``step`` (0..num_steps-1) as (view, position) pairs; see ``epoch``."""
         first = step * self.batch_size
         last = min(first + self.batch_size, self.num_images_seen)
         pairs: list[tuple[int, int]] = []
         for epoch in range(first // self.num_images, (last - 1) // self.num_images + 1):
             offset = epoch * self.num_images
-            order = epoch_permutation(self.num_images, seed=self.seed, epoch=epoch)
-            chosen = order[max(first - offset, 0) : min(last - offset, self.num_images)]
-            pairs += [(epoch, int(position)) for position in chosen]
+            pairs += self.epoch(epoch)[max(first - offset, 0) : min(last - offset, self.num_images)]
         return pairs
 
     def batches(self) -> Iterator[list[tuple[int, int]]]:
         """Yield every batch in turn, drawing each epoch's order only once."""
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        epoch, order = -1, list[tuple[int, int]]()
         batch: list[tuple[int, int]] = []
         for index in range(self.num_images_seen):
             if index // self.num_images != epoch:
                 epoch = index // self.num_images
-                order = epoch_permutation(self.num_images, seed=self.seed, epoch=epoch)
-            batch.append((epoch, int(order[index % self.num_images])))
+                order = self.epoch(epoch)
+            batch.append(order[index % self.num_images])
             if len(batch) == self.batch_size or index + 1 == self.num_images_seen:
                 yield batch
                 batch = []
+
+    def epoch(self, epoch: int) -> list[tuple[int, int]]:
+        """Return the order of one epoch as N (view, position) pairs: the view-th showing of that image, from 0."""
+        if self.balanced is not None:
+            views, positions = self.balanced.epoch(epoch)
+            return list(zip(views.tolist(), positions.tolist(), strict=True))
+        return [
+            (epoch, position) for position in epoch_permutation(self.num_images, seed=self.seed, epoch=epoch).tolist()
+        ]
 
 
 class TrainingBatch(NamedTuple):
@@ -80,46 +90,61 @@ class TrainingBatch(NamedTuple):
     Attributes:
         images: (B, 3, H, W) float32.
         labels: (B,) int64.
-        weights: (B,) float32, 1 for each image that counts, 0 for filling.
+        weights: (B,) float32, 1 (or the weight of its class) for each image that counts, 0 for filling.
         num_global: Images in the global batch.
+        weight_global: Sum of the weights over the global batch.
     """
 
     images: Tensor
     labels: Tensor
     weights: Tensor
     num_global: int
+    weight_global: float
 
 
-class _PlanSampler(Sampler[list[tuple[int, int, float, int]]]):
+class _Key(NamedTuple):
+    """What a worker needs to make one training item."""
+
+    view: int
+    position: int
+    weight: float
+    num_global: int
+    weight_global: float
+
+
+class _PlanSampler(Sampler[list[_Key]]):
     """Yields this process's share of every global batch; a process is never left without an image."""
 
-    def __init__(self, plan: BatchPlan, process_index: int, num_processes: int) -> None:
-        self._plan, self._index, self._count = plan, process_index, num_processes
+    def __init__(self, plan: BatchPlan, image_weights: np.ndarray, process_index: int, num_processes: int) -> None:
+        self._plan, self._image_weights = plan, image_weights
+        self._index, self._count = process_index, num_processes
 
     def __len__(self) -> int:
         return self._plan.num_steps
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, float, int]]]:
+    def __iter__(self) -> Iterator[list[_Key]]:
         for pairs in self._plan.batches():
+            total = float(self._image_weights[[position for _, position in pairs]].sum())
             own = pairs[self._index :: self._count]
-            weight = 1.0 if own else 0.0
-            yield [(epoch, position, weight, len(pairs)) for epoch, position in own or pairs[:1]]
+            yield [
+                _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total)
+                for view, position in own or pairs[:1]
+            ]
 
 
-_TrainingItem = tuple[Tensor, int, float, int]
+_TrainingItem = tuple[Tensor, int, _Key]
 
 
 class _TrainingImages(Dataset[_TrainingItem | DataError]):
     def __init__(self, split: Split, transform: TrainingTransform) -> None:
         self._split, self._transform = split, transform
 
-    def __getitem__(self, key: tuple[int, int, float, int]) -> _TrainingItem | DataError:
-        epoch, position, weight, num_global = key
-        image = _read(self._split, position)
+    def __getitem__(self, key: _Key) -> _TrainingItem | DataError:
+        image = _read(self._split, key.position, least_side=self._transform.least_side)
         if isinstance(image, DataError):
             return image
-        tensor = self._transform(image, epoch=epoch, position=position)
-        return tensor, int(self._split.labels[position]), weight, num_global
+        tensor = self._transform(image, view=key.view, position=key.position)
+        return tensor, int(self._split.labels[key.position]), key
 
 
 class _EvaluationImages(Dataset[Tensor | DataError]):
@@ -134,10 +159,10 @@ class _EvaluationImages(Dataset[Tensor | DataError]):
         return image if isinstance(image, DataError) else self._transform(image)
 
 
-def _read(split: Split, position: int) -> Image.Image | DataError:
+def _read(split: Split, position: int, *, least_side: int | None = None) -> Image.Image | DataError:
     """Return the image, or what went wrong: raised in a worker it would reach the user as a traceback."""
     try:
-        return split.read(position)
+        return split.read(position, least_side=least_side)
     except Exception as error:  # a file that changed since it was checked
         return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
 
@@ -175,8 +200,9 @@ def _stack_training(items: list[_TrainingItem | DataError]) -> TrainingBatch | D
     for item in items:
         if isinstance(item, DataError):
             return item
-    images, labels, weights, num_global = zip(*items, strict=True)
-    return TrainingBatch(torch.stack(images), torch.tensor(labels), torch.tensor(weights), num_global[0])
+    images, labels, keys = zip(*items, strict=True)
+    weights = torch.tensor([key.weight for key in keys])
+    return TrainingBatch(torch.stack(images), torch.tensor(labels), weights, keys[0].num_global, keys[0].weight_global)
 
 
 def training_batches(
@@ -185,18 +211,20 @@ def training_batches(
     plan: BatchPlan,
     *,
     num_workers: int,
+    class_weights: np.ndarray | None = None,
     process_index: int = 0,
     num_processes: int = 1,
     pin_memory: bool = False,
 ) -> Iterable[TrainingBatch]:
     """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan``.
 
-    The content depends on ``plan`` alone, not on ``num_workers``. An image that cannot be read any more
-    raises DataError while the batches are taken.
+    The content depends on ``plan`` and ``class_weights``, (C,) or None for 1 each, not on ``num_workers``. An
+    image that cannot be read any more raises DataError while the batches are taken.
     """
+    image_weights = np.ones(len(split)) if class_weights is None else class_weights[split.labels]
     loader: Iterable[Any] = DataLoader(
         _TrainingImages(split, transform),
-        batch_sampler=_PlanSampler(plan, process_index, num_processes),
+        batch_sampler=_PlanSampler(plan, image_weights, process_index, num_processes),
         num_workers=num_workers,
         collate_fn=_stack_training,
         pin_memory=pin_memory,

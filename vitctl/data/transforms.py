@@ -3,6 +3,7 @@
 Letters: H W px.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ class EvaluationTransform:
 class TrainingTransform:
     """RGB image to (3, H, W) float32 with random cropping and flipping.
 
-    The randomness is keyed by (seed, epoch, image), so it does not depend on which worker process
-    handles an image, nor on what was drawn before.
+    The randomness is keyed by (seed, view, image), so it does not depend on which worker process handles an
+    image, nor on what was drawn before.
 
     Args:
         preprocessing: Size, interpolation, mean and std; its crop is for evaluation only.
@@ -58,13 +59,13 @@ class TrainingTransform:
     ) -> None:
         check_choice(crop, CROPS, what="crop")
         size = preprocessing.image_size
+        larger = (round(size[0] * 7 / 6), round(size[1] * 7 / 6))  # 448 px for 384
         mode = str_to_interp_mode(preprocessing.interpolation)
         squash = transforms.Resize(size, interpolation=mode)
         steps: list[Any]
         if crop == "random-resized-crop":
             steps = [transforms.RandomResizedCrop(size, scale=crop_area, interpolation=mode)]
-        elif crop == "resize-random-crop":  # 448 px for 384
-            larger = (round(size[0] * 7 / 6), round(size[1] * 7 / 6))
+        elif crop == "resize-random-crop":
             steps = [transforms.Resize(larger, interpolation=mode), transforms.RandomCrop(size)]
         elif crop == "pad-random-crop":
             padding = [max(1, size[1] // 8), max(1, size[0] // 8)]
@@ -76,9 +77,13 @@ class TrainingTransform:
         steps += [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
         self._transform = transforms.Compose(steps)
         self._seed = seed
+        smallest_crop = math.sqrt(crop_area[0]) if crop == "random-resized-crop" else 1.0
+        self.least_side = math.ceil(max(larger if crop == "resize-random-crop" else size) * max(2, 1 / smallest_crop))
+        """px: a JPEG may be decoded at a fraction of its size that leaves both sides this long, twice the target's
+        and enough that no crop is enlarged for it."""
 
-    def __call__(self, image: Image.Image, *, epoch: int, position: int) -> Tensor:
-        """Return the (3, H, W) float32 tensor of ``image`` as seen in ``epoch``."""
-        with torch_randomness(self._seed, "augment", epoch, position):
+    def __call__(self, image: Image.Image, *, view: int, position: int) -> Tensor:
+        """Return the (3, H, W) float32 tensor of ``image`` at its ``view``-th showing, from 0."""
+        with torch_randomness(self._seed, "augment", view, position):
             tensor: Tensor = self._transform(image)
         return tensor.contiguous(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves and the confusion matrix.
+"""Pictures: learning curves, the confusion matrix, contact sheets of images.
 
 Colours: Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
@@ -104,7 +104,43 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, *
     _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def draw_contact_sheet(
+    pictures: Sequence[np.ndarray | None], captions: Sequence[str], path: Path, *, columns: int, title: str
+) -> None:
+    """Draw pictures in a grid, row by row, each with its caption below it.
+
+    Args:
+        pictures: (S, S, 3) uint8 each, all of one side S px; None leaves its place empty, without a caption.
+        captions: One per picture; further lines after a line break.
+        path: PNG to write.
+        columns: Pictures per row, >= 1.
+        title: What they are.
+    """
+    side = next((picture.shape[0] for picture in pictures if picture is not None), 1)
+    num_rows = max(1, -(-len(pictures) // columns))
+    num_lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+    gap, text_height = side // 12, 13 * num_lines + 6
+    cell_height, cell_width = side + text_height, side + gap
+    canvas = np.full((num_rows * cell_height, columns * cell_width, 3), 255, dtype=np.uint8)
+    dpi, top = 100, 34
+    figure = Figure(figsize=(canvas.shape[1] / dpi, (canvas.shape[0] + top) / dpi), dpi=dpi)
+    axes = figure.add_axes((0, 0, 1, canvas.shape[0] / (canvas.shape[0] + top)))
+    longest = max(4, int(cell_width / 5.2))
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        if picture is None:
+            continue
+        y, x = index // columns * cell_height, index % columns * cell_width + gap // 2
+        canvas[y : y + side, x : x + side] = picture
+        lines = [line if len(line) <= longest else line[: longest - 1] + "…" for line in caption.split("\n")]
+        axes.text(x + side / 2, y + side + 3, "\n".join(lines), ha="center", va="top", fontsize=6.5, parse_math=False)
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    shown = title if len(title) <= canvas.shape[1] // 7 else title[: canvas.shape[1] // 7 - 1] + "…"
+    figure.text(0.01, 1 - 0.5 * top / (canvas.shape[0] + top), shown, va="center", fontsize=9, parse_math=False)
+    _save(figure, path, dpi=dpi)
+
+
+def _save(figure: Figure, path: Path, *, dpi: int = 130) -> None:
     with whole_file(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # boxes stand for such letters
-        figure.savefig(partial, format="png", dpi=130)
+        figure.savefig(partial, format="png", dpi=dpi)

@@ -47,6 +47,7 @@ class Job:
         num_workers: Processes that read images.
         accelerator: Device and processes.
         precision: ``fp32`` or ``bf16``.
+        class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Job:
     num_workers: int
     accelerator: Accelerator
     precision: str
+    class_weights: np.ndarray | None = None
 
     @property
     def selects_best(self) -> bool:
@@ -92,12 +94,14 @@ class Outcome:
         best: Score of the chosen weights.
         best_logits: (N, C) float32 of the chosen weights on the validation images, or None.
         images_per_s: Training images per second, validations not counted.
+        data_wait_fraction: Share of that time spent waiting for images, 0-1.
     """
 
     last: Score
     best: Score
     best_logits: np.ndarray | None
     images_per_s: float
+    data_wait_fraction: float
 
 
 def train(
@@ -140,10 +144,11 @@ def train(
     last = best = Score(0, None, None)
     logits: np.ndarray | None = None
     best_logits: np.ndarray | None = None
-    num_images, training_s = 0, 0.0
+    num_images, training_s, data_s = 0, 0.0, 0.0
     with conversation.progress("training", num_steps, "steps") as bar:
         for report in reports:
-            num_images, training_s = num_images + report.num_images, training_s + report.step_s
+            num_images += report.num_images
+            training_s, data_s = training_s + report.step_s, data_s + report.data_s
             recorder.step(report)
             bar.advance(
                 loss=f"loss {report.loss:.3f}",
@@ -174,7 +179,7 @@ def train(
         recorder.save(job.model, "best")
     if stop:
         conversation.line("The run had finished before it could be stopped.")
-    return Outcome(last, best, best_logits, num_images / training_s)
+    return Outcome(last, best, best_logits, num_images / training_s, data_s / training_s)
 
 
 def _anyone_asks(stop: StopRequest, accelerator: Accelerator) -> bool:
@@ -203,6 +208,7 @@ def _batches(job: Job) -> Iterable[TrainingBatch]:
         job.training_transform(),
         job.batches,
         num_workers=job.num_workers,
+        class_weights=job.class_weights,
         process_index=job.accelerator.process_index,
         num_processes=job.accelerator.num_processes,
         pin_memory=job.accelerator.device.type == "cuda",

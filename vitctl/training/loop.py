@@ -29,7 +29,7 @@ class StepReport:
 
     Attributes:
         step: 1..num_steps.
-        loss: Mean cross-entropy over the global batch, before the step.
+        loss: Mean cross-entropy over the global batch, before the step; weighted where classes have weights.
         lr: Peak group's learning rate in this step.
         num_images: Images in the global batch.
         data_s: Seconds spent waiting for images.
@@ -108,7 +108,7 @@ def train_steps(
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)  # (B, C)
         losses = F.cross_entropy(logits.float(), labels, reduction="none")  # (B,)
-        share = (losses * weights).sum() / batch.num_global
+        share = (losses * weights).sum() / batch.weight_global
         # processes average their gradients; times their number, that is the mean over the global batch
         accelerator.backward(share * accelerator.num_processes)
         if clip_norm:

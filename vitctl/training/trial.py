@@ -50,7 +50,8 @@ def measure_cost(job: Job) -> Cost:
     model = job.model.to(device).train()
     transform = job.training_transform()
     pairs = job.batches.batch(0)[:MAX_TRIAL_IMAGES]
-    images = torch.stack([transform(job.train.read(p), epoch=e, position=p) for e, p in pairs]).to(device)
+    shown = [(job.train.read(p, least_side=transform.least_side), view, p) for view, p in pairs]
+    images = torch.stack([transform(image, view=view, position=p) for image, view, p in shown]).to(device)
     labels = torch.tensor([int(job.train.labels[position]) for _, position in pairs], device=device)
 
     def one_pass() -> int:

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from vitctl.config import EvaluateConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import resolve_num_workers
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
-from vitctl.data.source import Source, Split, align_classes
+from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
+from vitctl.data.survey import thumbnail
 from vitctl.data.training_data import find_images
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
@@ -23,9 +24,10 @@ from vitctl.models.build import Classifier, load_classifier
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
-from vitctl.reporting.figures import draw_confusion
+from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
 from vitctl.training.run_folder import check_writable, is_run_folder
 
+SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
 SPLIT_PREFERENCE = ("test", "val", "all", "train")
 
 
@@ -114,7 +116,7 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
             f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC."
         )
     else:
-        source = open_source(config.data)
+        source = open_source(config.data, SourceOptions(config.image_root, config.image_column, config.label_column))
         name = config.split or next(name for name in SPLIT_PREFERENCE if name in source.splits)
         why = "given" if config.split else f"it has the splits {', '.join(source.splits)}"
         chosen = Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
@@ -132,7 +134,7 @@ def _images_of_run(run: Path, split_name: str | None) -> Images:
     if split_name in (None, "val"):
         if held_out is None:
             raise DataError(f"{run} was made without validation images; name others with --data SPEC or --split test.")
-        source = open_source(held_out["data"])
+        source = open_source(held_out["data"], _options_of(settings), is_strict=False)
         return Images(
             source.spec,
             "val",
@@ -140,13 +142,18 @@ def _images_of_run(run: Path, split_name: str | None) -> Images:
             source,
             "the run's own validation images",
         )
-    source = open_source(settings["data"])
+    source = open_source(settings["data"], _options_of(settings))
     if split_name == "train":
         names = set(held_out["images"]) if held_out and held_out["data"] == settings["data"] else set()
         everything = source.training_split()
         kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
         return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
     return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
+
+
+def _options_of(settings: Mapping[str, Any]) -> SourceOptions:
+    """Return how a run read its data; runs of older versions do not say."""
+    return SourceOptions(**{field.name: settings.get(field.name) for field in fields(SourceOptions)})
 
 
 def _all_images(source: Source, names: Sequence[str]) -> Split:
@@ -210,6 +217,23 @@ def _write_files(
             writer.writerow(["true \\ predicted", *class_names])
             writer.writerows([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report['split']}")
+        _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
         write_json(out / "evaluation.json", report)
     except OSError as error:
         raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
+
+
+def _draw_highest_loss(
+    path: Path, split: Split, predicted: np.ndarray, shares: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Draw the images whose true class got the least probability, worst first."""
+    of_true = shares[np.arange(len(split)), split.labels]
+    worst = np.argsort(of_true, kind="stable")[:SHEET_IMAGES].tolist()
+    captions = [
+        f"{class_names[split.labels[index]]}: {of_true[index]:.1%}\n"
+        f"{class_names[predicted[index]]}: {shares[index, predicted[index]]:.1%}"
+        for index in worst
+    ]
+    pictures = [thumbnail(split, index, side=THUMBNAIL_PX) for index in worst]
+    title = f"highest loss, worst first: probability of the true class, of the predicted class ({len(split):,} images)"
+    draw_contact_sheet(pictures, captions, path, columns=SHEET_COLUMNS, title=title)

@@ -9,7 +9,7 @@ import errno
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ import torch
 from vitctl import __version__
 from vitctl.config import FinetuneConfig
 from vitctl.conversation import Conversation, Setting
+from vitctl.data.imbalance import BalancedOrder, balanced_class_weights
 from vitctl.data.loader import BatchPlan, resolve_num_workers
+from vitctl.data.resized import resized_sizes, resized_split
 from vitctl.data.scan import num_scan_threads
+from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import (
     TrainingData,
     TrainingSources,
@@ -35,7 +38,8 @@ from vitctl.models.build import DEMO, LoadedModel, load_model
 from vitctl.models.fitting import fit_head, fit_preprocessing, fit_resolution
 from vitctl.models.geometry import Resolution, geometry_of
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import sha256_of, user_path
+from vitctl.primitives.files import cache_folder, sha256_of, user_path
+from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.image_sizes import check_divisible, format_size, parse_image_size
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.recipes import Recipe, list_recipes, load_recipe, recipe_from_settings, recipe_path
@@ -98,6 +102,8 @@ def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
     conversation.header("vitctl finetune", plan.settings)
     if config.dry_run:
         return _describe_cost(plan, conversation)
+    if config.cache == "resized":
+        plan = _with_resized_images(plan, conversation)
     plan.job.accelerator.wait_for_everyone()  # no process may find the run folder made by another
     with _run_folder(plan, overwrite=config.overwrite) as folder, stop_requests() as stop:
         _write_start(plan, folder)
@@ -120,9 +126,17 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         check_out(out, overwrite=config.overwrite)
     wanted = None if config.image_size is None else parse_image_size(config.image_size)
 
-    sources = open_training_sources(data_spec, val=config.val, val_fraction=config.val_fraction)
+    sources = open_training_sources(
+        data_spec,
+        val=config.val,
+        val_fraction=config.val_fraction,
+        options=SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column),
+        group_pattern=config.group_pattern,
+    )
     _check_classes(sources)
     _check_out_is_elsewhere(out, sources)
+    if config.cache == "resized" and sources.source.is_in_memory:
+        raise SettingError(f"--cache resized is of no use for {sources.source.spec}: its images are in memory.")
 
     conversation.line(f"loading {model.value}")
     loaded = load_model(model.value, weights=config.weights, seed=config.seed)
@@ -161,12 +175,21 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         val=data.val,
         preprocessing=fit_preprocessing(loaded, size.value, crop=recipe.evaluation_crop),
         recipe=recipe,
-        batches=BatchPlan(len(data.train), batch.value, seen.value, config.seed),
+        batches=BatchPlan(
+            len(data.train),
+            batch.value,
+            seen.value,
+            config.seed,
+            BalancedOrder(data.train.labels, config.seed) if config.sampler == "balanced" else None,
+        ),
         lr=lr.value,
         flip=flip.value,
         num_workers=workers.value,
         accelerator=build_accelerator(device, num_threads=num_threads),
         precision=choose_precision(device),
+        class_weights=balanced_class_weights(data.train.labels, len(data.train.class_names))
+        if config.class_weights == "balanced"
+        else None,
     )
     decisions: dict[str, Decision[Any]] = {
         "data": Decision(
@@ -186,6 +209,8 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         "workers": workers,
     }
     settings = header_settings(job, data=data, loaded=loaded, resolution=resolution, decisions=decisions)
+    if config.cache == "resized":
+        settings.append(_cache_setting(job, data))
     for note in (*data.source.notes, *(loaded.report.notes if loaded.report else ())):
         conversation.warn(note)
     if model.value == DEMO and Path(DEMO).is_dir():
@@ -208,6 +233,11 @@ def _resolved_config(
     is_whole = seen == job.batches.num_steps * batch_size  # else a short last batch: only epochs say that
     return FinetuneConfig(
         data=decisions["data"].value,
+        image_root=None if config.image_root is None else str(user_path(config.image_root).absolute()),
+        image_column=config.image_column,
+        label_column=config.label_column,
+        group_column=config.group_column,
+        group_pattern=config.group_pattern,
         val=val_spec if config.val is not None else None,
         val_fraction=config.val_fraction,
         model=model,
@@ -221,6 +251,9 @@ def _resolved_config(
         lr=decisions["lr"].value,
         flip=decisions["flip"].value,
         on_bad_image=config.on_bad_image,
+        cache=config.cache,
+        class_weights=config.class_weights,
+        sampler=config.sampler,
         seed=config.seed,
         num_workers=decisions["workers"].value,
         num_threads=decisions["threads"].value,
@@ -280,6 +313,27 @@ def _check_out_is_elsewhere(out: Path, sources: TrainingSources) -> None:
                 f"--out {out} lies inside the data {spec}, where the next run would take it for images. Give a folder "
                 "elsewhere with --out."
             )
+
+
+def _cache_setting(job: Job, data: TrainingData) -> Setting:
+    short_side = job.training_transform().least_side
+    num_bytes = 3 * int(resized_sizes(data.sizes, short_side).prod(axis=1).sum())
+    return Setting(
+        "image cache", f"resized, {format_bytes(num_bytes)}", f"short side up to {short_side} px, in {cache_folder()}"
+    )
+
+
+def _with_resized_images(plan: Plan, conversation: Conversation) -> Plan:
+    """Return ``plan`` with its training images read from the cache of resized ones, made if need be."""
+    with plan.job.accelerator.main_process_first():  # the others find what the first has written
+        train, _ = resized_split(
+            plan.job.train,
+            plan.data.sizes,
+            short_side=plan.job.training_transform().least_side,
+            num_threads=num_scan_threads(),
+            conversation=conversation,
+        )
+    return replace(plan, job=replace(plan.job, train=train))
 
 
 # --- validating --------------------------------------------------------------------------------------------
@@ -377,6 +431,7 @@ def _write_end(plan: Plan, outcome: Outcome, folder: RunFolder | None, *, wall_s
         "last": outcome.last.as_json(),
         "weights_sha256": None,
         "images_per_s": round(outcome.images_per_s, 3),
+        "data_wait_fraction": round(outcome.data_wait_fraction, 4),
         "wall_s": round(wall_s, 3),
     }
     if folder is None:

@@ -46,7 +46,7 @@ def header_settings(
     )  # fmt: skip
     return [
         Setting("data", data.source.spec, reasons["data"]),
-        Setting("classes", f"{len(names)}: {listed(names)}", _each(counts)),
+        Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
         Setting("validation images", f"{num_val:,}", data.val_reason),
         Setting("model", loaded.name, reasons["model"]),
@@ -94,6 +94,12 @@ def listed(names: tuple[str, ...], most: int = 10) -> str:
 def _each(counts: np.ndarray) -> str:
     least, most = int(counts.min()), int(counts.max())
     return f"{least:,} images each" if least == most else f"{least:,} to {most:,} images each"
+
+
+def _balance(job: Job) -> str:
+    if job.class_weights is not None:
+        return f"; weighted {job.class_weights.min():.2g} to {job.class_weights.max():.2g} in the loss"
+    return "; each shown equally often" if job.batches.balanced is not None else ""
 
 
 def _length(job: Job) -> str:

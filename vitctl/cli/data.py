@@ -1,0 +1,173 @@
+"""``vitctl data SPEC`` on the command line."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vitctl.cli.options import (
+    GroupColumnOption,
+    GroupPatternOption,
+    ImageColumnOption,
+    ImageRootOption,
+    JsonOption,
+    LabelColumnOption,
+)
+from vitctl.cli.output import print_columns, print_json, print_pairs, printable
+from vitctl.cli.screen import Screen
+from vitctl.config import DataConfig
+
+EXAMPLES = """\
+Examples:
+
+\b
+  vitctl data photos/                               one folder per class, or train/ and test/
+  vitctl data labels.csv --image-root photos/
+  vitctl data 'shards/train-*.tar' --json
+"""
+
+MOST_CLASSES, MOST_LINES = 40, 10
+
+
+def data(
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="SPEC", help="Images: anything that finetune --data takes.", show_default=False),
+    ] = DataConfig.data,
+    image_root: ImageRootOption = DataConfig.image_root,
+    image_column: ImageColumnOption = DataConfig.image_column,
+    label_column: LabelColumnOption = DataConfig.label_column,
+    group_column: GroupColumnOption = DataConfig.group_column,
+    group_pattern: GroupPatternOption = DataConfig.group_pattern,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Share that finetune would hold out, 0 to below 1.", show_default=False),
+    ] = DataConfig.val_fraction,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of that split.")] = DataConfig.seed,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where to write (default: data-NAME).", show_default=False)
+    ] = DataConfig.out,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what images there are and what is wrong with them, before training.
+
+    Counts, sizes, files that cannot be read, exact duplicates within and across splits, class imbalance,
+    strange shapes. Writes report.json and contact-sheet.png; the data are only read.
+    """
+    config = DataConfig(
+        data=data,
+        image_root=image_root,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        group_pattern=group_pattern,
+        val_fraction=val_fraction,
+        seed=seed,
+        out=out,
+    )
+    screen = Screen()
+    with screen.waiting("starting: loading torch and timm"):
+        from vitctl.workflows import data as workflow
+    report = workflow.run(config, screen)
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    images, size = report["images"], report["suggested_image_size"]
+    splits = report["splits"]
+    validation = report["validation"]
+    pairs = [
+        ("data", f"{report['data']}   {report['description']}"),
+        ("splits", ", ".join(f"{name}: {one['num_images']:,} images" for name, one in splits.items())),
+    ]
+    if validation:
+        pairs.append(("validation", f"{validation['num_images']:,} images   {validation['reason']}"))
+    pairs += [
+        ("sizes", _sizes(images)),
+        ("modes", _listed(images["modes"])),
+        ("formats", _listed(images["formats"])),
+        ("image size", f"{size['image_size'][0]} px for a ViT pretrained at 224: {size['reason']}"),
+        ("fingerprint", report["fingerprint"]),
+    ]
+    print_pairs(pairs)
+    typer.echo()
+    _print_classes(report)
+    typer.echo()
+    for line in [*_findings(report)]:
+        typer.echo(printable(line))
+    typer.echo()
+    print_pairs([("files", report["out"])])
+
+
+def _print_classes(report: dict[str, Any]) -> None:
+    splits = report["splits"]
+    names = sorted({name for one in splits.values() for name in one["classes"]}, key=_order(report["class_names"]))
+    rows = [(name, *(str(one["classes"].get(name, 0)) for one in splits.values())) for name in names]
+    print_columns(("class", *splits), rows[:MOST_CLASSES])
+    if len(rows) > MOST_CLASSES:
+        typer.echo(f"... and {len(rows) - MOST_CLASSES} more classes in report.json")
+
+
+def _order(class_names: list[str]) -> Any:
+    known = {name: index for index, name in enumerate(class_names)}
+    return lambda name: (known.get(name, len(known)), name)
+
+
+def _findings(report: dict[str, Any]) -> list[str]:
+    """Return what a person should look at, a line each; or that there is nothing."""
+    lines = []
+    bad, duplicates, shapes = report["bad"], report["duplicates"], report["aspect_ratios"]
+    if bad:
+        lines.append(f"{_number(len(bad), 'image')} cannot be read:")
+        lines += _some([f"{one['image']}: {one['reason']}" for one in bad])
+    if duplicates["num_groups"]:
+        lines.append(
+            f"Exact duplicates, pixel for pixel: {_number(duplicates['num_extra'], 'image')} too many "
+            f"({_number(duplicates['num_groups'], 'group')}, "
+            f"{duplicates['num_across_splits']} across splits, {duplicates['num_across_classes']} across classes):"
+        )
+        worst_first = sorted(
+            duplicates["groups"], key=lambda group: -len({(one["kept_in"], one["class"]) for one in group})
+        )
+        lines += _some([_duplicate_line(group) for group in worst_first])
+    if shapes["num_images"]:
+        lines.append(
+            f"{_number(shapes['num_images'], 'image')} of strange shape, one side {shapes['from_ratio']:g} or more times "
+            "the other (height x width):"
+        )
+        lines += _some([f"{one['image']}: {one['size'][0]}x{one['size'][1]} px" for one in shapes["worst"]])
+    if report["imbalance"]["advice"]:
+        lines.append(report["imbalance"]["advice"])
+    lines += report["warnings"]
+    return lines or ["Nothing seems wrong."]
+
+
+def _duplicate_line(group: list[dict[str, str]]) -> str:
+    shown = " = ".join(f"{one['image']} ({one['class']}, in {one['kept_in']})" for one in group[:3])
+    return shown + (f" and {len(group) - 3} more" if len(group) > 3 else "")
+
+
+def _some(lines: list[str]) -> list[str]:
+    more = [f"  ... and {len(lines) - MOST_LINES} more in report.json"] if len(lines) > MOST_LINES else []
+    return [f"  {line}" for line in lines[:MOST_LINES]] + more
+
+
+def _sizes(images: dict[str, Any]) -> str:
+    height, width = images["height_px"], images["width_px"]
+    if images["num_sizes"] == 1:
+        return f"all {height['least']}x{width['least']} px (height x width)"
+    return f"height {_spread(height)}, width {_spread(width)} px (least/median/greatest)"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"{values['least']:g}/{values['median']:g}/{values['greatest']:g}"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -1,0 +1,131 @@
+"""Training images kept decoded and resized, for photos much larger than the size trained at.
+
+Each image lies in one file as raw 8-bit RGB with its short side at most ``short_side`` px, so that a training
+step decodes nothing. The file is in vitctl's cache folder; it is found again by a hash of the images' names
+and stamps, and can be deleted at any time. Validation, evaluate and predict never read it.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from vitctl.conversation import Conversation
+from vitctl.data.images import reason_of
+from vitctl.data.scan import in_parallel
+from vitctl.data.source import Images, Split
+from vitctl.errors import DataError, SettingError
+from vitctl.primitives.files import cache_folder, whole_folder
+from vitctl.primitives.formatting import format_bytes
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ResizedImages:
+    """Images in a file of raw pixels.
+
+    Attributes:
+        path: The file.
+        starts: (N,) int64, first byte of each image.
+        sizes: (N, 2) int64, (H, W) px.
+        original: What they were made from, for names.
+        rows: (N,) int64, rows of ``original``.
+    """
+
+    path: str
+    starts: np.ndarray
+    sizes: np.ndarray
+    original: Images
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row``."""
+        height, width = (int(side) for side in self.sizes[row])
+        with open(self.path, "rb") as file:
+            file.seek(int(self.starts[row]))
+            return Image.frombytes("RGB", (width, height), file.read(height * width * 3))
+
+    def name(self, row: int) -> str:
+        """Return the name of the original."""
+        return self.original.name(int(self.rows[row]))
+
+    def stamp(self, row: int) -> str:
+        """Return nothing: there is nothing to decode."""
+        return ""
+
+
+def resized_sizes(sizes: np.ndarray, short_side: int) -> np.ndarray:
+    """Return the (N, 2) int64 (H, W) px that images of ``sizes``, (N, 2), are kept at; none is enlarged."""
+    factor = np.minimum(1.0, short_side / sizes.min(axis=1, keepdims=True))
+    kept: np.ndarray = np.maximum(1, np.rint(sizes * factor)).astype(np.int64)
+    return kept
+
+
+def resized_split(
+    split: Split, sizes: np.ndarray, *, short_side: int, num_threads: int, conversation: Conversation
+) -> tuple[Split, Path]:
+    """Return ``split`` with its images read from the cache, and the cache's folder; made where it is not there.
+
+    Args:
+        split: Images that all decode.
+        sizes: (N, 2) int64, their (H, W) px.
+        short_side: px to keep.
+        num_threads: Threads that decode.
+        conversation: Shows progress.
+
+    Raises:
+        SettingError: The disk has no room.
+        DataError: An image cannot be read any more.
+    """
+    folder = cache_folder() / "resized" / _key(split, short_side)
+    kept = resized_sizes(sizes, short_side)
+    if not folder.is_dir():
+        _write(folder, split, kept, short_side, num_threads=num_threads, conversation=conversation)
+    ends = np.cumsum(kept.prod(axis=1) * 3)
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    images = ResizedImages(str(folder / "pixels.bin"), starts, kept, split.images, split.rows)
+    return replace(split, images=images, rows=np.arange(len(split), dtype=np.int64)), folder
+
+
+def _key(split: Split, short_side: int) -> str:
+    digest = hashlib.blake2b(f"{VERSION} {PIL.__version__} {short_side}".encode(), digest_size=12)
+    for row in split.rows:
+        digest.update(os.fsencode(split.images.name(int(row))) + b"\0" + split.images.stamp(int(row)).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _write(
+    folder: Path, split: Split, kept: np.ndarray, short_side: int, *, num_threads: int, conversation: Conversation
+) -> None:
+    needed = int(kept.prod(axis=1).sum()) * 3
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if needed > 0.95 * free:
+        raise SettingError(
+            f"--cache resized needs {format_bytes(needed)} in {folder.parent}, where {format_bytes(free)} are free. "
+            "Make room, set VITCTL_CACHE to a folder on another disk, or leave it out."
+        )
+
+    def pixels(position: int) -> bytes:
+        try:
+            image = split.read(position, least_side=short_side)
+        except Exception as error:  # a file that changed since it was checked
+            raise DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.") from error
+        height, width = (int(side) for side in kept[position])
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image.tobytes()
+
+    rows = in_parallel(pixels, range(len(split)), num_threads=num_threads)
+    with whole_folder(folder) as partial, (partial / "pixels.bin").open("wb") as file:
+        for content in conversation.track(rows, "resizing training images", len(split), "images"):
+            file.write(content)

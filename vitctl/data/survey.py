@@ -1,0 +1,160 @@
+"""What a data set looks like: sizes, kinds, duplicates, imbalance. Plain figures from what the scan saw.
+
+Nothing here depends on the order of the images.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
+from vitctl.data.scan import Look, Scan
+from vitctl.data.source import Split
+
+SUSPICIOUS_RATIO = 4.0  # longer side over shorter one from which an image is worth a look: guess
+_WORST = 20
+
+
+def describe_split(split: Split, scan: Scan) -> dict[str, Any]:
+    """Return ``{"num_images", "num_bad", "classes": {name: number of images}}`` of one split."""
+    counts = dict(zip(split.class_names, split.counts().tolist(), strict=True))
+    groups = {} if split.groups is None else {"num_groups": len(set(split.groups))}
+    return {"num_images": len(split), "num_bad": len(scan.bad), **groups, "classes": counts}
+
+
+def describe_images(scans: Sequence[Scan]) -> dict[str, Any]:
+    """Return sizes in px (least, median, greatest), modes and formats of the images that decode.
+
+    Raises:
+        ValueError: There is none.
+    """
+    looks = [look for scan in scans for look in scan.looks if look]
+    if not looks:
+        raise ValueError("no image decodes")
+    height, width = (np.array([getattr(look, side) for look in looks]) for side in ("height", "width"))
+    sides = {"height_px": height, "width_px": width, "short_side_px": np.minimum(height, width)}
+    return {
+        **{name: _spread(values) for name, values in sides.items()},
+        "num_sizes": len(set(zip(height.tolist(), width.tolist(), strict=True))),
+        "modes": _frequencies(look.mode for look in looks),
+        "formats": _frequencies(look.format or "array" for look in looks),
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    return {"least": int(values.min()), "median": float(np.median(values)), "greatest": int(values.max())}
+
+
+def _frequencies(values: Any) -> dict[str, int]:
+    return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def strange_shapes(scanned: Mapping[str, tuple[Split, Scan]]) -> dict[str, Any]:
+    """Return how many images are very long or wide, and the worst of them.
+
+    A squash or a centre crop to a square destroys such an image; often it is a banner or a broken scan.
+    """
+    found = sorted(
+        (-ratio, split.image_name(position), [look.height, look.width])
+        for split, scan in scanned.values()
+        for position, look in enumerate(scan.looks)
+        if look and (ratio := _ratio(look)) >= SUSPICIOUS_RATIO
+    )
+    worst = [{"image": name, "size": size, "ratio": -ratio} for ratio, name, size in found[:_WORST]]
+    return {"from_ratio": SUSPICIOUS_RATIO, "num_images": len(found), "worst": worst}
+
+
+def _ratio(look: Look) -> float:
+    return round(max(look.height, look.width) / min(look.height, look.width), 2)
+
+
+def describe_duplicates(
+    scanned: Mapping[str, tuple[Split, Scan]],
+    hashes: Mapping[str, Sequence[str]],
+    kept_in: np.ndarray | None,
+) -> dict[str, Any]:
+    """Return the groups of images whose pixels are equal.
+
+    Args:
+        scanned: Splits by name.
+        hashes: Of each split, as ``exact_duplicates`` returned them.
+        kept_in: Where the images of the training split go, (N,) str of ``train`` or ``val``; None where every
+            split is given.
+
+    Returns:
+        ``num_groups``, ``num_extra`` (images beyond the first of each group), ``num_across_splits`` and
+        ``num_across_classes`` (groups), and the groups with every image's split, class and final split.
+    """
+    members: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for name, (split, _) in scanned.items():
+        for position, digest in enumerate(hashes[name]):
+            if digest:
+                final = str(kept_in[position]) if kept_in is not None and name in ("train", "all") else name
+                members[digest].append(
+                    {
+                        "image": split.image_name(position),
+                        "split": name,
+                        "class": split.class_names[split.labels[position]],
+                        "kept_in": final,
+                    }
+                )
+    groups = sorted((group for group in members.values() if len(group) > 1), key=lambda group: group[0]["image"])
+    return {
+        "num_groups": len(groups),
+        "num_extra": sum(len(group) - 1 for group in groups),
+        "num_across_splits": sum(len({one["kept_in"] for one in group}) > 1 for group in groups),
+        "num_across_classes": sum(len({one["class"] for one in group}) > 1 for group in groups),
+        "groups": groups,
+    }
+
+
+def describe_imbalance(split: Split) -> dict[str, Any]:
+    """Return the ratio of the largest class to the smallest, both, and whether balancing would help."""
+    counts = split.counts()
+    largest, smallest = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
+    ratio = imbalance_ratio(counts)
+    advice = None
+    if ratio >= NOTABLE_RATIO:
+        advice = (
+            f"{split.class_names[largest]!r} has {ratio:.3g} times the images of {split.class_names[smallest]!r}: if "
+            "all classes matter alike, try --class-weights balanced or --sampler balanced, and compare balanced accuracy."
+        )
+    return {
+        "ratio": round(ratio, 3),
+        "largest": {"class": split.class_names[largest], "num_images": int(counts[largest])},
+        "smallest": {"class": split.class_names[smallest], "num_images": int(counts[smallest])},
+        "advice": advice,
+    }
+
+
+def fingerprint(scanned: Mapping[str, tuple[Split, Scan]]) -> str:
+    """Return a hash of all images and their classes: equal for equal data, whatever their order or container."""
+    lines = sorted(
+        f"{split.class_names[split.labels[position]]}\0{look.height}x{look.width}\0{look.fingerprint}"
+        for split, scan in scanned.values()
+        for position, look in enumerate(scan.looks)
+        if look
+    )
+    return hashlib.blake2b("\n".join(lines).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def sample_of_each_class(split: Split, scan: Scan, *, most_classes: int, each: int) -> list[list[int]]:
+    """Return up to ``each`` positions of images that decode for each of the first classes, evenly spread."""
+    good = set(scan.good.tolist())
+    rows = []
+    for label in range(min(most_classes, len(split.class_names))):
+        positions = [position for position in np.flatnonzero(split.labels == label).tolist() if position in good]
+        spread = np.linspace(0, len(positions) - 1, min(each, len(positions))).round().astype(int)
+        rows.append([positions[index] for index in spread])
+    return rows
+
+
+def thumbnail(split: Split, position: int, *, side: int) -> np.ndarray:
+    """Return the image at ``position``, fitted into a light grey square: (side, side, 3) uint8."""
+    image = split.read(position, least_side=side)
+    method = Image.Resampling.NEAREST if max(image.size) <= side // 2 else Image.Resampling.BICUBIC
+    return np.asarray(ImageOps.pad(image, (side, side), method=method, color=(232, 232, 232)))

@@ -1,0 +1,164 @@
+"""``vitctl data``: what images there are, and what is wrong with them, before an hour is lost."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitctl.config import DataConfig
+from vitctl.conversation import Conversation
+from vitctl.data.groups import with_pattern_groups
+from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
+from vitctl.data.source import Source, SourceOptions, Split, align_classes
+from vitctl.data.sources import open_source
+from vitctl.data.survey import (
+    describe_duplicates,
+    describe_images,
+    describe_imbalance,
+    describe_split,
+    fingerprint,
+    sample_of_each_class,
+    strange_shapes,
+    thumbnail,
+)
+from vitctl.data.training_data import hold_out, leaks
+from vitctl.errors import DataError, SettingError
+from vitctl.primitives.files import user_path, write_json
+from vitctl.reporting.figures import draw_contact_sheet
+from vitctl.training.decisions import decide_image_size
+from vitctl.training.run_folder import check_writable
+
+SHEET_CLASSES, SHEET_EACH, THUMBNAIL_PX = 24, 8, 96
+SPLIT_ORDER = ("all", "train", "val", "test")
+USUAL_SIZE, USUAL_PATCH = (224, 224), (16, 16)  # of most pretrained ViTs; the suggestion is for one of those
+
+Scanned = dict[str, tuple[Split, Scan]]
+
+
+def run(config: DataConfig, conversation: Conversation) -> dict[str, Any]:
+    """Look at every image, write report and contact sheet, and return the report (the ``--json`` document).
+
+    Raises:
+        VitctlError: The data cannot be opened, or no image decodes; nothing was written.
+    """
+    options = SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column)
+    source = open_source(str(config.data), options)
+    out = _decide_out(config, source)
+    check_writable(out)
+    scanned = _scan(source, config, conversation)
+    hashes = _hashes(scanned, conversation)
+    main = next(name for name in ("train", "all", *scanned) if name in scanned)
+    split, scan = scanned[main]
+    kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
+    images = describe_images([scan for _, scan in scanned.values()])
+    size = decide_image_size(scan.sizes[scan.good], SPLIT_ORDER = ("all", "train", "val", "test")
+USUAL_SIZE, USUAL_PATCH, is_demo=False)
+    report: dict[str, Any] = {
+        "data": source.spec,
+        "description": source.description,
+        "num_classes": len(split.class_names),
+        "class_names": list(split.class_names),
+        "splits": {name: describe_split(*pair) for name, pair in scanned.items()},
+        "validation": validation,
+        "images": images,
+        "suggested_image_size": {"image_size": list(size.value), "reason": size.reason},
+        "bad": [
+            {"image": one.image_name(position), "split": name, "reason": reason}
+            for name, (one, seen) in scanned.items()
+            for position, reason in seen.bad.items()
+        ],
+        "duplicates": describe_duplicates(scanned, hashes, kept_in),
+        "imbalance": describe_imbalance(split),
+        "aspect_ratios": strange_shapes(scanned),
+        "warnings": [*source.notes, *_warnings(scanned, hashes, main)],
+        "fingerprint": fingerprint(scanned),
+        "out": str(out),
+    }
+    _write(out, report, main, split, scan)
+    return report
+
+
+def _decide_out(config: DataConfig, source: Source) -> Path:
+    if config.out is None:
+        name = Path(str(config.data).removeprefix("hub:").rstrip("/")).name
+        out = Path(f"data-{Path(name).stem.replace('*', '').strip('-_.') or 'report'}").absolute()
+    else:
+        out = user_path(config.out).absolute()
+    if Path(source.spec).is_absolute() and out.is_relative_to(source.spec):
+        raise SettingError(f"--out {out} lies inside the data {source.spec}; give a folder elsewhere with --out.")
+    return out
+
+
+def _scan(source: Source, config: DataConfig, conversation: Conversation) -> Scanned:
+    """Return every split and what its images show."""
+    scanned: Scanned = {}
+    for name in sorted(source.splits, key=lambda name: (SPLIT_ORDER + (name,)).index(name)):
+        split = with_pattern_groups(source.split(name), config.group_pattern)
+        scanned[name] = (split, scan_images(split, num_threads=num_scan_threads(), conversation=conversation))
+    if not any(len(scan.good) for _, scan in scanned.values()):
+        split, scan = next(iter(scanned.values()))
+        raise DataError(
+            f"None of the {len(split)} images of {source.spec} can be read, {split.image_name(0)} first: "
+            f"{scan.bad[0]}. Expected image files."
+        )
+    return scanned
+
+
+def _hashes(scanned: Scanned, conversation: Conversation) -> dict[str, list[str]]:
+    found = exact_duplicates(list(scanned.values()), num_threads=num_scan_threads(), conversation=conversation)
+    return dict(zip(scanned, found, strict=True))
+
+
+def _held_out(
+    scanned: Scanned, hashes: dict[str, list[str]], config: DataConfig
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Return where each training image goes when ``finetune`` divides them, and the split it validates on."""
+    if "val" in scanned and config.val_fraction is None:
+        return None, {"num_images": len(scanned["val"][0]), "reason": "the source's own split"}
+    name = "train" if "train" in scanned else "all"
+    split, scan = scanned[name]
+    good = [hashes[name][position] for position in scan.good]
+    _, held_out = hold_out(split.select(scan.good), good, val_fraction=config.val_fraction, seed=config.seed)
+    kept_in = np.full(len(split), "train", dtype=object)
+    kept_in[scan.good[held_out]] = "val"
+    reason = f"held out of {len(scan.good):,} by finetune, stratified, seed {config.seed}"
+    return kept_in, {"num_images": len(held_out), "reason": reason}
+
+
+def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list[str]:
+    split = scanned[main][0]
+    found = []
+    if len(split.class_names) < 2:
+        found.append(f"There is one class, {split.class_names[0]!r}; a classifier needs two or more.")
+    for name, (other, _) in scanned.items():
+        if other.empty_classes:
+            found.append(f"Class folders of split {name} without an image: {', '.join(other.empty_classes[:10])}.")
+        if name != main:
+            found += leaks(split, other, hashes=hashes[main], other_hashes=hashes[name])
+            try:
+                align_classes(other, split.class_names, where=f"split {name}")
+            except DataError as error:
+                found.append(str(error))
+    return found
+
+
+def _write(out: Path, report: dict[str, Any], split_name: str, split: Split, scan: Scan) -> None:
+    rows = sample_of_each_class(split, scan, most_classes=SHEET_CLASSES, each=SHEET_EACH)
+    pictures, captions = [], []
+    for name, row in zip(split.class_names, rows, strict=False):
+        cells = [thumbnail(split, position, side=THUMBNAIL_PX) for position in row]
+        pictures += [*cells, *[None] * (SHEET_EACH - len(cells))]
+        captions += [f"{name} ({report['splits'][split_name]['classes'][name]:,})"] * SHEET_EACH
+    shown = f"{len(rows)} of {len(split.class_names)} classes" if len(rows) < len(split.class_names) else "every class"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        draw_contact_sheet(
+            pictures,
+            captions,
+            out / "contact-sheet.png",
+            columns=SHEET_EACH,
+            title=f"{Path(report['data']).name}: {shown}",
+        )
+        write_json(out / "report.json", report)
+    except OSError as error:
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
