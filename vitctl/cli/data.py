@@ -134,8 +134,8 @@ def _findings(report: dict[str, Any]) -> list[str]:
         lines += _some([_duplicate_line(group) for group in worst_first])
     if shapes["num_images"]:
         lines.append(
-            f"{_number(shapes['num_images'], 'image')} of strange shape, one side {shapes['from_ratio']:g} or more times "
-            "the other (height x width):"
+            f"{_number(shapes['num_images'], 'image')} of strange shape, one side {shapes['from_ratio']:g} or more "
+            "times the other (height x width):"
         )
         lines += _some([f"{one['image']}: {one['size'][0]}x{one['size'][1]} px" for one in shapes["worst"]])
     if report["imbalance"]["advice"]:

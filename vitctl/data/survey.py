@@ -121,7 +121,7 @@ def describe_imbalance(split: Split) -> dict[str, Any]:
     if ratio >= NOTABLE_RATIO:
         advice = (
             f"{split.class_names[largest]!r} has {ratio:.3g} times the images of {split.class_names[smallest]!r}: if "
-            "all classes matter alike, try --class-weights balanced or --sampler balanced, and compare balanced accuracy."
+            "all classes matter alike, try --class-weights balanced or --sampler balanced; compare balanced accuracy."
         )
     return {
         "ratio": round(ratio, 3),

@@ -51,8 +51,7 @@ def run(config: DataConfig, conversation: Conversation) -> dict[str, Any]:
     split, scan = scanned[main]
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     images = describe_images([scan for _, scan in scanned.values()])
-    size = decide_image_size(scan.sizes[scan.good], SPLIT_ORDER = ("all", "train", "val", "test")
-USUAL_SIZE, USUAL_PATCH, is_demo=False)
+    size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
     report: dict[str, Any] = {
         "data": source.spec,
         "description": source.description,
@@ -92,7 +91,7 @@ def _decide_out(config: DataConfig, source: Source) -> Path:
 def _scan(source: Source, config: DataConfig, conversation: Conversation) -> Scanned:
     """Return every split and what its images show."""
     scanned: Scanned = {}
-    for name in sorted(source.splits, key=lambda name: (SPLIT_ORDER + (name,)).index(name)):
+    for name in sorted(source.splits, key=lambda name: (*SPLIT_ORDER, name).index(name)):
         split = with_pattern_groups(source.split(name), config.group_pattern)
         scanned[name] = (split, scan_images(split, num_threads=num_scan_threads(), conversation=conversation))
     if not any(len(scan.good) for _, scan in scanned.values()):

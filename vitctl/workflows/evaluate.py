@@ -231,9 +231,13 @@ def _draw_highest_loss(
     worst = np.argsort(of_true, kind="stable")[:SHEET_IMAGES].tolist()
     captions = [
         f"{class_names[split.labels[index]]}: {of_true[index]:.1%}\n"
-        f"{class_names[predicted[index]]}: {shares[index, predicted[index]]:.1%}"
+        + (
+            "right"
+            if predicted[index] == split.labels[index]
+            else f"→ {class_names[predicted[index]]}: {shares[index, predicted[index]]:.1%}"
+        )
         for index in worst
     ]
     pictures = [thumbnail(split, index, side=THUMBNAIL_PX) for index in worst]
-    title = f"highest loss, worst first: probability of the true class, of the predicted class ({len(split):,} images)"
+    title = f"highest loss of {len(split):,} images, worst first: probability of the true class → of what was predicted"
     draw_contact_sheet(pictures, captions, path, columns=SHEET_COLUMNS, title=title)
