@@ -10,7 +10,7 @@ BIN := .venv/bin
 VITCTL := $(BIN)/vitctl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-compare demo-weights test test-slow check format readme sizes clean
+.PHONY: help setup demo demo-compare demo-weights test test-slow bench check format readme sizes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -46,6 +46,9 @@ test: setup ## the default tests: CPU, no network, under five minutes
 
 test-slow: setup ## architecture sweeps, interruption, several processes: under thirty minutes
 	$(BIN)/python -m pytest -m slow
+
+bench: setup ## time decoding against full Pillow decodes in the same run (2 minutes)
+	$(BIN)/python tests/benchmarks/decode.py
 
 check: setup ## format, lint, types, tests with coverage
 	$(BIN)/ruff format --check .

@@ -37,7 +37,7 @@ HOMES = {
     "accelerate": {"training"},
     "matplotlib": {"reporting"},
     "safetensors": {"models"},
-    "huggingface_hub": {"models"},
+    "huggingface_hub": {"primitives"},
     "datasets": {"data"},
     "timm": {"models", "data", "training"},
     "torchvision": {"data"},

@@ -5,6 +5,7 @@ under it, and ignores the camera's orientation. Nothing here ever writes to the 
 """
 
 import hashlib
+import re
 import warnings
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def reason_of(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
-        return f"{' '.join(str(error).split(',')[0].split())}; make it smaller, or cut it into tiles"
+        found, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])
+        return f"{found} pixels, more than Pillow's limit of {limit} (a decompression bomb?); cut it into tiles"
     text = " ".join(str(error).split()) or type(error).__name__
     return text[0].lower() + text[1:]
 

@@ -154,7 +154,7 @@ def sample_of_each_class(split: Split, scan: Scan, *, most_classes: int, each: i
 
 
 def thumbnail(split: Split, position: int, *, side: int) -> np.ndarray:
-    """Return the image at ``position``, fitted into a light grey square: (side, side, 3) uint8."""
+    """Return the image at ``position``, fitted into a light grey square: (S, S, 3) uint8, S being ``side``."""
     image = split.read(position, least_side=side)
     method = Image.Resampling.NEAREST if max(image.size) <= side // 2 else Image.Resampling.BICUBIC
     return np.asarray(ImageOps.pad(image, (side, side), method=method, color=(232, 232, 232)))

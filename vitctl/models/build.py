@@ -17,9 +17,9 @@ from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.geometry import geometry_of
-from vitctl.models.hub import hub_access
 from vitctl.models.weights import LoadReport, load_weights_file
 from vitctl.primitives.files import path_exists, user_path
+from vitctl.primitives.hub import hub_access
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 

@@ -5,6 +5,8 @@ script of their own are refused: ``datasets`` no longer runs any.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from vitctl.data.columns import quiet_datasets, root_cause
 from vitctl.data.source import Source, SourceOptions
 from vitctl.data.sources.saved import source_of
 from vitctl.errors import DataError
+from vitctl.primitives.hub import hub_access
 
 OPTIONS: tuple[str, ...] = ("image_column", "label_column", "group_column")
 PREFIX = "hub:"
@@ -39,7 +42,7 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     repo, config, split = match["repo"], match["config"], match["split"]
     notes = (f"The folder ./{repo} is read, not the hub: datasets prefers it.",) if Path(repo).is_dir() else ()
     try:
-        with quiet_datasets():
+        with quiet_datasets(), _hub():
             loaded = load_dataset(repo, config, split=split)
     except Exception as error:  # the hub client, pyarrow and datasets have no common base class
         raise DataError(
@@ -48,3 +51,17 @@ def open_source(spec: str, options: SourceOptions) -> Source:
         ) from error
     source = source_of(loaded, options, spec=spec, description="a data set of the Hugging Face hub")
     return replace(source, notes=notes)
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Let ``datasets`` look into its cache only where the hub cannot be reached, and count no downloads."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE, config.HF_UPDATE_DOWNLOAD_COUNTS
+    with hub_access() as is_reachable:
+        config.HF_HUB_OFFLINE, config.HF_UPDATE_DOWNLOAD_COUNTS = before[0] or not is_reachable, False
+        try:
+            yield
+        finally:
+            config.HF_HUB_OFFLINE, config.HF_UPDATE_DOWNLOAD_COUNTS = before
