@@ -1,12 +1,13 @@
 """Any image becomes the 8-bit RGB that a person sees; nothing is written."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.data.images import EXTENSIONS, pixel_hash, read_rgb, reason_of, to_rgb
+from vitctl.data.images import EXTENSIONS, decode, pixel_hash, read_rgb, reason_of, to_rgb
 
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -65,7 +66,7 @@ def test_values_of_unknown_range_are_rejected(image: Image.Image) -> None:
         (1, "ABCD"), (2, "BADC"), (3, "DCBA"), (4, "CDAB"), (5, "ACBD"), (6, "CADB"), (7, "DBCA"), (8, "BDAC"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, seen: str, suffix: str) -> None:
     levels = {"A": 0, "B": 80, "C": 160, "D": 240}
     stored = np.kron(np.array([[0, 80], [160, 240]], dtype=np.uint8), np.ones((16, 32), dtype=np.uint8))  # 32 x 64
@@ -216,3 +217,112 @@ def test_16_bit_transparent_value_is_white(tmp_path: Path) -> None:
     values = np.array([[0, 300], [65_535, 30_000]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "t.png", transparency=300)
     assert np.asarray(read_rgb(tmp_path / "t.png"))[..., 0].tolist() == [[0, 255], [255, 117]]
+
+
+def _smooth(height: int, width: int) -> Image.Image:
+    """Return colours that change slowly, none near black or white."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 37 + y / 91), np.cos(y / 53 - x / 79), np.sin((x + y) / 61)]
+    return Image.fromarray(np.rint(128 + 80 * np.stack(waves, axis=-1)).astype(np.uint8))
+
+
+def _opened(image: Image.Image, kind: str = "jpeg", **options: object) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def _full(image: Image.Image, kind: str = "jpeg", **options: object) -> np.ndarray:
+    with _opened(image, kind, **options) as opened:
+        return np.asarray(decode(opened), dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("size", "least_side", "expected"),
+    [
+        ((512, 640), 512, (512, 640)),  # half of it would be too small
+        ((512, 640), 257, (512, 640)),
+        ((512, 640), 256, (256, 320)),
+        ((512, 640), 129, (256, 320)),
+        ((512, 640), 128, (128, 160)),
+        ((512, 640), 64, (64, 80)),
+        ((512, 640), 16, (64, 80)),  # an eighth at most
+        ((513, 643), 256, (257, 322)),  # rounded up
+        ((515, 643), 64, (65, 81)),
+        ((300, 1_200), 200, (300, 1_200)),  # the short side decides
+        ((1_200, 300), 150, (600, 150)),
+        ((60, 80), 100, (60, 80)),  # too small as it is
+        ((3, 5), 1, (2, 3)),
+    ],
+)
+def test_decode__a_jpeg_is_scaled_to_no_less_than_the_least_side(
+    size: tuple[int, int], least_side: int, expected: tuple[int, int]
+) -> None:
+    with _opened(_smooth(*size)) as image:
+        decoded = decode(image, least_side=least_side)
+    assert (decoded.height, decoded.width) == expected
+    assert decoded.mode == "RGB"
+
+
+def test_decode__whatever_the_size_both_sides_suffice_and_none_grows() -> None:
+    rng = np.random.default_rng(0)
+    scales = set()
+    for _ in range(60):
+        height, width, least_side = (int(number) for number in rng.integers(1, 300, size=3))
+        with _opened(Image.new("RGB", (width, height))) as image:
+            decoded = decode(image, least_side=least_side)
+        assert min(height, least_side) <= decoded.height <= height
+        assert min(width, least_side) <= decoded.width <= width
+        scale = next(s for s in (8, 4, 2, 1) if s == 1 or min(height, width) >= s * least_side)
+        assert (decoded.height, decoded.width) == (-(-height // scale), -(-width // scale))
+        scales.add(scale)
+    assert scales == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_decode__a_scaled_jpeg_of_smooth_colours_is_nearly_the_scaled_full_one(
+    scale: int, mode: str, options: dict[str, object]
+) -> None:
+    image = _smooth(384, 512).convert(mode)
+    with _opened(image, quality=90, **options) as opened:
+        scaled = np.asarray(decode(opened, least_side=384 // scale), dtype=np.float64)
+    full = _full(image, quality=90, **options)
+    means = full.reshape(384 // scale, scale, 512 // scale, scale, 3).mean(axis=(1, 3))
+    assert scaled.shape == means.shape
+    error = np.abs(scaled - means)
+    assert error.max() <= 3  # levels; real photos differ by more at their edges
+    assert error.mean() < 0.6
+    assert np.ptp(means) > 100
+
+
+@pytest.mark.parametrize("least_side", [300, 151, 1_000, None])
+def test_decode__equal_to_a_full_decode_where_nothing_can_be_scaled(least_side: int | None) -> None:
+    with _opened(_smooth(300, 400)) as image:
+        decoded = decode(image, least_side=least_side)
+    np.testing.assert_array_equal(np.asarray(decoded), _full(_smooth(300, 400)))
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "webp", "tiff"])
+def test_decode__only_jpegs_are_scaled(kind: str) -> None:
+    with _opened(_smooth(300, 400), kind) as image:
+        decoded = decode(image, least_side=20)
+    np.testing.assert_array_equal(np.asarray(decoded), _full(_smooth(300, 400), kind))
+
+
+def test_decode__an_array_is_left_in_its_size() -> None:
+    image = _smooth(300, 400)
+    np.testing.assert_array_equal(np.asarray(decode(image, least_side=20)), np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode__a_scaled_jpeg_is_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    with _opened(_smooth(256, 384), quality=95, exif=exif) as image:
+        decoded = np.asarray(decode(image, least_side=64), dtype=np.float64)
+    assert decoded.shape == ((64, 96, 3) if orientation <= 4 else (96, 64, 3))
+    full = _full(_smooth(256, 384), quality=95, exif=exif)
+    height, width = decoded.shape[:2]
+    np.testing.assert_allclose(decoded, full.reshape(height, 4, width, 4, 3).mean(axis=(1, 3)), atol=2.5)

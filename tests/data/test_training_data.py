@@ -4,21 +4,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from vitctl.conversation import Conversation
+from vitctl.data.groups import with_pattern_groups
 from vitctl.data.source import Split
 from vitctl.data.sources import open_source
-from vitctl.data.training_data import TrainingData, check_training_data, find_images, open_training_sources
-from vitctl.errors import DataError
+from vitctl.data.training_data import (
+    TrainingData,
+    check_training_data,
+    find_images,
+    hold_out,
+    leaks,
+    open_training_sources,
+)
+from vitctl.errors import DataError, SettingError
 
 
 def prepare_training_data(
-    data: str, *, val: str | None, val_fraction: float | None, conversation: Conversation, **settings: Any
+    data: str,
+    *,
+    val: str | None,
+    val_fraction: float | None,
+    conversation: Conversation,
+    group_pattern: str | None = None,
+    **settings: Any,
 ) -> TrainingData:
     """Both steps, as the finetune workflow takes them."""
-    sources = open_training_sources(data, val=val, val_fraction=val_fraction)
+    sources = open_training_sources(data, val=val, val_fraction=val_fraction, group_pattern=group_pattern)
     return check_training_data(sources, val_fraction=val_fraction, conversation=conversation, **settings)
 
 
@@ -32,6 +47,8 @@ def _prepare(
     val_fraction: float | None = None,
     seed: int = 0,
     skip_bad: bool = False,
+    group_pattern: str | None = None,
+    conversation: Conversation | None = None,
 ) -> TrainingData:
     return prepare_training_data(
         str(data),
@@ -40,8 +57,19 @@ def _prepare(
         seed=seed,
         skip_bad=skip_bad,
         num_threads=2,
-        conversation=Conversation(),
+        conversation=conversation or Conversation(),
+        group_pattern=group_pattern,
     )
+
+
+class Ears(Conversation):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def _files(split: Split | None) -> set[str]:
@@ -244,18 +272,209 @@ def test_bad_validation_image__no_advice_to_skip_it(tmp_path: Path, write_classe
 
 
 def test_validation_images_that_are_training_images__warned(tmp_path: Path, write_classes: Callable[..., Path]) -> None:
-    class Ears(Conversation):
-        heard = ""
+    images = write_classes(tmp_path / "t", a=3, b=3)
+    other = write_classes(tmp_path / "v", a=2, b=2, first=9)
+    for val, words in (
+        (
+            images,
+            ["6 of the 6 validation images are also training images, pixel for pixel: scores on them are too good"],
+        ),
+        (other, []),
+    ):
+        ears = Ears()
+        _prepare(images, val=val, conversation=ears)
+        assert [warning.split(" to be")[0] for warning in ears.warnings] == words
 
-        def warn(self, text: str) -> None:
-            self.heard += text
 
-    images, ears = str(write_classes(tmp_path / "t", a=3, b=3)), Ears()
-    other = str(write_classes(tmp_path / "v", a=2, b=2, first=9))
-    for val, words in ((images, "6 of the 6 validation images are also training images"), (other, "")):
-        ears.heard = ""
-        prepare_training_data(
-            images, val=val, val_fraction=None, seed=0, skip_bad=False, num_threads=1, conversation=ears
-        )
-        assert words in ears.heard
-        assert bool(words) == bool(ears.heard)
+@pytest.mark.parametrize("is_own_split", [True, False])
+def test_validation_images_that_are_copies__counted_whatever_their_format(
+    tmp_path: Path, write_classes: Write, is_own_split: bool
+) -> None:
+    train = write_classes(tmp_path / "pets" / "train", cat=10, dog=10)
+    val = write_classes(tmp_path / ("pets" if is_own_split else "other") / "val", cat=3, dog=3, first=1)
+    Image.effect_noise((256, 264), 50).save(train / "cat" / "large.jpg")
+    with Image.open(train / "cat" / "large.jpg") as image:
+        image.save(val / "dog" / "large.png")  # a JPEG's pixels, and under another class
+    (val / "cat" / "large.jpg").write_bytes((train / "cat" / "large.jpg").read_bytes())
+    with Image.open(train / "dog" / "4.png") as image:
+        image.save(val / "dog" / "4.bmp")
+    ears = Ears()
+    data = _prepare(tmp_path / "pets", val=None if is_own_split else val, conversation=ears)
+    (warning,) = ears.warnings
+    assert warning.startswith("3 of the 9 validation images are also training images, pixel for pixel")
+    assert len(data.train) == 21  # only said, not mended
+
+
+def test_validation_images_that_are_copies__of_a_skipped_training_image_there_are_none(
+    tmp_path: Path, write_classes: Write
+) -> None:
+    train = write_classes(tmp_path / "t", cat=5)
+    val = write_classes(tmp_path / "v", cat=5, first=1)
+    (train / "cat" / "3.png").write_text("hello")
+    ears = Ears()
+    data = _prepare(train, val=val, skip_bad=True, conversation=ears)
+    assert ears.warnings == []
+    assert len(data.train) == 4
+
+
+def _write_patients(folder: Path, patients: range, *, num_images: int = 4, seed: int = 0) -> Path:
+    """Write ``cat/p7/0.png``, ...: every third patient has images of both classes."""
+    rng = np.random.default_rng(seed)
+    for patient in patients:
+        for label in ("cat", "dog") if patient % 3 == 0 else ("cat", "dog")[patient % 2 :][:1]:
+            (folder / label / f"p{patient}").mkdir(parents=True)
+            for number in range(num_images):
+                pixels = rng.integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / label / f"p{patient}" / f"{number}.png")
+    return folder
+
+
+def _patients(split: Split | None) -> set[str]:
+    return {Path(name).parent.name for name in _files(split)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_on_one_side_of_the_held_out_split(tmp_path: Path, seed: int) -> None:
+    folder = _write_patients(tmp_path / "pets", range(30))
+    data = _prepare(folder, val_fraction=0.25, seed=seed, group_pattern="{group}/*")
+    assert not _patients(data.train) & _patients(data.val)
+    assert _patients(data.train) | _patients(data.val) == {f"p{patient}" for patient in range(30)}
+    assert _files(data.train) | _files(data.val) == _below(folder)
+    assert data.val is not None
+    assert abs(len(data.val) - 40) <= 4  # 160 images in groups of 4 and 8
+    assert data.val.counts().min() >= 12
+    assert data.val_reason == (
+        f"{len(data.val)} of 160 training images held out, stratified, seed {seed}; 30 groups kept whole"
+    )
+    for split in (data.train, data.val):
+        assert split.groups is not None
+        assert split.groups.tolist() == [Path(name).parent.name for name in split.image_names()]
+
+
+def test_without_a_pattern_groups_are_divided(tmp_path: Path) -> None:
+    folder = _write_patients(tmp_path / "pets", range(30))
+    data = _prepare(folder, val_fraction=0.25)
+    assert _patients(data.train) & _patients(data.val)
+    assert data.train.groups is None
+
+
+def test_groups_that_share_an_image_are_on_one_side(tmp_path: Path) -> None:
+    folder = _write_patients(tmp_path / "pets", range(30))
+    chain = ["cat/p2", "dog/p5", "cat/p8", "dog/p11"]
+    for here, there in zip(chain, chain[1:], strict=False):
+        with Image.open(folder / here / "0.png") as image:
+            image.save(folder / there / "copy.bmp")
+    for seed in range(8):
+        data = _prepare(folder, val_fraction=0.25, seed=seed, group_pattern="{group}/*")
+        tied = {"p2", "p5", "p8", "p11"}
+        assert (tied <= _patients(data.train)) != (tied <= _patients(data.val))
+        assert not _patients(data.train) & _patients(data.val)
+        assert data.val_reason.endswith("; 3 exact duplicates kept on one side; 30 groups kept whole")
+
+
+def test_groups_that_cannot_be_divided_hold_out_none_and_say_so(tmp_path: Path, write_classes: Write) -> None:
+    folder = write_classes(tmp_path / "pets", cat=20, dog=20)
+    data = _prepare(folder, group_pattern="{group}/*")  # a class is a group
+    assert data.val is None
+    assert len(data.train) == 40
+    assert data.val_reason == "none: 2 groups cannot be divided so that each class is in training"
+
+
+def test_groups_in_training_and_in_given_validation_images__warned(tmp_path: Path) -> None:
+    train = _write_patients(tmp_path / "t", range(10))
+    val = _write_patients(tmp_path / "v", range(8, 14), seed=1)
+    ears = Ears()
+    data = _prepare(train, val=val, group_pattern="{group}/*", conversation=ears)
+    assert ears.warnings == [
+        "Training and validation share 2 groups, 'p8' first: scores on them are too good to be true."
+    ]
+    assert data.val is not None
+    assert _patients(data.val) == {f"p{patient}" for patient in range(8, 14)}
+    ears = Ears()
+    _prepare(train, val=val, conversation=ears)  # groups are not known
+    assert ears.warnings == []
+
+
+def test_groups_and_images_in_both__two_warnings(tmp_path: Path) -> None:
+    _write_patients(tmp_path / "train", range(6))
+    _write_patients(tmp_path / "val", range(6, 9), seed=1)
+    (tmp_path / "val" / "cat" / "p2").mkdir()
+    copied = (tmp_path / "train" / "cat" / "p2" / "1.png").read_bytes()
+    (tmp_path / "val" / "cat" / "p2" / "1.png").write_bytes(copied)
+    ears = Ears()
+    _prepare(tmp_path, group_pattern="{group}/*", conversation=ears)
+    groups, images = sorted(ears.warnings)
+    assert groups.startswith("Training and validation share 1 group")
+    assert "'p2'" in groups
+    assert images.startswith("1 of the 17 validation images ")
+
+
+def test_a_pattern_that_does_not_fit__is_an_error_of_either_split(tmp_path: Path, write_classes: Write) -> None:
+    train = _write_patients(tmp_path / "t", range(6))
+    val = write_classes(tmp_path / "v", cat=2, dog=2, first=1)
+    with pytest.raises(
+        DataError, match=r"'p\*\{group\}/\*' does not match 4 of 4 images, .*/v/cat/0\.png first"
+    ):
+        _prepare(train, val=val, group_pattern="p*{group}/*")
+    with pytest.raises(DataError, match="does not match 32 of 32 images"):
+        _prepare(train, group_pattern="q{group}/*")
+    with pytest.raises(SettingError, match="--group-pattern is"):
+        _prepare(train, group_pattern="p*/*")
+
+
+def test_a_skipped_image_does_not_shift_the_groups(tmp_path: Path) -> None:
+    folder = _write_patients(tmp_path / "pets", range(30))
+    bad = folder / "cat" / "p0" / "1.png"
+    bad.write_text("hello")
+    data = _prepare(folder, val_fraction=0.25, skip_bad=True, group_pattern="{group}/*")
+    assert _files(data.train) | _files(data.val) == _below(folder) - {str(bad)}
+    assert not _patients(data.train) & _patients(data.val)
+    for split in (data.train, data.val):
+        assert split is not None
+        assert split.groups is not None
+        assert split.groups.tolist() == [Path(name).parent.name for name in split.image_names()]
+
+
+def test_hold_out__groups_and_equal_images_together(drawn_split: Callable[..., Split]) -> None:
+    images = drawn_split(210).select(range(10, 210))
+    tens = with_pattern_groups(images, "{group}?")  # drawn/137: group 13
+    hashes = ["black" if position in (0, 25) else str(position) for position in range(200)]  # drawn/10 and drawn/35
+    assert tens.groups is not None
+    for seed in range(10):
+        train, val = hold_out(tens, hashes, val_fraction=0.3, seed=seed)
+        assert sorted([*train, *val]) == list(range(200))
+        sides = [set(tens.groups[side]) for side in (train, val)]
+        assert not sides[0] & sides[1]
+        assert len({"1", "3"} & sides[1]) in (0, 2)
+        assert abs(len(val) - 60) <= 10
+        _, without = hold_out(images, hashes, val_fraction=0.3, seed=seed)
+        assert len({0, 25} & set(without.tolist())) in (0, 2)
+        assert abs(len(without) - 60) <= 1
+
+
+def test_hold_out__the_share_is_the_default_unless_given(drawn_split: Callable[..., Split]) -> None:
+    images = drawn_split(100)
+    alone = [str(position) for position in range(100)]
+    for fraction, number in ((None, 20), (0.5, 50), (0.004, 0), (0.006, 1), (0.0, 0)):
+        train, val = hold_out(images, alone, val_fraction=fraction, seed=0)
+        assert (len(train), len(val)) == (100 - number, number)
+
+
+def test_leaks__bad_images_are_equal_to_nothing(drawn_split: Callable[..., Split]) -> None:
+    images = drawn_split(4)
+    assert leaks(images, images, hashes=["", "a", "b", ""], other_hashes=["", "c", "", "d"]) == []
+    (sentence,) = leaks(images, images.select([0, 1, 2], name="test"), hashes=["", "a"], other_hashes=["", "a", "a"])
+    assert sentence.startswith("2 of the 3 test images are also training images, pixel for pixel")
+
+
+def test_leaks__groups_count_where_both_splits_have_them(drawn_split: Callable[..., Split]) -> None:
+    images = drawn_split(40).select(range(10, 40))
+    tens = with_pattern_groups(images, "{group}?")  # drawn/31: group 3
+    train, test = tens.select(range(22)), tens.select(range(18, 30), name="test")
+    unlike = {"hashes": [], "other_hashes": []}
+    assert leaks(train, test, **unlike) == [
+        "Training and test share 2 groups, '2' first: scores on them are too good to be true."
+    ]
+    assert leaks(train, tens.select(range(22, 22), name="test"), **unlike) == []
+    assert leaks(train, images, **unlike) == []
+    assert leaks(images, test, **unlike) == []

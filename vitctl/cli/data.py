@@ -80,7 +80,7 @@ def _print_report(report: dict[str, Any]) -> None:
     validation = report["validation"]
     pairs = [
         ("data", f"{report['data']}   {report['description']}"),
-        ("splits", ", ".join(f"{name}: {one['num_images']:,} images" for name, one in splits.items())),
+        ("splits", ", ".join(_split(name, one) for name, one in splits.items())),
     ]
     if validation:
         pairs.append(("validation", f"{validation['num_images']:,} images   {validation['reason']}"))
@@ -99,6 +99,11 @@ def _print_report(report: dict[str, Any]) -> None:
         typer.echo(printable(line))
     typer.echo()
     print_pairs([("files", report["out"])])
+
+
+def _split(name: str, split: dict[str, Any]) -> str:
+    groups = f" in {_number(split['num_groups'], 'group')}" if "num_groups" in split else ""
+    return f"{name}: {_number(split['num_images'], 'image')}{groups}"
 
 
 def _print_classes(report: dict[str, Any]) -> None:

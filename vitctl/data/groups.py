@@ -2,7 +2,7 @@
 
 A pattern such as ``{group}/*`` or ``*/patient-{group}_*.png`` is laid against the end of each path. ``*`` stands
 for anything within a folder or file name, ``?`` for one character; ``{group}``, which occurs once, is the part
-that names the group.
+that names the group, as short as the rest of the pattern allows.
 """
 
 import re
@@ -49,7 +49,7 @@ def with_pattern_groups(split: Split, pattern: str | None) -> Split:
     missed = [name for name, match in matches if match is None]
     if missed:
         raise DataError(
-            f"--group-pattern {pattern!r} does not match {len(missed)} of the {len(matches)} {split.name} images, "
+            f"--group-pattern {pattern!r} does not match {len(missed)} of {len(matches)} images, "
             f"{missed[0]} first; expected to find the group of each. '*' stays within one folder or file name."
         )
     return replace(split, groups=np.array([match["group"] for _, match in matches if match], dtype=object))

@@ -12,6 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from typing import NamedTuple, TypeVar
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 SCALE = 8  # JPEG's largest scaled decode
 LEAST_SCALED_SIDE = 32  # px that a scaled decode must leave; smaller images are decoded in full
 THUMB_SIDE = 4
-THUMB_TOLERANCE = 8  # levels by which thumbnails of equal images, one of them from a scaled JPEG, may differ: guess
+THUMB_TOLERANCE = 24  # levels by which thumbnails of equal images, one from a scaled JPEG, may differ; 16 measured
 _BLOCK = 256  # images handed to the threads at a time; keeps memory flat and Ctrl-C quick
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -88,10 +89,12 @@ def num_scan_threads() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def scan_images(split: Split, *, num_threads: int, conversation: Conversation) -> Scan:
-    """Look at every image of ``split``, in parallel, with progress; those seen before are remembered."""
-    with ScanMemory(conversation) as memory:
-        recalled = memory.recall("look", split, range(len(split)))
+def scan_images(
+    split: Split, *, num_threads: int, conversation: Conversation, memory: ScanMemory | None = None
+) -> Scan:
+    """Look at every image of ``split``, in parallel, with progress; those in ``memory`` are not decoded again."""
+    with _memory(memory, conversation) as known:
+        recalled = known.recall("look", split, range(len(split)))
         looks = [Look(*json.loads(recalled[p])) if p in recalled else None for p in range(len(split))]
         bad: dict[int, str] = {}
         unknown = [position for position, look in enumerate(looks) if look is None]
@@ -102,8 +105,13 @@ def scan_images(split: Split, *, num_threads: int, conversation: Conversation) -
                 bad[position] = look
             else:
                 looks[position] = look
-                memory.keep("look", split, position, json.dumps(astuple(look)))
+                known.keep("look", split, position, json.dumps(astuple(look)))
     return Scan(looks, bad)
+
+
+def _memory(memory: ScanMemory | None, conversation: Conversation) -> AbstractContextManager[ScanMemory]:
+    """Return ``memory``, left open at the end, or one of its own."""
+    return ScanMemory(conversation) if memory is None else nullcontext(memory)
 
 
 def in_parallel(function: Callable[[int], T], positions: Sequence[int], *, num_threads: int) -> Iterator[T]:
@@ -127,13 +135,27 @@ def look_at(image: Image.Image) -> Look:
     width, height = image.size
     mode, kind = image.mode, image.format or ""
     is_scaled = isinstance(image, JpegImageFile) and min(width, height) >= SCALE * LEAST_SCALED_SIDE
-    if is_scaled and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if is_scaled and orientation in _SIDEWAYS:
         width, height = height, width
     pixels = decode(image, least_side=min(image.size) // SCALE if is_scaled else None)
     if not is_scaled:
         width, height = pixels.size
-    thumb = pixels.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
+    box = _shown_part(pixels.size, (width / SCALE, height / SCALE), orientation) if is_scaled else None
+    thumb = pixels.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, box=box)
     return Look(height, width, mode, kind, is_scaled, pixel_hash(pixels), thumb.tobytes().hex())
+
+
+def _shown_part(
+    size: tuple[int, int], part: tuple[float, float], orientation: int
+) -> tuple[float, float, float, float]:
+    """Return the box (left, top, right, bottom) of a scaled image, ``size`` (w, h), that shows something.
+
+    A scaled decode rounds both sides up, so that beyond ``part`` (w, h) it repeats the last stored pixels.
+    """
+    left = size[0] - part[0] if orientation in (2, 3, 6, 7) else 0.0  # stored right or bottom edge shown at the left
+    top = size[1] - part[1] if orientation in (3, 4, 7, 8) else 0.0
+    return left, top, left + part[0], top + part[1]
 
 
 class Place(NamedTuple):
@@ -144,7 +166,11 @@ class Place(NamedTuple):
 
 
 def exact_duplicates(
-    scanned: Sequence[tuple[Split, Scan]], *, num_threads: int, conversation: Conversation
+    scanned: Sequence[tuple[Split, Scan]],
+    *,
+    num_threads: int,
+    conversation: Conversation,
+    memory: ScanMemory | None = None,
 ) -> list[list[str]]:
     """Return a text per image of each split, equal for images whose decoded pixels are equal; "" for bad ones.
 
@@ -157,11 +183,11 @@ def exact_duplicates(
     doubtful = _candidates(known)
     for number, (split, _) in enumerate(scanned):
         positions = sorted(place.position for place in doubtful if place.split == number)
-        hashes = _pixel_hashes(split, positions, num_threads=num_threads, conversation=conversation)
+        hashes = _pixel_hashes(split, positions, memory, num_threads=num_threads, conversation=conversation)
         exact |= {Place(number, position): digest for position, digest in hashes.items()}
     return [
         [
-            exact.get(Place(number, position), f"scaled {look.fingerprint}") if look else ""
+            exact.get(Place(number, position), f"scaled {look.height}x{look.width} {look.fingerprint}") if look else ""
             for position, look in enumerate(scan.looks)
         ]
         for number, (_, scan) in enumerate(scanned)
@@ -169,7 +195,7 @@ def exact_duplicates(
 
 
 def _pixel_hashes(
-    split: Split, positions: list[int], *, num_threads: int, conversation: Conversation
+    split: Split, positions: list[int], memory: ScanMemory | None, *, num_threads: int, conversation: Conversation
 ) -> dict[int, str]:
     """Return the hashes of fully decoded images by position; those known before are remembered."""
 
@@ -179,14 +205,14 @@ def _pixel_hashes(
         except Exception as error:  # it could be decoded at 1/8, a moment ago
             raise DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.") from error
 
-    with ScanMemory(conversation) as memory:
-        hashes = memory.recall("pixels", split, positions)
+    with _memory(memory, conversation) as known:
+        hashes = known.recall("pixels", split, positions)
         unknown = [position for position in positions if position not in hashes]
         found = in_parallel(hash_of, unknown, num_threads=num_threads)
         shown = conversation.track(found, f"comparing {split.name} look-alikes", len(unknown), "images")
         for position, digest in zip(unknown, shown, strict=True):
             hashes[position] = digest
-            memory.keep("pixels", split, position, digest)
+            known.keep("pixels", split, position, digest)
     return hashes
 
 

@@ -9,7 +9,6 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,91 +21,117 @@ from vitctl.primitives.files import cache_folder
 VERSION = 1  # of what is remembered; another one starts anew
 _BLOCK = 500  # names per question
 _FLUSH = 5_000  # entries kept before they are written
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS seen (what TEXT, name BLOB, stamp TEXT, text TEXT, PRIMARY KEY (what, name)) "
+    "WITHOUT ROWID"
+)
 
 
 class ScanMemory:
-    """Recalls and keeps texts about images; a context, at whose end everything kept is written."""
+    """Recalls and keeps texts about images; a context, at whose end everything kept is written.
+
+    The file is opened when an image first asks for it: images in memory never do.
+    """
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self._path = cache_folder() / f"scan-{VERSION}.sqlite"
         self._connection: sqlite3.Connection | None = None
+        self._is_usable = True
+        self._stamps: dict[bytes, str] = {}
         self._new: list[tuple[str, bytes, str, str]] = []
 
     def __enter__(self) -> Self:
-        with self._forgiving():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._connection = _opened(self._path)
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):  # locked, read-only, full
-                    raise
-                self._path.unlink(missing_ok=True)  # not a database any more; it is ours, and can be made again
-                self._connection = _opened(self._path)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._write()
-        if self._connection is not None:
-            self._connection.close()
+        self._close()
 
     def recall(self, what: str, split: Split, positions: Sequence[int]) -> dict[int, str]:
-        """Return by position what was kept about those of ``positions`` that have not changed since."""
-        stamps = {position: stamp for position in positions if (stamp := _stamp(split, position))}
-        by_name = {os.fsencode(split.image_name(position)): position for position in stamps}
-        names: list[bytes] = list(by_name)
-        found: dict[int, str] = {}
+        """Return by position what was kept about those of ``positions`` that have not changed since.
+
+        Notes the stamps of all of them, so that what is kept later belongs to the images as they are now.
+        """
+        names = {position: name for position in positions if (name := self._noted(split, position))}
+        wanted = sorted(set(names.values()))
+        found: dict[bytes, str] = {}
         with self._forgiving():
-            for start in range(0, len(names), _BLOCK):
-                if self._connection is None:
-                    break
-                block = names[start : start + _BLOCK]
+            for start in range(0, len(wanted) if self._is_usable else 0, _BLOCK):
+                block = wanted[start : start + _BLOCK]
                 marks = ",".join("?" * len(block))
                 question = f"SELECT name, stamp, text FROM seen WHERE what = ? AND name IN ({marks})"
-                for name, stamp, text in self._connection.execute(question, (what, *block)):
-                    if stamps[by_name[name]] == stamp:
-                        found[by_name[name]] = text
-        return found
+                for name, stamp, text in self._database().execute(question, (what, *block)):
+                    if self._stamps[name] == stamp:
+                        found[name] = text
+        return {position: found[name] for position, name in names.items() if name in found}
 
     def keep(self, what: str, split: Split, position: int, text: str) -> None:
-        """Remember ``text`` about an image."""
-        stamp = _stamp(split, position)
-        if stamp:
-            self._new.append((what, os.fsencode(split.image_name(position)), stamp, text))
+        """Remember ``text`` about an image that ``recall`` was asked for."""
+        name = _name(split, position)
+        if name is not None and name in self._stamps:
+            self._new.append((what, name, self._stamps[name], text))
         if len(self._new) >= _FLUSH:
             self._write()
 
+    def _noted(self, split: Split, position: int) -> bytes | None:
+        """Return the image's name and note its stamp; None for an image not to be remembered."""
+        name = _name(split, position)
+        if name is None:
+            return None
+        try:
+            stamp = split.images.stamp(int(split.rows[position]))
+        except (OSError, ValueError):
+            return None  # gone, or no name that a file can have: decoding will tell
+        if not stamp:
+            return None
+        self._stamps[name] = f"{stamp} {PIL.__version__}"
+        return name
+
     def _write(self) -> None:
         with self._forgiving():
-            if self._connection is not None and self._new:
-                with self._connection:
-                    self._connection.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", self._new)
+            if self._new and self._is_usable:
+                database = self._database()
+                with database:
+                    database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", self._new)
         self._new = []
+
+    def _database(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self._path, timeout=10)
+            self._connection.execute(_TABLE)
+        return self._connection
 
     @contextlib.contextmanager
     def _forgiving(self) -> Iterator[None]:
+        """Go on without the memory where it fails, after one warning; one that is damaged is made anew."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            self._conversation.warn(f"{self._path} cannot be used ({error}), so the next run checks all images again.")
+            self._close()
+            is_damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(
+                error, (sqlite3.OperationalError, sqlite3.IntegrityError)
+            )
+            if is_damaged:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+            elif self._is_usable:
+                self._is_usable = False
+                self._conversation.warn(
+                    f"{self._path} cannot be used ({error}), so the next run checks all images again."
+                )
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
             self._connection = None
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=10)
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS seen (what TEXT, name BLOB, stamp TEXT, text TEXT, PRIMARY KEY (what, name)) "
-        "WITHOUT ROWID"
-    )
-    return connection
-
-
-def _stamp(split: Split, position: int) -> str:
-    """Return the image's stamp and Pillow's version, or "" for an image not to be remembered."""
+def _name(split: Split, position: int) -> bytes | None:
     try:
-        stamp = split.images.stamp(int(split.rows[position]))
-    except OSError:
-        return ""  # gone; decoding it will tell
-    return f"{stamp} {PIL.__version__}" if stamp else ""
+        return os.fsencode(split.image_name(position))
+    except UnicodeEncodeError:
+        return None

@@ -1,11 +1,14 @@
 """Draw a validation split from training images: stratified, seeded, what belongs together kept together."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from vitctl.primitives.seeds import random_generator
+
+_LOOK_AHEAD = 16  # groups among which to choose: enough to balance classes, few enough to stay random; guess
 
 
 def default_num_validation(num_images: int) -> int:
@@ -50,9 +53,9 @@ def draw_validation(
     """Split positions 0..N-1 into training and validation.
 
     Each class gives its share, rounded so that the shares add up to ``num_validation``. A group (a patient's
-    images, exact duplicates) is never divided: it is drawn, in random order, where that brings the classes
-    nearer to their shares, and where every class keeps an image to train on. So the number drawn can differ
-    from the number asked by part of a group.
+    images, exact duplicates) is never divided: it is drawn, in random order, where that brings the number drawn
+    nearer to the number asked, and where every class keeps an image to train on. So the two can differ by part
+    of a group.
 
     Args:
         labels: (N,) int64 class of each image.
@@ -78,15 +81,11 @@ def draw_validation(
     quotas = _shares(counts, num_validation)
     taken = np.zeros_like(counts)
     chosen: list[int] = []
-    if mixed:  # their part of each class's share, so that they are as frequent in validation as in training
-        inside = np.bincount(labels[np.concatenate(mixed)], minlength=len(counts))
-        wanted = quotas * inside / np.maximum(counts, 1)
-        for index in random_generator(seed, "split", len(counts)).permutation(len(mixed)):
-            added = np.bincount(labels[mixed[index]], minlength=len(counts))
-            is_nearer = np.abs(taken + added - wanted).sum() < np.abs(taken - wanted).sum()
-            if is_nearer and (taken + added < counts)[added > 0].all():
-                chosen += mixed[index]
-                taken += added
+    if mixed:
+        order = random_generator(seed, "split", len(counts)).permutation(len(mixed))
+        for drawn in _draw_mixed([mixed[index] for index in order], labels, counts, num_validation):
+            chosen += drawn
+            taken += np.bincount(labels[drawn], minlength=len(counts))
     for label in sorted(pure):
         for index in random_generator(seed, "split", label).permutation(len(pure[label])):
             size = len(pure[label][index])
@@ -97,6 +96,35 @@ def draw_validation(
     validation = np.array(sorted(chosen), dtype=np.int64)
     training = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
     return training, validation
+
+
+def _draw_mixed(
+    groups: list[list[int]], labels: np.ndarray, counts: np.ndarray, num_validation: int
+) -> list[list[int]]:
+    """Return those of ``groups`` (of several classes each, in random order) to validate on.
+
+    Groups are added while the number of images gets nearer to the part of ``num_validation`` that is due to them,
+    so that they are as frequent in validation as in training; of the next few the one that brings the classes
+    nearest to their shares, by squares. Every class keeps an image.
+    """
+    added = {id(group): np.bincount(labels[group], minlength=len(counts)) for group in groups}
+    wanted = np.sum([added[id(group)] for group in groups], axis=0) * (num_validation / len(labels))
+    taken = np.zeros(len(counts))
+    chosen: list[list[int]] = []
+    window, rest = list[list[int]](), iter(groups)
+    while window := [*window, *itertools.islice(rest, _LOOK_AHEAD - len(window))]:
+        missing = wanted.sum() - taken.sum()
+        window = [  # what does not fit now never will: both conditions only get harder
+            group
+            for group in window
+            if len(group) < 2 * missing and (taken + added[id(group)] < counts)[added[id(group)] > 0].all()
+        ]
+        if window:
+            best = min(window, key=lambda group: float(((taken + added[id(group)] - wanted) ** 2).sum()))
+            window.remove(best)
+            taken += added[id(best)]
+            chosen.append(best)
+    return chosen
 
 
 def _shares(counts: np.ndarray, total: int) -> np.ndarray:

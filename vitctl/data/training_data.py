@@ -1,14 +1,16 @@
 """From data specs to checked training and validation images with one class map."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.images import EXTENSIONS
-from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
+from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
+from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.splits import default_num_validation, draw_validation, merge_groups
@@ -114,8 +116,30 @@ def check_training_data(
     Raises:
         DataError: Images do not decode.
     """
+    with ScanMemory(conversation) as memory:
+        return _checked(
+            sources,
+            val_fraction=val_fraction,
+            seed=seed,
+            skip_bad=skip_bad,
+            look=partial(scan_images, num_threads=num_threads, conversation=conversation, memory=memory),
+            compare=partial(exact_duplicates, num_threads=num_threads, conversation=conversation, memory=memory),
+            conversation=conversation,
+        )
+
+
+def _checked(
+    sources: TrainingSources,
+    *,
+    val_fraction: float | None,
+    seed: int,
+    skip_bad: bool,
+    look: Callable[[Split], Scan],
+    compare: Callable[[Sequence[tuple[Split, Scan]]], list[list[str]]],
+    conversation: Conversation,
+) -> TrainingData:
     everything, given = sources.train, sources.val
-    scan = scan_images(everything, num_threads=num_threads, conversation=conversation)
+    scan = look(everything)
     skipped = tuple(check_bad_images(everything, scan, allow=skip_bad))
     usable, sizes = everything.select(scan.good), scan.sizes[scan.good]
 
@@ -123,15 +147,13 @@ def check_training_data(
         return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped)
 
     if given is not None:
-        seen = scan_images(given, num_threads=num_threads, conversation=conversation)
+        seen = look(given)
         check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
-        hashes, val_hashes = exact_duplicates(
-            [(everything, scan), (given, seen)], num_threads=num_threads, conversation=conversation
-        )
+        hashes, val_hashes = compare([(everything, scan), (given, seen)])
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
             conversation.warn(sentence)
         return _result(usable, given, sizes, sources.val_reason)
-    (all_hashes,) = exact_duplicates([(everything, scan)], num_threads=num_threads, conversation=conversation)
+    (all_hashes,) = compare([(everything, scan)])
     hashes = [all_hashes[position] for position in scan.good]
     train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
     if not len(held_out):
@@ -188,8 +210,8 @@ def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Se
         both = sorted(set(split.groups) & set(other.groups))
         if both:
             sentences.append(
-                f"{len(both)} groups ({both[0]!r} first) are in both training and {_called(other)}: scores on them are "
-                "too good to be true."
+                f"Training and {_called(other)} share {len(both)} group{'s' * (len(both) > 1)}, {both[0]!r} first: "
+                "scores on them are too good to be true."
             )
     return sentences
 

@@ -9,6 +9,7 @@ from vitctl.config import DataConfig
 from vitctl.conversation import Conversation
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
+from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.survey import (
@@ -45,8 +46,9 @@ def run(config: DataConfig, conversation: Conversation) -> dict[str, Any]:
     source = open_source(str(config.data), options)
     out = _decide_out(config, source)
     check_writable(out)
-    scanned = _scan(source, config, conversation)
-    hashes = _hashes(scanned, conversation)
+    with ScanMemory(conversation) as memory:
+        scanned = _scan(source, config, memory, conversation)
+        hashes = _hashes(scanned, memory, conversation)
     main = next(name for name in ("train", "all", *scanned) if name in scanned)
     split, scan = scanned[main]
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
@@ -88,12 +90,13 @@ def _decide_out(config: DataConfig, source: Source) -> Path:
     return out
 
 
-def _scan(source: Source, config: DataConfig, conversation: Conversation) -> Scanned:
+def _scan(source: Source, config: DataConfig, memory: ScanMemory, conversation: Conversation) -> Scanned:
     """Return every split and what its images show."""
     scanned: Scanned = {}
     for name in sorted(source.splits, key=lambda name: (*SPLIT_ORDER, name).index(name)):
         split = with_pattern_groups(source.split(name), config.group_pattern)
-        scanned[name] = (split, scan_images(split, num_threads=num_scan_threads(), conversation=conversation))
+        scan = scan_images(split, num_threads=num_scan_threads(), conversation=conversation, memory=memory)
+        scanned[name] = (split, scan)
     if not any(len(scan.good) for _, scan in scanned.values()):
         split, scan = next(iter(scanned.values()))
         raise DataError(
@@ -103,8 +106,10 @@ def _scan(source: Source, config: DataConfig, conversation: Conversation) -> Sca
     return scanned
 
 
-def _hashes(scanned: Scanned, conversation: Conversation) -> dict[str, list[str]]:
-    found = exact_duplicates(list(scanned.values()), num_threads=num_scan_threads(), conversation=conversation)
+def _hashes(scanned: Scanned, memory: ScanMemory, conversation: Conversation) -> dict[str, list[str]]:
+    found = exact_duplicates(
+        list(scanned.values()), num_threads=num_scan_threads(), conversation=conversation, memory=memory
+    )
     return dict(zip(scanned, found, strict=True))
 
 
