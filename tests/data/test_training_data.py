@@ -403,7 +403,7 @@ def test_groups_and_images_in_both__two_warnings(tmp_path: Path) -> None:
     (tmp_path / "val" / "cat" / "p2" / "1.png").write_bytes(copied)
     ears = Ears()
     _prepare(tmp_path, group_pattern="{group}/*", conversation=ears)
-    groups, images = sorted(ears.warnings)
+    images, groups = sorted(ears.warnings)
     assert groups.startswith("Training and validation share 1 group")
     assert "'p2'" in groups
     assert images.startswith("1 of the 17 validation images ")

@@ -63,14 +63,15 @@ def open_source(spec: str, options: SourceOptions) -> Source:
                 f"--image-root {root} is not a folder; expected the one that the paths in {path} start from."
             )
         options = replace(options, image_root=str(root))
-    split, notes = _whole_split(dataset, options, path, root)
-    splits, split_notes = _divide(split, dataset, path)
-    columns = f"images in column {options.image_column!r}, classes in {options.label_column!r}"
+    split, num_absolute = _whole_split(dataset, options, path, root)
+    splits, notes = _divide(split, dataset, path)
+    absolute = f" ({num_absolute:,} of {len(split):,} paths absolute)" if num_absolute else ""
+    columns = f"images in column {options.image_column!r}{absolute}, classes in {options.label_column!r}"
     return Source(
         spec=str(path),
         description=f"a {kind} table: {columns}",
         splits=splits,
-        notes=(*notes, *split_notes),
+        notes=notes,
         options=options,
     )
 
@@ -112,24 +113,22 @@ def _csv_header(path: Path, kind: str) -> tuple[list[str], str]:
     return header, separator
 
 
-def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: Path) -> tuple[Split, tuple[str, ...]]:
-    """Return all rows as the split ``all``, and notes."""
+def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: Path) -> tuple[Split, int]:
+    """Return all rows as the split ``all``, and how many of its paths are absolute."""
     from datasets import Value
 
     image, label = str(options.image_column), str(options.label_column)
     is_text = isinstance(dataset.features[image], Value) and dataset.features[image].dtype in ("string", "large_string")
     if not is_text:
-        return column_split("all", dataset, options, where=str(path), prefix=str(path)), ()
+        return column_split("all", dataset, options, where=str(path), prefix=str(path)), 0
     if not len(dataset):
         raise DataError(f"{path} has no rows; expected one per image.")
     names = label_names(dataset, label, where=str(path))
     texts = column_values(dataset, image)
     paths = _resolved(texts, root, path)
     _check_one_label_each(paths, names, path)
-    num_absolute = sum(os.path.isabs(text) for text in texts)
-    notes = (f"{num_absolute:,} of the {len(texts):,} paths in {path} are absolute, and read as they are.",)
     split = with_groups(split_from_names("all", FileImages(tuple(paths)), names), dataset, options)
-    return split, notes if num_absolute else ()
+    return split, sum(os.path.isabs(text) for text in texts)
 
 
 def _resolved(texts: list[Any], root: Path, path: Path) -> list[str]:
