@@ -39,6 +39,7 @@ HOMES = {
     "safetensors": {"models"},
     "huggingface_hub": {"primitives"},
     "datasets": {"data"},
+    "pyarrow": {"data"},
     "timm": {"models", "data", "training"},
     "torchvision": {"data"},
     "PIL": {"data"},

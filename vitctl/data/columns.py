@@ -5,6 +5,7 @@ and how an image is opened from bytes or a path.
 """
 
 import io
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def quiet_datasets() -> Iterator[None]:
     import datasets
 
     verbosity = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # errors are raised as well
     hide = not sys.stderr.isatty() and datasets.is_progress_bar_enabled()
     if hide:
         datasets.disable_progress_bars()
@@ -114,13 +115,7 @@ def find_columns(dataset: "Dataset", options: SourceOptions, *, where: str) -> S
     from datasets import Image as ImageFeature
 
     features = dataset.features
-    for option, column in options.given().items():
-        if option.endswith("_column") and column not in features:
-            flag = "--" + option.replace("_", "-")
-            raise DataError(
-                f"{where} has no column {column!r} ({flag}); it has {_listed(features)}."
-                f"{did_you_mean(column, features)}"
-            )
+    check_columns(dataset, options, where=where)
     image = options.image_column or _only(
         [name for name, kind in features.items() if isinstance(kind, ImageFeature)],
         [name for name in features if name.lower() in IMAGE_COLUMNS],
@@ -132,6 +127,21 @@ def find_columns(dataset: "Dataset", options: SourceOptions, *, where: str) -> S
         what="label", features=features, where=where,
     )  # fmt: skip
     return replace(options, image_column=image, label_column=label)
+
+
+def check_columns(dataset: "Dataset", options: SourceOptions, *, where: str) -> None:
+    """Check that the columns named in ``options`` are there.
+
+    Raises:
+        DataError: One is not; the sentence lists those there are, and the nearest.
+    """
+    for option, column in options.given().items():
+        if option.endswith("_column") and column not in dataset.features:
+            flag = "--" + option.replace("_", "-")
+            raise DataError(
+                f"{where} has no column {column!r} ({flag}); it has {_listed(dataset.features)}."
+                f"{did_you_mean(column, dataset.features)}"
+            )
 
 
 def _only(typed: Sequence[str], named: Sequence[str], *, what: str, features: Any, where: str) -> str:
@@ -210,7 +220,7 @@ def column_split(name: str, dataset: "Dataset", options: SourceOptions, *, where
     names = label_names(dataset, label, where=where)
     try:
         encoded = dataset.select_columns([image]).cast_column(image, ImageFeature(decode=False))
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # what Arrow raises for a cast it cannot do has no common base class
         raise DataError(
             f"{where} holds {dataset.features[image]} in column {image!r}; expected images (bytes or paths). Name "
             "another with --image-column."

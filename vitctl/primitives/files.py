@@ -41,6 +41,11 @@ def file_stamp(path: str | Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def short_hash(text: str) -> str:
+    """Return 16 hexadecimal digits that stand for ``text``, a path for example."""
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+
+
 def cache_folder() -> Path:
     """Return the folder for what can be computed again: ``$VITCTL_CACHE``, else ``~/.cache/vitctl``.
 

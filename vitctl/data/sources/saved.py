@@ -6,7 +6,7 @@ It is memory-mapped where it lies; nothing is copied.
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vitctl.data.columns import SPLIT_NAMES, column_split, find_columns, quiet_datasets, root_cause
+from vitctl.data.columns import SPLIT_NAMES, check_columns, column_split, find_columns, quiet_datasets, root_cause
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split
 from vitctl.errors import DataError
 from vitctl.primitives.files import user_path
@@ -72,4 +72,5 @@ def source_of(loaded: "Dataset | DatasetDict", options: SourceOptions, *, spec: 
 def _read_split(name: str, dataset: "Dataset", options: SourceOptions, spec: str, given: str) -> Split:
     where = spec if name == "all" else f"split {given} of {spec}"
     prefix = spec if name == "all" else f"{spec}/{given}"
+    check_columns(dataset, options, where=where)
     return column_split(name, dataset, options, where=where, prefix=prefix)

@@ -8,7 +8,6 @@ images are read at random, in any order, without unpacking. Format: https://gith
 
 import contextlib
 import glob
-import hashlib
 import io
 import json
 import os
@@ -27,7 +26,7 @@ from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
 from vitctl.data.images import EXTENSIONS, is_hidden
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
-from vitctl.primitives.files import cache_folder, file_stamp, user_path, write_json
+from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_json
 from vitctl.primitives.natural_order import natural_key
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
@@ -218,7 +217,7 @@ def _stem(name: str) -> str:
 
 def _indexed(path: Path) -> list[Member]:
     """Return the images of a shard in the order they lie there, from the cache where it is known."""
-    store = cache_folder() / "tar" / f"{path.name}-{_short_hash(str(path))}.json"
+    store = cache_folder() / "tar" / f"{path.name}-{short_hash(str(path))}.json"
     stamp = f"{INDEX_VERSION}-{file_stamp(path)}"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # unknown, or not what we wrote
         document = json.loads(store.read_text(encoding="utf-8"))
@@ -229,10 +228,6 @@ def _indexed(path: Path) -> list[Member]:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
         write_json(store, {"path": str(path), "stamp": stamp, "members": rows})
     return members
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
 
 
 def _index(path: Path) -> list[Member]:

@@ -1,14 +1,18 @@
 """A table of images: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` with an image and a label column.
 
 Images are bytes in the table, or paths: relative to the table or to ``image_root``, out of which they may not
-climb, or absolute. A column ``split`` with the values train, val and test divides the table. Read with
-``datasets``, which keeps an Arrow copy in its own cache (``HF_DATASETS_CACHE``); every value of a CSV stays the
-text it is, so the class ``01`` does not become 1 and ``NA`` is not missing.
+climb, or absolute. A column ``split`` with the values train, val and test divides the table.
+
+Parquet is read with ``datasets``, which makes a memory-mapped Arrow copy in vitctl's cache folder. Its readers of
+CSV and JSON guess: the class ``01`` becomes 1, ``NA`` missing, a date a point in time, and a row with a comma too
+many shifts the columns. So those are read with the standard library, where every value stays the text it is.
 """
 
 import csv
 import glob
+import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +33,7 @@ from vitctl.data.columns import (
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
 from vitctl.errors import DataError
-from vitctl.primitives.files import user_path
+from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,40 +81,100 @@ def open_source(spec: str, options: SourceOptions) -> Source:
 
 
 def _read_table(path: Path, kind: str) -> "Dataset":
-    from datasets import Dataset, Features, Value
+    """Return the table as a ``datasets.Dataset`` with at least one row."""
+    from datasets import Dataset
 
-    name = glob.escape(str(path))
     try:
-        with quiet_datasets():
-            if kind == "Parquet":
-                table = Dataset.from_parquet(name)
-            elif kind == "JSON lines":
-                table = Dataset.from_json(name)
-            else:
-                header, separator = _csv_header(path, kind)
-                features = Features({column: Value("string") for column in header})
-                table = Dataset.from_csv(name, features=features, sep=separator, keep_default_na=False)
-    except DataError:
-        raise
-    except Exception as error:  # pyarrow, pandas and datasets have no common base class
-        raise DataError(
-            f"{path} cannot be read as {kind}: {root_cause(error)}. Expected a table with a row per image."
-        ) from error
-    return table
+        if kind == "Parquet":
+            return _read_parquet(path)
+        columns = _read_json_lines(path) if kind == "JSON lines" else _read_csv(path, kind)
+    except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+        raise DataError(f"{path} cannot be read as {kind}: {root_cause(error)}.") from error
+    if not next(iter(columns.values()), []):
+        raise DataError(f"{path} has no rows; expected one per image.")
+    return Dataset.from_dict(columns)
 
 
-def _csv_header(path: Path, kind: str) -> tuple[list[str], str]:
-    """Return the column names, and what separates them: a tab, a comma, or a semicolon if there is no comma."""
+def _read_csv(path: Path, kind: str) -> dict[str, list[str]]:
+    """Return the columns of a CSV file; without a comma in its first line a semicolon separates them."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         first = file.readline()
         file.seek(0)
         separator = "\t" if kind == "TSV" else ";" if ";" in first and "," not in first else ","
-        header = next(csv.reader(file, delimiter=separator), [])
-    if not any(header):
-        raise DataError(f"{path} is empty; expected a first line with the names of the columns.")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path} has two columns of one name in its first line: {', '.join(header)}. Rename one.")
-    return header, separator
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        header = next(reader, [])
+        if not any(header):
+            raise DataError(f"{path} is empty; expected a first line with the names of the columns.")
+        if len(set(header)) < len(header):
+            raise DataError(f"{path} has two columns of one name in its first line: {', '.join(header)}. Rename one.")
+        columns: dict[str, list[str]] = {name: [] for name in header}
+        for row in reader:
+            if not row:
+                continue  # a blank line
+            if len(row) != len(header):
+                raise DataError(
+                    f"Line {reader.line_num} of {path} has {len(row)} values; expected {len(header)}, as in its first "
+                    "line. Quote values that hold the separator."
+                )
+            for name, value in zip(header, row, strict=True):
+                columns[name].append(value)
+    return columns
+
+
+def _read_json_lines(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of a file with a JSON object per line; a field that a line lacks is None."""
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(
+                    f"Line {number} of {path} is not JSON: {error}. Expected one object per line."
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"Line {number} of {path} is {line.strip()[:60]}; expected an object, {{...}}.")
+            rows.append(row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: _of_one_type([row.get(name) for row in rows]) for name in names}
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Return ``values``, of mixed types their JSON text, which is what Arrow can hold."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if kinds <= {str, int} or (len(kinds) == 1 and kinds <= {bool, float}):
+        return values if len(kinds) < 2 else [None if value is None else str(value) for value in values]
+    if kinds <= {list}:
+        return [None if value is None else [str(item) for item in value] for value in values]
+    return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+
+
+def _read_parquet(path: Path) -> "Dataset":
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    try:
+        num_rows = pq.ParquetFile(path).metadata.num_rows
+        if not num_rows:
+            raise DataError(f"{path} has no rows; expected one per image.")
+        copies, name = cache_folder() / "parquet", f"{path.name}-{short_hash(str(path))}"
+        folder = copies / f"{name}-{file_stamp(path)}"
+        for stale in (one for one in copies.glob(f"{glob.escape(name)}-*") if one != folder):
+            shutil.rmtree(stale, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / "table.parquet"  # a name without the characters that mean patterns to datasets
+        if not link.is_symlink():
+            link.symlink_to(path)
+        with quiet_datasets():
+            return Dataset.from_parquet(str(link), cache_dir=str(folder))
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow and datasets have no common base class
+        raise DataError(
+            f"{path} cannot be read as Parquet: {root_cause(error)}. It may be truncated: copy it again."
+        ) from error
 
 
 def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: Path) -> tuple[Split, int]:
@@ -121,8 +185,6 @@ def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: P
     is_text = isinstance(dataset.features[image], Value) and dataset.features[image].dtype in ("string", "large_string")
     if not is_text:
         return column_split("all", dataset, options, where=str(path), prefix=str(path)), 0
-    if not len(dataset):
-        raise DataError(f"{path} has no rows; expected one per image.")
     names = label_names(dataset, label, where=str(path))
     texts = column_values(dataset, image)
     paths = _resolved(texts, root, path)
