@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from vitctl.data.source import Source
+from vitctl.data.source import Source, SourceOptions
 from vitctl.data.sources import digits, open_source
 
 
@@ -29,7 +29,7 @@ def test_the_test_split_is_stratified(source: Source) -> None:
 
 
 def test_the_test_split_is_always_the_same(source: Source) -> None:
-    again = digits.open_source("digits")
+    again = digits.open_source("digits", SourceOptions())
     for name in ("train", "test"):
         np.testing.assert_array_equal(again.splits[name].rows, source.splits[name].rows)
     # recorded once (scikit-learn 1.9); results can be compared across versions only while this holds

@@ -121,7 +121,12 @@ class LazySplits(Mapping[str, Split]):
 
     def __getitem__(self, name: str) -> Split:
         if name not in self._read:
-            self._read[name] = self._readers[name]()
+            try:
+                self._read[name] = self._readers[name]()
+            except OSError as error:
+                raise DataError(
+                    f"{error.filename} cannot be read: {error.strerror}; expected data that you may read."
+                ) from error
         return self._read[name]
 
     def __contains__(self, name: object) -> bool:

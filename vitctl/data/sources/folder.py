@@ -117,13 +117,20 @@ def _image_files(folder: Path) -> list[str]:
         subfolders[:] = [name for name in subfolders if not is_hidden(Path(parent, name), below=folder)]
         for name in subfolders:
             path = os.path.join(parent, name)
-            if os.path.islink(path) and Path(parent).resolve().is_relative_to(Path(path).resolve()):
+            if os.path.islink(path) and _leads_back(Path(path), below=folder):
                 raise DataError(
                     f"{path} is a link that leads back to {Path(path).resolve()}, a folder above it; its images would "
                     "count again and again. Remove the link."
                 )
         found += [os.path.join(parent, name) for name in files if _is_image_name(name)]
     return found
+
+
+def _leads_back(link: Path, *, below: Path) -> bool:
+    """Return whether ``link`` leads to a folder on the way from ``below`` to it, or to one that holds such a folder."""
+    target = link.resolve()
+    way = [parent for parent in link.parents if parent == below or parent.is_relative_to(below)]
+    return any(parent.resolve().is_relative_to(target) for parent in way)
 
 
 def _is_image_name(name: str) -> bool:

@@ -24,6 +24,7 @@ from vitctl.primitives.files import user_path
 
 OPTIONS: tuple[str, ...] = ()
 _NAME = re.compile(r"(?P<set>.*?)[-._]?(?P<kind>images|labels)[-._]idx\d[-._](ubyte|int)(\.gz)?$", re.IGNORECASE)
+MAX_DIMS = 4  # images in colour; numpy takes no more than 64
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
 
 
@@ -119,7 +120,7 @@ def read_idx(path: Path) -> np.ndarray:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_gzip else path.open("rb") as file:
             head = file.read(4)
-            if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or not head[3]:
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or not 1 <= head[3] <= MAX_DIMS:
                 raise DataError(f"{path} is not an IDX file: its header is {head.hex(' ') or 'empty'}.")
             dtype, sizes = np.dtype(_DTYPES[head[2]]), file.read(4 * head[3])
             shape = [int.from_bytes(sizes[start : start + 4], "big") for start in range(0, len(sizes), 4)]

@@ -26,7 +26,7 @@ from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
 from vitctl.data.images import EXTENSIONS, is_hidden
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
-from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_json
+from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_text
 from vitctl.primitives.natural_order import natural_key
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
@@ -90,10 +90,17 @@ class ShardImages:
 
 def recognises(spec: str) -> bool:
     """Return whether ``spec`` names tar files, or is a folder that holds some and no class folders."""
-    if spec.lower().endswith((".tar", *_COMPRESSED)):
-        return bool(_RANGE.search(spec) or glob.has_magic(spec)) or user_path(spec).is_file()
-    folder = user_path(spec)
-    return folder.is_dir() and any(path.suffix.lower() == ".tar" for path in folder.iterdir() if path.is_file())
+    path = user_path(spec)
+    if path.is_dir():
+        inside = [one for one in path.iterdir() if not is_hidden(one, below=path)]
+        has_folders = any(one.is_dir() and one.suffix.lower() != ".tar" for one in inside)
+        return any(_is_shard(one) for one in inside) and not has_folders
+    is_pattern = bool(_RANGE.search(spec)) or glob.has_magic(spec)
+    return spec.lower().endswith((".tar", *_COMPRESSED)) and (is_pattern or path.is_file())
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix.lower() == ".tar" and path.is_file()
 
 
 def open_source(spec: str, options: SourceOptions) -> Source:
@@ -131,7 +138,7 @@ def _expand(spec: str) -> list[Path]:
     """Return the shards that ``spec`` names, in natural order; a range in the order it says."""
     path = user_path(spec).absolute()
     if path.is_dir():
-        found = [one for one in path.iterdir() if one.suffix.lower() == ".tar" and not is_hidden(one, below=path)]
+        found = [one for one in path.iterdir() if _is_shard(one) and not is_hidden(one, below=path)]
     elif path.is_file():
         found = [path]
     elif match := _RANGE.search(str(path)):
@@ -142,7 +149,7 @@ def _expand(spec: str) -> list[Path]:
         if missing:
             raise DataError(f"{missing[0]} is not there; {spec} names {len(found)} shards. Correct the range.")
     else:
-        found = [Path(one) for one in glob.glob(str(path))]
+        found = [one for one in map(Path, glob.glob(str(path))) if _is_shard(one)]
     return sorted(found, key=lambda one: natural_key(str(one)))
 
 
@@ -226,7 +233,7 @@ def _indexed(path: Path) -> list[Member]:
     members = _index(path)
     rows = [[member.name, member.start, member.size, member.fields] for member in members]
     with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
-        write_json(store, {"path": str(path), "stamp": stamp, "members": rows})
+        write_text(store, json.dumps({"path": str(path), "stamp": stamp, "members": rows}))
     return members
 
 
@@ -237,6 +244,7 @@ def _index(path: Path) -> list[Member]:
         DataError: It is truncated or no tar file, or a ``.json`` member is not JSON.
     """
     images: dict[str, tuple[int, int]] = {}  # a name that occurs twice means its last member
+    places: dict[str, tuple[int, int]] = {}
     fields: dict[str, dict[str, Any]] = {}
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -245,14 +253,21 @@ def _index(path: Path) -> list[Member]:
                 raise DataError(f"{path} is truncated: it ends within {info.name}. Copy it again.")
             extension = os.path.splitext(info.name)[1].lower()
             inside = Path(info.name)
-            if is_hidden(inside, below=Path("/" if inside.is_absolute() else ".")) or not info.isreg():
+            if info.isreg():
+                places[info.name] = (info.offset_data, info.size)
+            elif info.islnk() and info.linkname in places:
+                places[info.name] = places[info.linkname]
+            else:
                 continue
+            if is_hidden(inside, below=Path("/" if inside.is_absolute() else ".")):
+                continue
+            start, length = places[info.name]
             if extension in EXTENSIONS:
-                images[info.name] = (info.offset_data, info.size)
-            elif extension in (".cls", ".json") and info.size <= MAX_LABEL_BYTES:
-                file.seek(info.offset_data)
+                images[info.name] = (start, length)
+            elif extension in (".cls", ".json") and length <= MAX_LABEL_BYTES:
+                file.seek(start)
                 known = fields.setdefault(_stem(info.name), {})
-                known.update(_fields(file.read(info.size), extension, f"{info.name} in {path}"))
+                known.update(_fields(file.read(length), extension, f"{info.name} in {path}"))
     seen: dict[str, str] = {}
     for name in images:
         other = seen.setdefault(_stem(name), name)
@@ -267,16 +282,21 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(path, "r:") as archive:
             yield from archive
+            end = archive.offset
+        with path.open("rb") as file:  # tarfile takes a header it cannot read for the end
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                raise DataError(f"{path} is damaged or truncated: there is no member at byte {end:,}. Copy it again.")
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a tar file ({error}); expected an uncompressed one.") from error
 
 
 def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
         if extension == ".cls":
             return {"cls": text.strip()}
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} cannot be read ({error}); expected UTF-8 text.") from error
     return document if isinstance(document, dict) else {"label": document}
