@@ -47,7 +47,7 @@ test: setup ## the default tests: CPU, no network, under five minutes
 test-slow: setup ## architecture sweeps, interruption, several processes: under thirty minutes
 	$(BIN)/python -m pytest -m slow
 
-bench: setup ## time decoding against full Pillow decodes in the same run (2 minutes)
+bench: setup ## time decoding against full Pillow decodes in the same run (half a minute)
 	$(BIN)/python tests/benchmarks/decode.py
 
 check: setup ## format, lint, types, tests with coverage

@@ -4,9 +4,12 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from vitctl.data.images import to_rgb
 from vitctl.data.loader import BatchPlan, TrainingBatch, evaluation_batches, resolve_num_workers, training_batches
 from vitctl.data.source import Split, split_from_names
 from vitctl.data.sources import open_source
@@ -77,7 +80,7 @@ def test_the_stream_does_not_depend_on_the_batch_size() -> None:
 
 def _equal(one: TrainingBatch, other: TrainingBatch) -> bool:
     tensors = all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
-    return tensors and one.num_global == other.num_global
+    return tensors and one[3:] == other[3:]
 
 
 def test_training_batches_hold_what_the_plan_says(drawn_split: Callable[..., Split]) -> None:
@@ -85,11 +88,11 @@ def test_training_batches_hold_what_the_plan_says(drawn_split: Callable[..., Spl
     batches = list(training_batches(split, TRANSFORM, plan, num_workers=0))
     assert len(batches) == plan.num_steps
     for pairs, batch in zip(plan.batches(), batches, strict=True):
-        images = [TRANSFORM(split.read(position), epoch=epoch, position=position) for epoch, position in pairs]
+        images = [TRANSFORM(split.read(position), view=view, position=position) for view, position in pairs]
         assert torch.equal(batch.images, torch.stack(images))
         assert batch.labels.tolist() == [split.labels[position] for _, position in pairs]
         assert batch.weights.tolist() == [1.0] * len(pairs)
-        assert batch.num_global == len(pairs)
+        assert batch.num_global == batch.weight_global == len(pairs)
         assert (batch.images.dtype, batch.labels.dtype, batch.weights.dtype) == (
             torch.float32,
             torch.int64,
@@ -125,7 +128,7 @@ def test_shares_of_the_processes_partition_every_global_batch(
     ]
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
-        assert all(part.num_global == batch.num_global == len(batch.labels) for part in parts)
+        assert all(part.num_global == part.weight_global == len(batch.labels) for part in parts)
         counted = [part.images[row] for part in parts for row in range(len(part.weights)) if part.weights[row] == 1]
         assert sorted(image.numpy().tobytes() for image in counted) == sorted(
             image.numpy().tobytes() for image in batch.images
@@ -143,7 +146,7 @@ def test_an_empty_share_is_one_image_of_weight_zero(drawn_split: Callable[..., S
     assert first[1].weights.tolist() == [1.0]
     assert second[1].weights.tolist() == [0.0]
     assert second[1].images.shape == (1, 3, 8, 8)
-    assert second[1].num_global == 1
+    assert second[1].num_global == second[1].weight_global == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -210,3 +213,75 @@ def test_image_gone_after_the_check__one_sentence_also_from_a_worker(
     ):
         with pytest.raises(DataError, match=r"^[^\n]*1\.png cannot be read any more: no such file\.$"):
             list(batches)
+
+
+class _Watched(TrainingTransform):
+    """Remembers the sizes, (width, height), of the images it is given."""
+
+    seen: list[tuple[int, int]]
+
+    def __call__(self, image: Image.Image, *, view: int, position: int) -> torch.Tensor:
+        self.seen.append(image.size)
+        return super().__call__(image, view=view, position=position)
+
+
+def _watched(*, crop: str, side: int = 16) -> _Watched:
+    preprocessing = Preprocessing((side, side), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+    transform = _Watched(preprocessing, crop=crop, crop_area=(0.5, 1.0), flip=False, seed=0)
+    transform.seen = []
+    return transform
+
+
+@pytest.fixture
+def photo_split(tmp_path: Path) -> Split:
+    """One JPEG, one PNG, 600 px high and 800 wide, and a JPEG of 31 by 20."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    photo = Image.fromarray(coarse).resize((800, 600), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "a.jpg", quality=90)
+    photo.save(tmp_path / "a.png", compress_level=1)
+    photo.resize((20, 31)).save(tmp_path / "small.jpg")
+    names = ("a.jpg", "a.png", "small.jpg")
+    return split_from_names("train", FileImages(tuple(str(tmp_path / name) for name in names)), ["x", "y", "z"])
+
+
+@pytest.mark.parametrize(
+    ("crop", "side", "expected"),
+    [
+        ("none", 16, (100, 75)),  # an eighth leaves 75 px, 32 are asked for
+        ("resize-random-crop", 16, (100, 75)),  # 38
+        ("random-resized-crop", 37, (100, 75)),  # 74
+        ("random-resized-crop", 38, (200, 150)),  # 76
+        ("none", 150, (400, 300)),  # 300
+        ("none", 151, (800, 600)),
+        ("none", 400, (800, 600)),  # larger than the image
+    ],
+)
+def test_training_reads_a_large_jpeg_at_a_fraction_of_its_size(
+    photo_split: Split, crop: str, side: int, expected: tuple[int, int]
+) -> None:
+    transform = _watched(crop=crop, side=side)
+    plan = BatchPlan(3, 3, 3, seed=0)
+    (batch,) = training_batches(photo_split, transform, plan, num_workers=0)
+    sizes = dict(zip([position for _, position in plan.batch(0)], transform.seen, strict=True))
+    assert sizes == {0: expected, 1: (800, 600), 2: (20, 31)}
+    assert batch.images.shape == (3, 3, side, side)
+
+
+def test_training__a_jpeg_read_at_an_eighth_looks_like_the_whole_one(photo_split: Split) -> None:
+    small = np.asarray(photo_split.read(0, least_side=32), dtype=np.float64)
+    full = np.asarray(photo_split.read(0), dtype=np.float64)
+    means = full.reshape(75, 8, 100, 8, 3).mean(axis=(1, 3))
+    assert np.abs(small - means).mean() < 1
+    assert np.abs(np.roll(small, 1, axis=1) - means).mean() > 5  # a shift by one pixel
+
+
+def test_evaluation_reads_every_image_in_full(photo_split: Split) -> None:
+    transform = EvaluationTransform(PREPROCESSING)
+    (batch,) = evaluation_batches(photo_split, transform, batch_size=3, num_workers=0)
+    for position, tensor in enumerate(batch):
+        with Image.open(photo_split.image_name(position)) as image:
+            full = to_rgb(image)
+        assert np.array_equal(np.asarray(photo_split.read(position)), np.asarray(full))
+        assert torch.equal(tensor, transform(full))
+    scaled = transform(photo_split.read(0, least_side=16))
+    assert not torch.equal(batch[0], scaled)  # it would have been seen

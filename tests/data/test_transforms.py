@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 
 from vitctl.data.transforms import CROPS, EvaluationTransform, TrainingTransform
 from vitctl.errors import SettingError
@@ -83,19 +84,19 @@ def test_evaluation__crop_pct_cuts_out_the_centre() -> None:
 def test_every_crop_gives_the_size_of_the_model(size: tuple[int, int], crop: str) -> None:
     transform = _training(size, crop=crop)
     for height, width in [(30, 20), (5, 40), (1, 1), (200, 3)]:
-        tensor = transform(_noise(height, width), epoch=0, position=0)
+        tensor = transform(_noise(height, width), view=0, position=0)
         assert tensor.shape == (3, *size)
         assert tensor.dtype == torch.float32
         assert tensor.is_contiguous()
 
 
 @pytest.mark.parametrize("crop", ["random-resized-crop", "resize-random-crop", "pad-random-crop"])
-def test_training_depends_on_seed_epoch_and_position_alone(crop: str) -> None:
+def test_training_depends_on_seed_view_and_position_alone(crop: str) -> None:
     image = _noise(40, 30)
     keys = list(itertools.product((0, 1), (0, 1, 2), (0, 1, 2)))
 
-    def seen(seed: int, epoch: int, position: int) -> bytes:
-        return _training(crop=crop, seed=seed)(image, epoch=epoch, position=position).numpy().tobytes()
+    def seen(seed: int, view: int, position: int) -> bytes:
+        return _training(crop=crop, seed=seed)(image, view=view, position=position).numpy().tobytes()
 
     first = {key: seen(*key) for key in keys}
     torch.rand(7)
@@ -105,21 +106,21 @@ def test_training_depends_on_seed_epoch_and_position_alone(crop: str) -> None:
 
 def test_training__one_transform_gives_the_same_in_any_order() -> None:
     transform, image = _training(), _noise(40, 30)
-    first = [transform(image, epoch=1, position=position) for position in range(4)]
+    first = [transform(image, view=1, position=position) for position in range(4)]
     for position in (2, 0, 3, 1):
-        assert torch.equal(transform(image, epoch=1, position=position), first[position])
+        assert torch.equal(transform(image, view=1, position=position), first[position])
 
 
 @pytest.mark.parametrize("crop", CROPS)
 def test_training_does_not_disturb_the_global_generator(crop: str) -> None:
     before = torch.random.get_rng_state()
-    _training(crop=crop)(_noise(20, 20), epoch=0, position=0)
+    _training(crop=crop)(_noise(20, 20), view=0, position=0)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_training__none_is_the_whole_image_squashed() -> None:
     image = _noise(30, 20)
-    tensor = _training(crop="none", flip=False)(image, epoch=3, position=5)
+    tensor = _training(crop="none", flip=False)(image, view=3, position=5)
     expected = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC)) / 255
     np.testing.assert_allclose(tensor.permute(1, 2, 0).numpy(), expected, atol=1e-6)
 
@@ -128,16 +129,16 @@ def test_training_normalises_with_mean_and_std() -> None:
     image = _noise(16, 16)
     preprocessing = Preprocessing((16, 16), "bicubic", 1.0, "center", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     transform = TrainingTransform(preprocessing, crop="none", crop_area=(1.0, 1.0), flip=False, seed=0)
-    assert torch.allclose(transform(image, epoch=0, position=0), EvaluationTransform(preprocessing)(image), atol=1e-6)
+    assert torch.allclose(transform(image, view=0, position=0), EvaluationTransform(preprocessing)(image), atol=1e-6)
 
 
 def test_training__flip_mirrors_half_of_the_images_left_to_right() -> None:
     image = _noise(16, 16)
-    plain = _training(crop="none", flip=False)(image, epoch=0, position=0)
+    plain = _training(crop="none", flip=False)(image, view=0, position=0)
     transform = _training(crop="none", flip=True)
     num_mirrored = 0
     for position in range(400):
-        tensor = transform(image, epoch=0, position=position)
+        tensor = transform(image, view=0, position=position)
         is_mirrored = torch.equal(tensor, plain.flip(2))
         assert is_mirrored or torch.equal(tensor, plain)
         num_mirrored += is_mirrored
@@ -154,7 +155,7 @@ def _windows(
         corners[padded[row : row + size[0], column : column + size[1]].tobytes()] = (row, column)
     found = set()
     for position in range(1000):
-        tensor: Tensor = transform(image, epoch=0, position=position)
+        tensor: Tensor = transform(image, view=0, position=position)
         pixels = (tensor.permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous()
         found.add(corners[pixels.numpy().tobytes()])  # a KeyError: it is not a part of the image
     return found
@@ -179,7 +180,7 @@ def test_random_resized_crop_shows_parts_of_the_area_asked_for() -> None:
     image = _coordinates(200, 200)
     shares, shapes = [], []
     for position in range(200):
-        red, green, _ = transform(image, epoch=0, position=position) * 255
+        red, green, _ = transform(image, view=0, position=position) * 255
         height, width = (float(channel.max() - channel.min()) * 50 / 49 for channel in (red, green))
         shares.append(height * width / 200**2)
         shapes.append(width / height)
@@ -192,12 +193,38 @@ def test_random_resized_crop_shows_parts_of_the_area_asked_for() -> None:
 
 def test_random_resized_crop_of_the_whole_area_is_the_whole_image() -> None:
     image = _noise(32, 32)
-    whole = _training(crop="none", flip=False)(image, epoch=0, position=0)
+    whole = _training(crop="none", flip=False)(image, view=0, position=0)
     transform = _training(crop_area=(1.0, 1.0), flip=False)
     for position in range(10):
-        assert torch.equal(transform(image, epoch=0, position=position), whole)
+        assert torch.equal(transform(image, view=0, position=position), whole)
 
 
 def test_an_unknown_crop_is_an_error() -> None:
     with pytest.raises(SettingError, match="crop is 'random-resize-crop'.*Did you mean 'random-resized-crop'"):
         _training(crop="random-resize-crop")
+
+
+@pytest.mark.parametrize(
+    ("crop", "crop_area", "size", "expected"),
+    [
+        ("none", (0.01, 1.0), (16, 16), 32),  # twice the target; no part is cut out of it
+        ("none", (1.0, 1.0), (12, 24), 48),  # of the longer side
+        ("pad-random-crop", (0.01, 1.0), (16, 16), 32),  # what is added is black
+        ("resize-random-crop", (0.01, 1.0), (384, 384), 896),  # twice 448
+        ("resize-random-crop", (1.0, 1.0), (24, 12), 56),  # twice 28
+        ("random-resized-crop", (1.0, 1.0), (16, 16), 32),
+        ("random-resized-crop", (0.5, 1.0), (384, 224), 768),
+    ],
+)
+def test_least_side(crop: str, crop_area: tuple[float, float], size: tuple[int, int], expected: int) -> None:
+    assert _training(size, crop=crop, crop_area=crop_area).least_side == expected
+
+
+@pytest.mark.parametrize("least_area", [1.0, 0.5, 0.3, 0.2, 0.05])
+def test_least_side__no_part_that_is_cut_out_is_enlarged(least_area: float) -> None:
+    least_side = _training((48, 48), crop_area=(least_area, 1.0)).least_side
+    image = Image.new("RGB", (least_side, least_side))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = [RandomResizedCrop.get_params(image, [least_area, least_area], [3 / 4, 4 / 3]) for _ in range(500)]
+    assert min(min(height, width) for _, _, height, width in drawn) >= 48

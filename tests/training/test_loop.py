@@ -43,6 +43,7 @@ def random_batches(*sizes: int) -> list[TrainingBatch]:
             labels=torch.randint(NUM_CLASSES, (size,), generator=generator),
             weights=torch.ones(size),
             num_global=size,
+            weight_global=float(size),
         )
         for size in sizes
     ]
@@ -114,8 +115,8 @@ def share_of(batch: TrainingBatch, process_index: int, num_processes: int) -> Tr
     """Return what one of several processes sees: its share, or a filling image of weight 0."""
     own = slice(process_index, None, num_processes)
     if len(batch.labels[own]):
-        return TrainingBatch(batch.images[own], batch.labels[own], batch.weights[own], batch.num_global)
-    return TrainingBatch(batch.images[:1], batch.labels[:1], torch.zeros(1), batch.num_global)
+        return batch._replace(images=batch.images[own], labels=batch.labels[own], weights=batch.weights[own])
+    return batch._replace(images=batch.images[:1], labels=batch.labels[:1], weights=torch.zeros(1))
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
@@ -146,11 +147,10 @@ def test_shares__their_gradients_and_losses_sum_to_those_of_the_whole_batch(
 
 def test_filling__of_weight_zero_counts_for_nothing(accelerator: Accelerator) -> None:
     (batch,) = random_batches(3)
-    filled = TrainingBatch(
-        torch.cat([batch.images, torch.full((1, 3, 16, 16), 5.0)]),
-        torch.cat([batch.labels, torch.tensor([0])]),
-        torch.tensor([1.0, 1.0, 1.0, 0.0]),
-        3,
+    filled = batch._replace(
+        images=torch.cat([batch.images, torch.full((1, 3, 16, 16), 5.0)]),
+        labels=torch.cat([batch.labels, torch.tensor([0])]),
+        weights=torch.tensor([1.0, 1.0, 1.0, 0.0]),
     )
     schedule = RateSchedule(num_steps=1, num_warmup_steps=0, peak=1.0, final=0.0)
     plain, with_filling = small_vit(), small_vit()

@@ -12,13 +12,21 @@ from vitctl.recipes import recipe_path
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(image_folder: Path, tiny_model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "balancing", [[], ["--class-weights", "balanced"], ["--sampler", "balanced", "--cache", "resized"]], ids=" ".join
+)
+def test_two_processes_give_the_losses_of_one(
+    image_folder: Path, tiny_model_folder: Path, balancing: list[str]
+) -> None:
+    for number in range(9):  # 12 red, 12 green, 3 blue ones are left
+        (image_folder / "blue" / f"{number}.png").unlink()
     arguments = ["finetune", "--data", str(image_folder), "--model", str(tiny_model_folder), "--device", "cpu"]
     # plain SGD: AdamW, or clipping, would hide a gradient of the wrong size
     recipe = recipe_path("vit-paper").read_text().replace("clip_norm = { value = 1.0", "clip_norm = { value = 0.0")
     Path("sgd.toml").write_text(recipe)
     arguments += ["--recipe", "sgd.toml", "--lr", "0.05"]
     arguments += ["--batch-size", "7", "--epochs", "1", "--val-fraction", "0.2", "--num-threads", "1", "--json"]
+    arguments += balancing
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
     documents = []

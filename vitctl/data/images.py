@@ -14,6 +14,8 @@ from PIL import ExifTags, Image, ImageOps
 
 # Pillow refuses images above twice MAX_IMAGE_PIXELS (179 megapixels), and warns from there to half of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# what Pillow says of odd EXIF data and the like; what it cannot decode it raises
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # what Pillow opens without a further program; a class folder's other files are left alone
 EXTENSIONS = (

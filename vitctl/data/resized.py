@@ -86,27 +86,47 @@ def resized_split(
         SettingError: The disk has no room.
         DataError: An image cannot be read any more.
     """
-    folder = cache_folder() / "resized" / _key(split, short_side)
     kept = resized_sizes(sizes, short_side)
-    if not folder.is_dir():
-        _write(folder, split, kept, short_side, num_threads=num_threads, conversation=conversation)
+    folder = cache_folder() / "resized" / _key(split, short_side)
+    pixels = folder / "pixels.bin"
+    if not pixels.is_file() or pixels.stat().st_size != num_bytes(kept):  # a cleaner of caches may have been there
+        try:
+            _write(folder, split, kept, short_side, num_threads=num_threads, conversation=conversation)
+        except OSError as error:
+            raise SettingError(
+                f"--cache resized cannot write to {folder.parent}: {error.strerror}. Make room there, set VITCTL_CACHE "
+                "to another folder, or leave it out."
+            ) from error
     ends = np.cumsum(kept.prod(axis=1) * 3)
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    images = ResizedImages(str(folder / "pixels.bin"), starts, kept, split.images, split.rows)
+    images = ResizedImages(str(pixels), starts, kept, split.images, split.rows)
     return replace(split, images=images, rows=np.arange(len(split), dtype=np.int64)), folder
+
+
+def num_bytes(kept: np.ndarray) -> int:
+    """Return the size of the file that holds images of (N, 2) px."""
+    return int(kept.prod(axis=1).sum()) * 3
 
 
 def _key(split: Split, short_side: int) -> str:
     digest = hashlib.blake2b(f"{VERSION} {PIL.__version__} {short_side}".encode(), digest_size=12)
-    for row in split.rows:
-        digest.update(os.fsencode(split.images.name(int(row))) + b"\0" + split.images.stamp(int(row)).encode() + b"\0")
+    for position, row in enumerate(split.rows):
+        try:
+            stamp = split.images.stamp(int(row))
+        except OSError as error:
+            raise _unreadable(split, position, error) from error
+        digest.update(os.fsencode(split.image_name(position)) + b"\0" + stamp.encode() + b"\0")
     return digest.hexdigest()
+
+
+def _unreadable(split: Split, position: int, error: Exception) -> DataError:
+    return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
 
 
 def _write(
     folder: Path, split: Split, kept: np.ndarray, short_side: int, *, num_threads: int, conversation: Conversation
 ) -> None:
-    needed = int(kept.prod(axis=1).sum()) * 3
+    needed = num_bytes(kept)
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     if needed > 0.95 * free:
@@ -119,7 +139,7 @@ def _write(
         try:
             image = split.read(position, least_side=short_side)
         except Exception as error:  # a file that changed since it was checked
-            raise DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.") from error
+            raise _unreadable(split, position, error) from error
         height, width = (int(side) for side in kept[position])
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -77,7 +77,8 @@ class TrainingTransform:
         steps += [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
         self._transform = transforms.Compose(steps)
         self._seed = seed
-        smallest_crop = math.sqrt(crop_area[0]) if crop == "random-resized-crop" else 1.0
+        narrowest = 3 / 4  # torchvision's RandomResizedCrop cuts out parts of aspect 3/4 to 4/3
+        smallest_crop = math.sqrt(narrowest * crop_area[0]) if crop == "random-resized-crop" else 1.0
         self.least_side = math.ceil(max(larger if crop == "resize-random-crop" else size) * max(2, 1 / smallest_crop))
         """px: a JPEG may be decoded at a fraction of its size that leaves both sides this long, twice the target's
         and enough that no crop is enlarged for it."""

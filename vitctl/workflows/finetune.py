@@ -22,7 +22,7 @@ from vitctl.config import FinetuneConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.imbalance import BalancedOrder, balanced_class_weights
 from vitctl.data.loader import BatchPlan, resolve_num_workers
-from vitctl.data.resized import resized_sizes, resized_split
+from vitctl.data.resized import num_bytes, resized_sizes, resized_split
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import (
@@ -317,10 +317,8 @@ def _check_out_is_elsewhere(out: Path, sources: TrainingSources) -> None:
 
 def _cache_setting(job: Job, data: TrainingData) -> Setting:
     short_side = job.training_transform().least_side
-    num_bytes = 3 * int(resized_sizes(data.sizes, short_side).prod(axis=1).sum())
-    return Setting(
-        "image cache", f"resized, {format_bytes(num_bytes)}", f"short side up to {short_side} px, in {cache_folder()}"
-    )
+    size = format_bytes(num_bytes(resized_sizes(data.sizes, short_side)))
+    return Setting("image cache", f"resized, {size}", f"short side up to {short_side} px, in {cache_folder()}")
 
 
 def _with_resized_images(plan: Plan, conversation: Conversation) -> Plan:

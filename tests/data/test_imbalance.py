@@ -1,0 +1,337 @@
+"""Classes of unequal size: weights in the loss, and an order that shows every class equally often."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from vitctl.data.imbalance import BalancedOrder, balanced_class_weights, imbalance_ratio
+from vitctl.data.loader import BatchPlan, TrainingBatch, training_batches
+from vitctl.data.source import Split, split_from_names
+from vitctl.data.sources.digits import ArrayImages
+from vitctl.data.transforms import TrainingTransform
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.seeds import random_generator
+from vitctl.training.loop import RateSchedule, train_steps
+
+PREPROCESSING = Preprocessing((8, 8), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+TRANSFORM = TrainingTransform(PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=0)
+LABELS = {
+    "one class": [0, 0, 0, 0, 0],
+    "one image": [0],
+    "equal": [0, 1, 2, 0, 1, 2],
+    "a rest": [0, 0, 0, 1, 1, 2, 2],
+    "skewed": [1] * 40 + [0] + [2] * 3,
+    "an image per class": [3, 1, 0, 2],
+    "two classes, one image each": [1, 0],
+}
+
+
+def _labels(name: str) -> np.ndarray:
+    return np.array(LABELS[name], dtype=np.int64)
+
+
+@pytest.fixture
+def skewed_split() -> Split:
+    """Noise of 40 px: 7 images of class a, 2 of b, 1 of c."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 40, 40), dtype=np.uint8)
+    return split_from_names("train", ArrayImages("noise", pixels), list("aabaacaaba"))
+
+
+# --- weights in the loss -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 0, 0, 1, 2, 2], [6 / 9, 6 / 3, 6 / 6]),
+        ([1, 0, 1, 1], [4 / 2, 4 / 6]),
+        ([0, 1, 2, 2, 1, 0], [1.0, 1.0, 1.0]),
+        ([0, 0], [1.0]),
+    ],
+)
+def test_class_weights_are_n_over_c_times_the_images_of_the_class(labels: list[int], expected: list[float]) -> None:
+    weights = balanced_class_weights(np.array(labels), len(expected))
+    assert weights.dtype == np.float64
+    assert weights.tolist() == pytest.approx(expected, rel=1e-15)
+    assert weights[labels].mean() == pytest.approx(1.0, rel=1e-15)
+
+
+def test_class_weights__of_equal_classes_are_exactly_one() -> None:
+    for num_classes, each in itertools.product((1, 3, 7, 10), (1, 3, 49, 100)):
+        labels = np.repeat(np.arange(num_classes), each)
+        assert balanced_class_weights(labels, num_classes).tolist() == [1.0] * num_classes
+
+
+def test_class_weights__a_class_without_an_image_has_none() -> None:
+    with pytest.raises(ValueError, match="class"):
+        balanced_class_weights(np.array([0, 0, 2]), 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([12, 3, 6], 4.0), ([5, 5], 1.0), ([9, 0, 3], 3.0), ([7], 1.0), ([0, 0], 1.0)]
+)
+def test_imbalance_ratio_is_largest_over_smallest(counts: list[int], expected: float) -> None:
+    assert imbalance_ratio(np.array(counts)) == expected
+
+
+def _small_net() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+        nn.init.normal_(net[1].weight, std=0.3)
+        return net
+
+
+def _step(batch: TrainingBatch) -> tuple[float, list[torch.Tensor]]:
+    """Return the loss of a step on ``batch`` and the gradient: what plain SGD of rate 1 moves the weights by."""
+    model, start = _small_net(), _small_net()
+    accelerator = Accelerator(cpu=True)
+    prepared, optimizer = accelerator.prepare(
+        model, torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
+    )
+    schedule = RateSchedule(num_steps=1, num_warmup_steps=0, peak=1.0, final=0.0)
+    (report,) = train_steps(prepared, optimizer, [batch], schedule, accelerator=accelerator, clip_norm=0.0)
+    moves = [(old - new).detach() for old, new in zip(start.parameters(), model.parameters(), strict=True)]
+    return report.loss, moves
+
+
+def _torchs_own(images: torch.Tensor, labels: torch.Tensor, weights: np.ndarray) -> tuple[float, list[torch.Tensor]]:
+    model = _small_net()
+    loss = nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float32))(model(images), labels)
+    loss.backward()
+    return loss.item(), [parameter.grad for parameter in model.parameters()]
+
+
+def _shares(split: Split, plan: BatchPlan, weights: np.ndarray | None, num_processes: int) -> list[list[TrainingBatch]]:
+    return [
+        list(
+            training_batches(
+                split,
+                TRANSFORM,
+                plan,
+                num_workers=0,
+                class_weights=weights,
+                process_index=index,
+                num_processes=num_processes,
+            )
+        )
+        for index in range(num_processes)
+    ]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_weighted_loss_and_gradient_are_torchs_own_on_the_global_batch(skewed_split: Split, num_processes: int) -> None:
+    weights = balanced_class_weights(skewed_split.labels, 3)
+    plan = BatchPlan(10, 9, 19, seed=1)  # 9 images, 9 of two epochs, a last one that leaves processes without any
+    (whole,) = _shares(skewed_split, plan, None, 1)
+    shares = _shares(skewed_split, plan, weights, num_processes)
+    gaps = []
+    for step, batch in enumerate(whole):
+        expected_loss, expected_gradient = _torchs_own(batch.images, batch.labels, weights)
+        steps = [_step(share[step]) for share in shares]
+        assert sum(loss for loss, _ in steps) == pytest.approx(expected_loss, rel=1e-6)
+        for index, expected in enumerate(expected_gradient):
+            total = sum(moves[index] for _, moves in steps)
+            torch.testing.assert_close(total, expected, rtol=0, atol=1e-6)
+            assert float(expected.abs().max()) > 0.01
+        means = [
+            _torchs_own(share[step].images, share[step].labels, weights)[0]
+            for share in shares
+            if share[step].weights.any()
+        ]
+        gaps.append(abs(np.mean(means) - expected_loss))
+    assert max(gaps) > 0.05 or num_processes == 1  # the mean of the processes' means would have been seen
+
+
+def test_weights_of_a_batch_are_those_of_its_labels_and_their_sum(skewed_split: Split) -> None:
+    weights = np.array([0.5, 1.25, 3.0])
+    plan = BatchPlan(10, 4, 30, seed=2)
+    first, second = _shares(skewed_split, plan, weights, 2)
+    for step, pairs in enumerate(plan.batches()):
+        of_labels = weights[skewed_split.labels[[position for _, position in pairs]]]
+        assert first[step].weights.tolist() == of_labels[::2].tolist()
+        assert second[step].weights.tolist() == of_labels[1::2].tolist()
+        assert first[step].weight_global == second[step].weight_global == pytest.approx(of_labels.sum())
+        assert first[step].num_global == second[step].num_global == len(pairs)
+
+
+def test_without_class_weights_every_image_counts_one(skewed_split: Split) -> None:
+    plan = BatchPlan(10, 4, 10, seed=2)
+    (plain,) = _shares(skewed_split, plan, None, 1)
+    (ones,) = _shares(skewed_split, plan, np.ones(3), 1)
+    for batch, other in zip(plain, ones, strict=True):
+        assert batch.weights.tolist() == other.weights.tolist() == [1.0] * len(batch.labels)
+        assert batch.weight_global == batch.num_global == len(batch.labels)
+        loss = nn.CrossEntropyLoss()(_small_net()(batch.images), batch.labels).item()
+        assert _step(batch)[0] == _step(other)[0] == pytest.approx(loss, rel=1e-6)
+
+
+# --- every class equally often -----------------------------------------------------------------------------
+
+
+def _simulate(labels: np.ndarray, seed: int, num_epochs: int) -> list[list[tuple[int, int]]]:
+    """Return the epochs as (view, position) pairs, dealt one place at a time."""
+    num_classes = max(labels) + 1
+
+    def stream(label: int):
+        members = [position for position, one in enumerate(labels) if one == label]
+        for time in itertools.count():
+            for index in random_generator(seed, "balance", label, time).permutation(len(members)):
+                yield time, members[index]
+
+    streams = [stream(label) for label in range(num_classes)]
+    turn = itertools.cycle(range(num_classes))
+    epochs = []
+    for epoch in range(num_epochs):
+        num_places = [len(labels) // num_classes] * num_classes
+        for _ in range(len(labels) % num_classes):
+            num_places[next(turn)] += 1
+        dealt = [next(streams[label]) for label in range(num_classes) for _ in range(num_places[label])]
+        order = random_generator(seed, "order", epoch).permutation(len(labels))
+        epochs.append([dealt[index] for index in order])
+    return epochs
+
+
+def _plan(name: str, *, batch_size: int, num_images_seen: int, seed: int = 5) -> BatchPlan:
+    labels = _labels(name)
+    return BatchPlan(len(labels), batch_size, num_images_seen, seed, BalancedOrder(labels, seed))
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_balanced_order_is_that_of_dealing_one_place_at_a_time(name: str) -> None:
+    plan = _plan(name, batch_size=1, num_images_seen=1)
+    expected = _simulate(_labels(name), seed=5, num_epochs=8)
+    assert [plan.epoch(epoch) for epoch in reversed(range(8))] == expected[::-1]
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_balanced_order_shows_every_class_equally_often(name: str) -> None:
+    labels = _labels(name)
+    in_all = np.zeros(max(labels) + 1, dtype=np.int64)
+    for epoch in range(40):
+        views, positions = BalancedOrder(labels, 3).epoch(epoch)
+        assert len(views) == len(positions) == len(labels)
+        counts = np.bincount(labels[positions], minlength=len(in_all))
+        in_all += counts
+        assert np.ptp(counts) <= 1
+        assert np.ptp(in_all) <= 1
+    assert in_all.sum() == 40 * len(labels)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_balanced_order__no_image_is_ahead_of_another_of_its_class_and_views_count_its_showings(name: str) -> None:
+    labels = _labels(name)
+    shown: Counter[int] = Counter(dict.fromkeys(range(len(labels)), 0))
+    for epoch in range(12):
+        pairs = sorted(zip(*(column.tolist() for column in BalancedOrder(labels, 3).epoch(epoch)), strict=True))
+        for view, position in pairs:
+            assert view == shown[position]
+            shown[position] += 1
+        for label in set(labels.tolist()):
+            times = [shown[position] for position in np.flatnonzero(labels == label).tolist()]
+            assert max(times) - min(times) <= 1
+    assert min(shown.values()) >= 1
+
+
+def test_balanced_order__epochs_and_seeds_have_orders_of_their_own() -> None:
+    labels = np.arange(40) % 4
+    orders = {tuple(BalancedOrder(labels, seed).epoch(epoch)[1].tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_balanced_order__of_one_class_shows_every_image_once_per_epoch() -> None:
+    for epoch in range(4):
+        views, positions = BalancedOrder(_labels("one class"), 0).epoch(epoch)
+        assert views.tolist() == [epoch] * 5
+        assert sorted(positions.tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("batch_size", [1, 4, 100])  # 100 is more than an epoch, often several
+def test_balanced_batch_k_is_the_kth_of_all_batches(name: str, batch_size: int) -> None:
+    plan = _plan(name, batch_size=batch_size, num_images_seen=230)
+    batches = list(plan.batches())
+    assert [plan.batch(step) for step in reversed(range(plan.num_steps))] == batches[::-1]
+    stream = list(itertools.chain.from_iterable(_simulate(_labels(name), seed=5, num_epochs=230)))[:230]
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert list(itertools.chain.from_iterable(batches)) == stream
+
+
+def test_balanced_batches_are_the_same_for_any_number_of_workers(skewed_split: Split) -> None:
+    plan = BatchPlan(10, 4, 23, 1, BalancedOrder(skewed_split.labels, 1))
+    here = list(training_batches(skewed_split, TRANSFORM, plan, num_workers=0))
+    there = list(training_batches(skewed_split, TRANSFORM, plan, num_workers=2))
+    assert len(here) == len(there) == 6
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.weights, other.weights)
+
+
+def test_balanced_batches_hold_what_the_plan_says(skewed_split: Split) -> None:
+    plan = BatchPlan(10, 4, 23, 1, BalancedOrder(skewed_split.labels, 1))
+    batches = training_batches(skewed_split, TRANSFORM, plan, num_workers=0)
+    for pairs, batch in zip(plan.batches(), batches, strict=True):
+        images = [TRANSFORM(skewed_split.read(position), view=view, position=position) for view, position in pairs]
+        assert torch.equal(batch.images, torch.stack(images))
+        assert batch.labels.tolist() == [skewed_split.labels[position] for _, position in pairs]
+
+
+def test_an_image_shown_twice_in_an_epoch_is_cut_differently(skewed_split: Split) -> None:
+    plan = BatchPlan(10, 10, 10, 1, BalancedOrder(skewed_split.labels, 1))
+    (batch,) = training_batches(skewed_split, TRANSFORM, plan, num_workers=0)
+    rows = (batch.labels == 2).nonzero().flatten().tolist()  # class c has one image, shown three times
+    assert len(rows) >= 3
+    seen = {batch.images[row].numpy().tobytes() for row in rows}
+    assert len(seen) == len(rows)
+    assert [position for _, position in (plan.batch(0)[row] for row in rows)] == [5] * len(rows)
+
+
+# --- whole runs --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finetune(tiny_model_folder, tmp_path) -> Callable[..., dict]:
+    """Fine-tune the tiny model for 3 steps of 8 on 4 red, 4 green and as many blue images as asked for."""
+    from vitctl.config import FinetuneConfig
+    from vitctl.conversation import Conversation
+    from vitctl.workflows import finetune as workflow
+
+    def run(out: str, *, num_blue: int, **settings: object) -> dict:
+        folder = tmp_path / f"{num_blue} blue"
+        for label, (name, count) in enumerate((("red", 4), ("green", 4), ("blue", num_blue))):
+            for index in range(count):
+                pixels = np.random.default_rng([label, index]).integers(0, 90, (20, 20, 3), dtype=np.uint8)
+                pixels[..., label] += 150
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / name / f"{index}.png")
+        config = FinetuneConfig(
+            data=str(folder), model=str(tiny_model_folder), steps=3, batch_size=8, val_fraction=0, out=out, **settings
+        )
+        return workflow.run(config, Conversation())
+
+    return run
+
+
+def test_run__class_weights_of_equal_classes_change_nothing(finetune: Callable[..., dict]) -> None:
+    plain = finetune("a", num_blue=4)["weights_sha256"]
+    assert finetune("b", num_blue=4, class_weights="balanced")["weights_sha256"] == plain
+    assert finetune("c", num_blue=4, sampler="balanced")["weights_sha256"] != plain  # another order
+
+
+def test_run__balancing_unequal_classes_changes_the_weights_and_repeats(finetune: Callable[..., dict]) -> None:
+    shas = [
+        finetune(f"{number}", num_blue=1, **settings)["weights_sha256"]
+        for number, settings in enumerate(
+            [{}, {"class_weights": "balanced"}, {"sampler": "balanced"}, {"sampler": "balanced"}]
+        )
+    ]
+    assert len(set(shas)) == 3
+    assert shas[2] == shas[3]
