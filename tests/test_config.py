@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vitctl.config import (
+    DataConfig,
     EvaluateConfig,
     FinetuneConfig,
     ModelsConfig,
@@ -53,6 +54,25 @@ def test_defaults__are_usable() -> None:
         ({"pos_embed_interp": "bicubic_aa"}, "--pos-embed-interp is 'bicubic_aa'.*Did you mean 'bicubic-aa'"),
         ({"steps": 5, "epochs": 1.0}, "--steps and --epochs are both given"),
         ({"val": "pets/val", "val_fraction": 0.1}, "--val and --val-fraction are both given"),
+        ({"cache": "resize"}, "--cache is 'resize'; it can be none, resized.*Did you mean 'resized'"),
+        ({"cache": "RESIZED"}, "--cache is 'RESIZED'; it can be none, resized"),
+        (
+            {"class_weights": "balance"},
+            "--class-weights is 'balance'; it can be none, balanced.*Did you mean 'balanced'",
+        ),
+        ({"sampler": "balancd"}, "--sampler is 'balancd'; it can be shuffle, balanced.*Did you mean 'balanced'"),
+        ({"sampler": "none"}, "--sampler is 'none'; it can be shuffle, balanced"),
+        (
+            {"class_weights": "balanced", "sampler": "balanced"},
+            r"--class-weights balanced and --sampler balanced are both given.*Keep one\.",
+        ),
+        (
+            {"group_column": "patient", "group_pattern": "{group}/*"},
+            "--group-column and --group-pattern are both given; expected one way",
+        ),
+        ({"image_root": ""}, "--image-root is empty; give it a value, or leave it out"),
+        ({"group_pattern": ""}, "--group-pattern is empty"),
+        ({"label_column": ""}, "--label-column is empty"),
     ],
 )
 def test_finetune__a_value_out_of_range_is_refused_by_its_option(settings: dict[str, Any], sentence: str) -> None:
@@ -76,11 +96,55 @@ def test_finetune__the_ends_of_the_ranges_are_allowed() -> None:
         ({"run": "r", "num_workers": -1}, "--num-workers is -1"),
         ({"run": "r", "device": "tpu"}, "--device is 'tpu'"),
         ({"run": "r", "on_bad_image": "no"}, "--on-bad-image is 'no'"),
+        ({"run": "r", "image_root": "photos"}, "--image-root is given without --data; the run's own data know theirs"),
+        ({"run": "r", "image_column": "scan"}, "--image-column is given without --data"),
+        ({"run": "r", "label_column": "breed"}, "--label-column is given without --data"),
     ],
 )
 def test_evaluate__an_unusable_value_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         EvaluateConfig(**settings)
+
+
+def test_evaluate__columns_go_with_data() -> None:
+    config = EvaluateConfig(run="r", data="t.csv", image_root="photos", image_column="scan", label_column="breed")
+    assert (config.image_root, config.image_column, config.label_column) == ("photos", "scan", "breed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "No data are given; expected e.g. vitctl data photos/"),
+        ({"data": ""}, "--data is empty"),
+        ({"data": "pets", "out": ""}, "--out is empty"),
+        ({"data": "pets", "val_fraction": 1.0}, "--val-fraction is 1.0; expected a fraction, 0 to below 1"),
+        ({"data": "pets", "val_fraction": -0.1}, "--val-fraction is -0.1"),
+        ({"data": "pets", "val_fraction": math.nan}, "--val-fraction is nan"),
+        ({"data": "pets", "seed": -1}, r"--seed is -1; expected 0 or more\."),
+        ({"data": "pets", "seed": 2**63}, r"--seed is 9223372036854775808; expected less than 2\^63"),
+        (
+            {"data": "pets", "group_column": "patient", "group_pattern": "{group}/*"},
+            "--group-column and --group-pattern are both given",
+        ),
+    ],
+)
+def test_data__an_unusable_value_is_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        DataConfig(**settings)
+
+
+def test_data__shares_its_settings_with_finetune() -> None:
+    """What ``data`` says of a run holds only where the same name means the same."""
+    shared = {field.name for field in fields(DataConfig)} - {"out"}
+    defaults = {field.name: field.default for field in fields(FinetuneConfig)}
+    assert shared <= set(defaults)
+    assert all(getattr(DataConfig(data="pets"), name) == defaults[name] for name in shared - {"data"})
+
+
+@pytest.mark.parametrize("settings", [{"class_weights": "balanced"}, {"sampler": "balanced"}, {"cache": "resized"}])
+def test_finetune__each_alone_is_allowed(settings: dict[str, str]) -> None:
+    config = FinetuneConfig(**settings)  # type: ignore[arg-type]
+    assert {name: getattr(config, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize(
@@ -128,6 +192,42 @@ def test_merge__nothing_given_changes_nothing() -> None:
     ],
 )
 def test_merge__a_given_value_drops_its_rival_in_the_file(
+    base: dict[str, Any], given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert merge(FinetuneConfig(**base), given) == FinetuneConfig(**expected)
+
+
+TABLE = {"image_root": "scans", "image_column": "scan", "label_column": "eye", "group_column": "patient"}
+
+
+def test_merge__other_data_drop_how_the_old_ones_were_read() -> None:
+    base = FinetuneConfig(data="eyes.csv", val="more.csv", flip=True, sampler="balanced", seed=3, **TABLE)
+    assert merge(base, {"data": "pets"}) == FinetuneConfig(data="pets", sampler="balanced", seed=3)
+    base = FinetuneConfig(data="pets", group_pattern="{group}/*")
+    assert merge(base, {"data": "cars"}) == FinetuneConfig(data="cars")
+
+
+def test_merge__columns_given_with_other_data_are_kept() -> None:
+    base = FinetuneConfig(data="eyes.csv", **TABLE)
+    merged = merge(base, {"data": "pets.csv", "label_column": "breed"})
+    assert merged == FinetuneConfig(data="pets.csv", label_column="breed")
+
+
+def test_merge__the_same_data_keep_how_they_were_read() -> None:
+    base = FinetuneConfig(data="eyes.csv", **TABLE)
+    assert merge(base, {"seed": 4}) == FinetuneConfig(data="eyes.csv", seed=4, **TABLE)
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "expected"),
+    [
+        ({"group_column": "patient"}, {"group_pattern": "{group}/*"}, {"group_pattern": "{group}/*"}),
+        ({"group_pattern": "{group}/*"}, {"group_column": "patient"}, {"group_column": "patient"}),
+        ({"sampler": "balanced"}, {"class_weights": "balanced"}, {"class_weights": "balanced"}),
+        ({"class_weights": "balanced"}, {"sampler": "balanced"}, {"sampler": "balanced"}),
+    ],
+)
+def test_merge__a_given_way_to_group_or_balance_drops_the_files(
     base: dict[str, Any], given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert merge(FinetuneConfig(**base), given) == FinetuneConfig(**expected)

@@ -49,6 +49,11 @@ def _check_positive(config: object, *names: str) -> None:
             raise SettingError(f"{option_of(name)} is {value}; expected a number above 0.")
 
 
+def _check_seed(seed: int) -> None:
+    if seed >= 2**63:
+        raise SettingError(f"--seed is {seed}; expected less than 2^63.")
+
+
 def _check_fraction(val_fraction: float | None) -> None:
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise SettingError(f"--val-fraction is {val_fraction}; expected a fraction, 0 to below 1.")
@@ -148,8 +153,7 @@ class FinetuneConfig:
         _check_at_least(self, 1, "steps", "batch_size", "num_threads")
         _check_at_least(self, 0, "seed", "num_workers")
         _check_positive(self, "epochs", "lr")
-        if self.seed >= 2**63:
-            raise SettingError(f"--seed is {self.seed}; expected less than 2^63.")
+        _check_seed(self.seed)
         if self.lr is not None and self.lr > MAX_LR:
             raise SettingError(f"--lr is {self.lr:g}; expected at most {MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")
 
@@ -259,6 +263,7 @@ class DataConfig:
         _check_fraction(self.val_fraction)
         _check_one_grouping(self.group_column, self.group_pattern)
         _check_at_least(self, 0, "seed")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +333,10 @@ _FORGOTTEN = {
     "val": ("val_fraction",),
     "val_fraction": ("val",),
     "data": ("val", "flip", "image_root", "image_column", "label_column", "group_column", "group_pattern"),
+    "group_column": ("group_pattern",),
+    "group_pattern": ("group_column",),
+    "class_weights": ("sampler",),
+    "sampler": ("class_weights",),
     "model": ("weights", "image_size"),
     "recipe": ("recipe_settings", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp"),
 }
@@ -340,5 +349,5 @@ def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     what a given value contradicts (``--epochs`` against the file's ``steps``).
     """
     defaults: dict[str, Any] = {field.name: field.default for field in fields(FinetuneConfig)}
-    forgotten = {key for option in given for key in _FORGOTTEN.get(option, ())}
+    forgotten = {key for option in given if given[option] != defaults[option] for key in _FORGOTTEN.get(option, ())}
     return replace(base, **{key: defaults[key] for key in forgotten - set(given)}, **given)

@@ -5,7 +5,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 
 def test_json__own_validation_images_agree_with_the_run(run_cli, finished_run: Path) -> None:
@@ -33,6 +35,53 @@ def test_files__predictions_and_confusion(run_cli, finished_run: Path) -> None:
     matrix = [row[1:] for row in csv.reader((out / "confusion.csv").read_text().splitlines())][1:]
     assert sum(int(matrix[i][i]) for i in range(3)) / 15 == pytest.approx(report["top1"])
     assert (out / "confusion.png").stat().st_size > 1000
+
+
+def test_highest_loss__the_images_whose_class_was_least_probable_worst_first(run_cli, finished_run: Path) -> None:
+    run_cli("evaluate", finished_run, "--split", "test", "--out", "e", "--json")
+    rows = list(csv.DictReader(Path("e/predictions.csv").read_text().splitlines()))
+    with Image.open("e/highest-loss.png") as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    # two rows of 8 thumbnails of 96 px with gaps of 8, captions of two lines, a title
+    assert pixels.shape == (34 + 2 * (96 + 32), 8 * (96 + 8), 3)
+    thumbnails = {}
+    for row in rows:
+        with Image.open(row["image"]) as image:
+            shown = ImageOps.pad(image.convert("RGB"), (96, 96), Image.Resampling.NEAREST, (232, 232, 232))
+        thumbnails[np.asarray(shown).tobytes()] = float(row["probability_of_true"])
+    assert len(thumbnails) == 15
+    found = []
+    for place in range(15):
+        y, x = 34 + place // 8 * 128, place % 8 * 104 + 4
+        found.append(thumbnails.pop(pixels[y : y + 96, x : x + 96].tobytes()))  # each image is there once
+        assert (pixels[y + 96 : y + 128, x : x + 96] < 128).any()  # its caption
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+    assert (pixels[34 + 128 :, 7 * 104 :] == 255).all()  # 15 images, the 16th place is empty
+
+
+def test_highest_loss__at_most_forty_images(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    source = finished_run.parent / "data" / "test"
+    for path in source.glob("*/*.png"):
+        for copy in range(3):
+            (tmp_path / "many" / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "many" / path.parent.name / f"{path.stem}-{copy}.png")
+    assert run_cli("evaluate", finished_run, "--data", tmp_path / "many", "--out", "e").exit_code == 0
+    with Image.open("e/highest-loss.png") as image:
+        assert image.size == (8 * 104, 34 + 5 * 128)  # 45 images, of which 5 rows of 8
+
+
+def test_highest_loss__without_the_images_that_were_left_out(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run.parent / "data" / "test", tmp_path / "bad")
+    for number in range(5):
+        (tmp_path / "bad" / "red" / f"{number}.png").write_bytes(b"")
+    arguments = ("--data", tmp_path / "bad", "--on-bad-image", "skip", "--out", "e", "--json")
+    report = run_cli("evaluate", finished_run, *arguments).json
+    assert (report["num_images"], report["num_skipped"]) == (10, 5)
+    with Image.open("e/highest-loss.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert (pixels[34 + 128 :, 2 * 104 :] == 255).all()  # 10 images: 8 and 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.reporting.figures import draw_confusion, draw_curves
+from vitctl.reporting.figures import draw_confusion, draw_contact_sheet, draw_curves
 
 
 def write_metrics(path: Path, *, num_steps: int, validate_after: tuple[int, ...]) -> Path:
@@ -73,6 +74,7 @@ def test_confusion__is_drawn_for_few_and_many_classes(tmp_path: Path, num_classe
         ("$\\frac{$", "$", "\\alpha"),
         ("a class name that goes on and on, far beyond any axis " * 5, "x" * 300, "y"),
         ("", " ", "Bücher"),
+        ("caf\udce9", "line\nbreak", "tab\there"),  # a folder's name may be any bytes
     ],
 )
 def test_confusion__any_class_name_can_be_drawn(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -98,3 +100,94 @@ def test_confusion__a_dollar_in_the_title_is_no_formula(tmp_path: Path) -> None:
 def test_confusion__letters_that_the_font_lacks_warn_of_nothing(tmp_path: Path) -> None:
     draw_confusion(np.eye(2, dtype=int), ["花", "鳥"], tmp_path / "confusion.png", title="test")
     check_picture(tmp_path / "confusion.png")
+
+
+# --- contact sheets ----------------------------------------------------------------------------------------
+
+
+def noise(seed: int, side: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 200, (side, side, 3), dtype=np.uint8)
+
+
+def sheet_of(tmp_path: Path, pictures: list[np.ndarray | None], captions: list[str], **changes: Any) -> np.ndarray:
+    draw_contact_sheet(pictures, captions, tmp_path / "sheet.png", **{"columns": 4, "title": "pets", **changes})
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def has_ink(pixels: np.ndarray) -> bool:
+    return bool((pixels < 128).any())
+
+
+@pytest.mark.parametrize("side", [48, 96])
+@pytest.mark.parametrize("num_pictures", [1, 4, 7, 40])
+@pytest.mark.parametrize("num_lines", [1, 2])
+def test_sheet__every_picture_is_there_pixel_for_pixel_with_a_caption(
+    tmp_path: Path, side: int, num_pictures: int, num_lines: int
+) -> None:
+    """A picture is shown at its own size: what a sheet shows of an image is not blurred by drawing it."""
+    pictures: list[np.ndarray | None] = [noise(index, side) for index in range(num_pictures)]
+    pixels = sheet_of(tmp_path, pictures, ["cat" + "\ndog" * (num_lines - 1)] * num_pictures)
+    num_rows, text, gap, title = -(-num_pictures // 4), 13 * num_lines + 6, side // 12, 34
+    assert pixels.shape == (num_rows * (side + text) + title, 4 * (side + gap), 3)
+    for index, picture in enumerate(pictures):
+        y, x = title + index // 4 * (side + text), index % 4 * (side + gap) + gap // 2
+        np.testing.assert_array_equal(pixels[y : y + side, x : x + side], picture)
+        assert has_ink(pixels[y + side : y + side + text, x : x + side])
+    assert has_ink(pixels[:title])
+
+
+def test_sheet__an_empty_place_stays_white_and_says_nothing(tmp_path: Path) -> None:
+    pixels = sheet_of(tmp_path, [noise(0, 48), None, noise(1, 48), None], ["a", "hidden", "b", "hidden"])
+    places = [pixels[34:, 52 * index : 52 * (index + 1)] for index in range(4)]
+    assert [has_ink(place) for place in places] == [True, False, True, False]
+    assert (places[1] == 255).all()
+
+
+@pytest.mark.parametrize("pictures", [[], [None], [None] * 9])
+def test_sheet__without_a_picture_is_drawn(tmp_path: Path, pictures: list[None]) -> None:
+    assert sheet_of(tmp_path, list(pictures), ["x"] * len(pictures)).ndim == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "$5 & $10",
+        "$\\frac{$",
+        "a_b^c \\alpha",
+        "50 %",
+        "x" * 500,
+        "花 and 🐈",
+        "caf\udce9",
+        "tab\there",
+        "Bücher",
+    ],
+)
+def test_sheet__any_caption_and_title_can_be_drawn(tmp_path: Path, text: str) -> None:
+    pixels = sheet_of(tmp_path, [noise(0, 96), noise(1, 96)], [text, text + "\n" + text], title=text)
+    np.testing.assert_array_equal(pixels[34 : 34 + 96, 4:100], noise(0, 96))
+    np.testing.assert_array_equal(pixels[34 : 34 + 96, 108:204], noise(1, 96))
+
+
+def test_sheet__a_long_caption_does_not_run_into_the_next(tmp_path: Path) -> None:
+    pixels = sheet_of(tmp_path, [noise(0, 96), noise(1, 96), noise(2, 96)], ["", "W" * 500, ""])
+    below = pixels[34 + 96 :]
+    assert has_ink(below[:, 104:208])
+    assert not has_ink(below[:, :52])
+    assert not has_ink(below[:, 260:])
+
+
+def test_sheet__one_caption_per_picture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        draw_contact_sheet([noise(0, 48)], ["a", "b"], tmp_path / "sheet.png", columns=4, title="pets")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sheet__the_same_pictures_give_the_same_file(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        draw_contact_sheet([noise(0, 48)] * 5, ["cat"] * 5, tmp_path / name, columns=4, title="pets")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
 from vitctl.data.scan import Look, Scan
@@ -157,4 +157,8 @@ def thumbnail(split: Split, position: int, *, side: int) -> np.ndarray:
     """Return the image at ``position``, fitted into a light grey square: (S, S, 3) uint8, S being ``side``."""
     image = split.read(position, least_side=side)
     method = Image.Resampling.NEAREST if max(image.size) <= side // 2 else Image.Resampling.BICUBIC
-    return np.asarray(ImageOps.pad(image, (side, side), method=method, color=(232, 232, 232)))
+    factor = side / max(image.size)
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    square = Image.new("RGB", (side, side), (232, 232, 232))
+    square.paste(image.resize((width, height), method), ((side - width) // 2, (side - height) // 2))
+    return np.asarray(square)

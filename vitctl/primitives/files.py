@@ -31,6 +31,11 @@ def path_exists(text: str) -> bool:
         return False
 
 
+def lies_inside(path: Path, folder: str) -> bool:
+    """Return whether ``path`` is, or would be, in ``folder`` (a data spec that may be no path), links followed."""
+    return os.path.isabs(folder) and path.resolve().is_relative_to(Path(folder).resolve())
+
+
 def file_stamp(path: str | Path) -> str:
     """Return a text that changes when the file does: its size and the time of its last change.
 

@@ -24,7 +24,7 @@ from vitctl.data.survey import (
 )
 from vitctl.data.training_data import hold_out, leaks
 from vitctl.errors import DataError, SettingError
-from vitctl.primitives.files import user_path, write_json
+from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.reporting.figures import draw_contact_sheet
 from vitctl.training.decisions import decide_image_size
 from vitctl.training.run_folder import check_writable
@@ -49,7 +49,7 @@ def run(config: DataConfig, conversation: Conversation) -> dict[str, Any]:
     with ScanMemory(conversation) as memory:
         scanned = _scan(source, config, memory, conversation)
         hashes = _hashes(scanned, memory, conversation)
-    main = next(name for name in ("train", "all", *scanned) if name in scanned)
+    main = _main(scanned)
     split, scan = scanned[main]
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     images = describe_images([scan for _, scan in scanned.values()])
@@ -85,7 +85,7 @@ def _decide_out(config: DataConfig, source: Source) -> Path:
         out = Path(f"data-{Path(name).stem.replace('*', '').strip('-_.') or 'report'}").absolute()
     else:
         out = user_path(config.out).absolute()
-    if Path(source.spec).is_absolute() and out.is_relative_to(source.spec):
+    if lies_inside(out, source.spec):
         raise SettingError(f"--out {out} lies inside the data {source.spec}; give a folder elsewhere with --out.")
     return out
 
@@ -97,13 +97,18 @@ def _scan(source: Source, config: DataConfig, memory: ScanMemory, conversation: 
         split = with_pattern_groups(source.split(name), config.group_pattern)
         scan = scan_images(split, num_threads=num_scan_threads(), conversation=conversation, memory=memory)
         scanned[name] = (split, scan)
-    if not any(len(scan.good) for _, scan in scanned.values()):
-        split, scan = next(iter(scanned.values()))
+    split, scan = scanned[_main(scanned)]
+    if not len(scan.good):
         raise DataError(
-            f"None of the {len(split)} images of {source.spec} can be read, {split.image_name(0)} first: "
+            f"None of the {len(split)} images of {_main(scanned)} in {source.spec} can be read, {split.image_name(0)} first: "
             f"{scan.bad[0]}. Expected image files."
         )
     return scanned
+
+
+def _main(scanned: Scanned) -> str:
+    """Return the split that training would use, else the first."""
+    return next(name for name in ("train", "all", *scanned) if name in scanned)
 
 
 def _hashes(scanned: Scanned, memory: ScanMemory, conversation: Conversation) -> dict[str, list[str]]:

@@ -38,7 +38,7 @@ from vitctl.models.build import DEMO, LoadedModel, load_model
 from vitctl.models.fitting import fit_head, fit_preprocessing, fit_resolution
 from vitctl.models.geometry import Resolution, geometry_of
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import cache_folder, sha256_of, user_path
+from vitctl.primitives.files import cache_folder, lies_inside, sha256_of, user_path
 from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.image_sizes import check_divisible, format_size, parse_image_size
 from vitctl.primitives.interrupts import stop_requests
@@ -308,7 +308,7 @@ def _check_classes(sources: TrainingSources) -> None:
 
 def _check_out_is_elsewhere(out: Path, sources: TrainingSources) -> None:
     for spec in {sources.source.spec, sources.val_spec}:
-        if Path(spec).is_absolute() and out.is_relative_to(spec):
+        if lies_inside(out, spec):
             raise SettingError(
                 f"--out {out} lies inside the data {spec}, where the next run would take it for images. Give a folder "
                 "elsewhere with --out."
