@@ -1,6 +1,9 @@
 """Folders of class folders, and which folders are read as splits."""
 
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -254,3 +257,135 @@ def test_class_folders_may_begin_with_underscores(tmp_path: Path, write_classes:
 def test_a_path_that_the_system_refuses__one_sentence() -> None:
     with pytest.raises(DataError, match="cannot be read: File name too long"):
         open_source("a" * 300)
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("cat/again", "."),  # to its own folder
+        ("cat/again", ".."),
+        ("cat/again", "../.."),  # above the data set
+        ("cat/deep/again", "../../cat"),
+        ("all", "."),  # as a class of its own
+    ],
+)
+def test_a_link_that_leads_back_is_an_error_that_names_it(
+    tmp_path: Path, write_classes: Write, link: str, target: str
+) -> None:
+    folder = write_classes(tmp_path / "images", cat=2, dog=1)
+    (folder / "cat" / "deep").mkdir()
+    (folder / link).symlink_to(target, target_is_directory=True)
+    source = open_source(str(folder))
+    with pytest.raises(DataError, match=f"{folder / link}.* is a link that leads back to .*Remove the link") as caught:
+        source.split("all")
+    assert caught.value.exit_code == 3
+
+
+def test_links_that_lead_back_by_way_of_each_other_are_an_error(tmp_path: Path, write_classes: Write) -> None:
+    folder = write_classes(tmp_path, cat=1, dog=1)
+    (folder / "cat" / "to dog").symlink_to("../dog", target_is_directory=True)
+    (folder / "dog" / "to cat").symlink_to("../cat", target_is_directory=True)
+    with pytest.raises(DataError, match="is a link that leads back to"):
+        open_source(str(folder)).split("all")
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path, write_classes: Write) -> None:
+    folder = write_classes(tmp_path, cat=1)
+    (folder / "loop").symlink_to("loop")
+    (folder / "cat" / "loop").symlink_to("loop")
+    split = open_source(str(folder)).split("all")
+    assert _found(split, folder) == [("cat/0.png", "cat")]
+
+
+def test_harmless_links_are_followed(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "elsewhere", dog=2, more=1)
+    folder = write_classes(tmp_path / "images", cat=1)
+    (folder / "dog").symlink_to(tmp_path / "elsewhere" / "dog", target_is_directory=True)
+    (folder / "cat" / "more").symlink_to("../../elsewhere/more", target_is_directory=True)
+    (folder / "cat" / "one.png").symlink_to(tmp_path / "elsewhere" / "dog" / "0.png")
+    split = open_source(str(folder)).split("all")
+    assert _found(split, folder) == [
+        ("cat/0.png", "cat"),
+        ("cat/more/0.png", "cat"),
+        ("cat/one.png", "cat"),
+        ("dog/0.png", "dog"),
+        ("dog/1.png", "dog"),
+    ]
+    assert split.read(2).tobytes() == split.read(3).tobytes()
+
+
+def test_a_data_set_that_is_itself_a_link_is_followed(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "v2", cat=1)
+    (tmp_path / "latest").symlink_to("v2", target_is_directory=True)
+    assert open_source(str(tmp_path / "latest")).split("all").image_names() == [str(tmp_path / "latest/cat/0.png")]
+
+
+def test_a_hidden_link_that_leads_back_is_left_alone(tmp_path: Path, write_classes: Write) -> None:
+    folder = write_classes(tmp_path, cat=2)
+    (folder / "cat" / ".root").symlink_to("..", target_is_directory=True)
+    assert len(open_source(str(folder)).split("all")) == 2
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder that anybody may read, and for root the rights of nobody until the test ends."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    is_root = os.geteuid() == 0
+    (folder / "images" / "cat").mkdir(parents=True)
+    _image(folder / "images" / "cat" / "0.png")
+    _image(folder / "images" / "dog" / "deep" / "1.png")
+    if is_root:
+        os.seteuid(65_534)
+    try:
+        if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+            pytest.skip("the folder for temporary files is closed to others")
+        yield folder / "images"
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            if path.is_dir():
+                path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def _close(folder: Path) -> None:
+    """Take all rights on ``folder`` away, as its owner."""
+    nobody = os.geteuid()
+    if os.getuid() == 0:
+        os.seteuid(0)
+    folder.chmod(0o000)
+    if os.getuid() == 0:
+        os.seteuid(nobody)
+
+
+@pytest.mark.parametrize("closed", ["dog", "dog/deep"])
+def test_a_sub_folder_that_may_not_be_read_is_an_error(as_nobody: Path, closed: str) -> None:
+    assert len(open_source(str(as_nobody)).split("all")) == 2
+    _close(as_nobody / closed)
+    with pytest.raises(
+        DataError, match=f"{as_nobody / closed} cannot be read: Permission denied; expected folders that"
+    ):
+        open_source(str(as_nobody)).split("all")
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(as_nobody: Path) -> None:
+    _close(as_nobody)
+    with pytest.raises(DataError, match=f"{as_nobody} cannot be read: Permission denied"):
+        open_source(str(as_nobody)).split("all")
+
+
+def test_a_train_folder_that_may_not_be_read_is_an_error(as_nobody: Path) -> None:
+    if os.getuid() == 0:
+        os.seteuid(0)
+    train = as_nobody / "train"
+    train.mkdir()
+    for name in ("cat", "dog"):
+        (as_nobody / name).rename(train / name)
+    if os.getuid() == 0:
+        os.seteuid(65_534)
+    assert len(open_source(str(as_nobody)).split("train")) == 2
+    _close(train)
+    with pytest.raises(DataError, match=f"{train} cannot be read: Permission denied"):
+        open_source(str(as_nobody)).split("train")

@@ -2,6 +2,8 @@
 
 import gzip
 import struct
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +102,13 @@ def test_only_fashion_is_to_be_mirrored(tmp_path: Path) -> None:
     assert not open_source(str(_mnist_like(tmp_path / "kmnist"))).is_flippable
 
 
-@pytest.mark.parametrize("change", [-1, 1])
-def test_a_header_that_lies_is_an_error(tmp_path: Path, change: int) -> None:
+@pytest.mark.parametrize(("change", "found"), [(-1, "more than 36"), (1, "48")])
+def test_a_header_that_lies_is_an_error(tmp_path: Path, change: int, found: str) -> None:
     path = _write(tmp_path / "a-images-idx3-ubyte", _images(4), shape=(4 + change, 3, 4))
     with pytest.raises(DataError) as caught:
         idx.read_idx(path)
     assert str(path) in str(caught.value)
-    assert f"{4 + change}x3x4 values ({12 * (4 + change)} bytes), but 48 bytes follow" in str(caught.value)
+    assert f"{4 + change}x3x4 values ({12 * (4 + change)} bytes), but {found} bytes follow" in str(caught.value)
 
 
 def test_a_header_that_lies_hugely_is_an_error_not_an_allocation(tmp_path: Path) -> None:
@@ -210,3 +212,75 @@ def test_training_never_opens_the_test_files(tmp_path: Path) -> None:
     assert len(open_source(str(folder)).training_split())
     with pytest.raises(DataError, match="cannot be read"):
         open_source(str(folder)).split("test")
+
+
+def _refusal(read: Callable[[], object]) -> tuple[str, float]:
+    """Return the sentence with which ``read`` refuses, and the most MiB it held meanwhile."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as caught:
+            read()
+        return str(caught.value), tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
+def test_a_header_that_claims_four_billion_images_costs_no_memory(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / name, _images(2), shape=(4_000_000_000, 28, 28))
+    sentence, peak = _refusal(lambda: idx.read_idx(path))
+    assert f"{path} says it holds 4000000000x28x28 values (3,136,000,000,000 bytes), but 24 bytes follow" in sentence
+    assert peak < 40  # it is read in pieces of 16 MiB
+
+
+def test_a_gzip_file_that_holds_more_than_its_header_says_is_not_unpacked(tmp_path: Path) -> None:
+    content = _idx_bytes(_images(2)) + bytes(64 << 20)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(content, compresslevel=1))
+    assert path.stat().st_size < 1 << 20 < len(content)
+    sentence, peak = _refusal(lambda: idx.read_idx(path))
+    assert f"{path} says it holds 2x3x4 values (24 bytes), but more than 24 bytes follow its header" in sentence
+    assert peak < 8
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz"])
+def test_a_byte_too_many_is_an_error(tmp_path: Path, name: str) -> None:
+    content = _idx_bytes(_images(2)) + b"x"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == "a.gz" else content)
+    with pytest.raises(DataError, match="but more than 24 bytes follow its header"):
+        idx.read_idx(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz"])
+def test_files_longer_than_a_piece_are_read_whole(tmp_path: Path, name: str) -> None:
+    values = np.resize(np.arange(251, dtype=np.uint8), (3, 2600, 2200))  # 17,160,000 bytes; a piece is 2**24
+    content = _idx_bytes(values)
+    (tmp_path / name).write_bytes(gzip.compress(content, compresslevel=1) if name == "a.gz" else content)
+    np.testing.assert_array_equal(idx.read_idx(tmp_path / name), values)
+
+
+def test_a_gzip_file_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    whole = gzip.compress(_idx_bytes(np.random.default_rng(0).integers(0, 256, (9, 9, 9), dtype=np.uint8)))
+    for length in (2, 10, 15, 30, len(whole) // 2, len(whole) - 9):
+        (tmp_path / "a.gz").write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"a\.gz cannot be read .*it may be truncated: copy it again"):
+            idx.read_idx(tmp_path / "a.gz")
+
+
+def test_a_gzip_file_in_two_parts_is_one(tmp_path: Path) -> None:
+    content = _idx_bytes(_images(4))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content[:30]) + gzip.compress(content[30:]))
+    np.testing.assert_array_equal(idx.read_idx(tmp_path / "a.gz"), _images(4))
+
+
+def test_more_dimensions_than_numpy_has_is_an_error(tmp_path: Path) -> None:
+    _write(tmp_path / "a", np.zeros(1, dtype=np.uint8), shape=(1,) * 100)
+    with pytest.raises(DataError, match=f"^{tmp_path}/a "):
+        idx.read_idx(tmp_path / "a")
+
+
+def test_a_folder_in_the_place_of_labels_is_no_file(tmp_path: Path) -> None:
+    _write(tmp_path / "train-images-idx3-ubyte", _images(2))
+    (tmp_path / "train-labels-idx1-ubyte").mkdir()
+    with pytest.raises(DataError, match="has no labels beside it"):
+        open_source(str(tmp_path)).training_split()

@@ -412,9 +412,7 @@ def test_groups_and_images_in_both__two_warnings(tmp_path: Path) -> None:
 def test_a_pattern_that_does_not_fit__is_an_error_of_either_split(tmp_path: Path, write_classes: Write) -> None:
     train = _write_patients(tmp_path / "t", range(6))
     val = write_classes(tmp_path / "v", cat=2, dog=2, first=1)
-    with pytest.raises(
-        DataError, match=r"'p\*\{group\}/\*' does not match 4 of 4 images, .*/v/cat/0\.png first"
-    ):
+    with pytest.raises(DataError, match=r"'p\*\{group\}/\*' does not match 4 of 4 images, .*/v/cat/0\.png first"):
         _prepare(train, val=val, group_pattern="p*{group}/*")
     with pytest.raises(DataError, match="does not match 32 of 32 images"):
         _prepare(train, group_pattern="q{group}/*")
