@@ -23,7 +23,7 @@ from vitctl.data.columns import (
     root_cause,
     with_groups,
 )
-from vitctl.data.source import SourceOptions
+from vitctl.data.source import SourceOptions, Split
 from vitctl.errors import DataError
 
 TEXT = Value("string")
@@ -169,7 +169,7 @@ def test_groups_are_compared_as_text() -> None:
     dataset = Dataset.from_dict({"image": [_png(0)] * 3, "label": ["a"] * 3, "patient": [7, 12, 7]})
     split = column_split("all", dataset, SourceOptions(None, "image", "label"), where="pets", prefix="pets")
     assert split.groups is None
-    grouped = with_groups(split, dataset, SourceOptions(group_column="patient"))
+    grouped = with_groups(split, dataset, SourceOptions(group_column="patient"), where="pets")
     assert grouped.groups is not None
     assert grouped.groups.tolist() == ["7", "12", "7"]
 
@@ -196,21 +196,40 @@ def _row(value: Any) -> ColumnImages:
     return ColumnImages(dataset, "image", "pets", "version 1")
 
 
+def _split_of_one(value: Any, **given: Any) -> Split:
+    dataset = Dataset.from_dict({"image": [value], "label": ["a"]})
+    return column_split("all", dataset, SourceOptions(None, "image", "label"), where="pets", prefix="pets", **given)
+
+
 def test_an_image_is_opened_from_its_path_when_it_has_no_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png(9))
-    images = _row({"bytes": None, "path": str(tmp_path / "a.png")})
-    assert np.asarray(images.open(0)).tolist() == [[9, 9, 9], [9, 9, 9]]
-    assert (len(images), images.name(0), images.stamp(0)) == (1, "pets/0", "version 1")
+    split = _split_of_one(str(tmp_path / "a.png"))
+    assert np.asarray(split.open(0)).tolist() == [[9, 9, 9], [9, 9, 9]]
+    assert split.image_names() == [str(tmp_path / "a.png")]
+    before = split.images.stamp(0)
+    (tmp_path / "a.png").write_bytes(_png(10) + b"and more")
+    assert split.images.stamp(0) != before
+
+
+def test_a_path_may_have_to_lie_in_certain_folders(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.png", "b.png"):
+        (tmp_path / name).write_bytes(_png(9))
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "b.png")
+    assert len(_split_of_one(str(tmp_path / "in" / "a.png"), inside=[tmp_path / "in"])) == 1
+    for name in ("b.png", "in/../b.png", "in/link.png"):
+        with pytest.raises(DataError, match="lies elsewhere on this machine"):
+            _split_of_one(f"{tmp_path}/{name}", inside=[tmp_path / "in"])
 
 
 def test_bytes_come_before_a_path_that_leads_nowhere() -> None:
     assert np.asarray(_row({"bytes": _png(9), "path": "/nowhere/a.png"}).open(0))[0, 0] == 9
 
 
-@pytest.mark.parametrize("path", ["a.png", "../a.png", "http://example.org/a.png", "file:///a.png", ""])
-def test_a_row_with_a_path_that_is_not_absolute_is_a_bad_image(path: str) -> None:
-    with pytest.raises(ValueError, match="no bytes, only"):
-        _row({"bytes": None, "path": path}).open(0)
+@pytest.mark.parametrize("path", ["a.png", "../a.png", "http://example.org/a.png", "file:///a.png"])
+def test_a_row_with_a_path_that_is_not_absolute_is_an_error_where_there_is_no_folder_to_start_from(path: str) -> None:
+    with pytest.raises(DataError, match="Row 1 of pets names the image .*(relative|an address)"):
+        _split_of_one(path)
 
 
 def test_a_row_without_an_image_is_a_bad_image() -> None:

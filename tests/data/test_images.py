@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vitctl.data.images import EXTENSIONS, decode, pixel_hash, read_rgb, reason_of, to_rgb
 
@@ -326,3 +326,12 @@ def test_decode__a_scaled_jpeg_is_upright(orientation: int) -> None:
     full = _full(_smooth(256, 384), quality=95, exif=exif)
     height, width = decoded.shape[:2]
     np.testing.assert_allclose(decoded, full.reshape(height, 4, width, 4, 3).mean(axis=(1, 3)), atol=2.5)
+
+
+def test_a_format_that_would_start_another_program_is_no_image(tmp_path: Path) -> None:
+    header = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (tmp_path / "photo.jpg").write_text(header)
+    with Image.open(tmp_path / "photo.jpg") as image:
+        assert image.format == "EPS"  # Pillow itself would call Ghostscript
+    with pytest.raises(UnidentifiedImageError):
+        read_rgb(tmp_path / "photo.jpg")

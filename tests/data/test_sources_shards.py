@@ -260,9 +260,38 @@ def test_class_folders_in_a_shard(tmp_path: Path, form: int) -> None:
     long = "é" * 120  # longer than a header holds
     members = {"10/0.png": _png(0), "./2/1.png": _png(1), f"{long}/2.png": _png(2), "pets/2/3.png": _png(3)}
     split = _all(_tar(tmp_path / "a.tar", members, form=form))
-    assert split.class_names == ("2", "10", long)
-    assert _labels(split) == ["10", "2", long, "2"]
+    assert split.class_names == ("2", "10", "pets", long)
+    assert _labels(split) == ["10", "2", long, "pets"]
     assert _greys(split) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "pets/", "all/pets/"])
+def test_the_class_is_the_topmost_folder_that_tells_images_apart(tmp_path: Path, prefix: str) -> None:
+    names = ("cat/2023/1.png", "cat/2024/2.png", "dog/2023/3.png", "dog/4.png")
+    split = _all(_tar(tmp_path / "a.tar", {prefix + name: _png(row) for row, name in enumerate(names)}))
+    assert _labels(split) == ["cat", "cat", "dog", "dog"]
+
+
+def test_splits_as_folders_in_a_shard_are_an_error(tmp_path: Path) -> None:
+    members = {f"pets/{name}/cat/1.png": _png(row) for row, name in enumerate(("train", "test"))}
+    with pytest.raises(DataError, match=r"holds the splits test, train as folders; expected one split per shard"):
+        _all(_tar(tmp_path / "a.tar", members))
+
+
+def test_folders_of_shards_named_by_split(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+        _tar(tmp_path / name / "000.tar", {"cat/1.png": _png(1)})
+    assert list(_open(tmp_path / "*" / "*.tar").splits) == ["train", "val"]
+
+
+def test_a_pattern_in_a_folder_whose_name_looks_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d[x]").mkdir()
+    _tar(tmp_path / "d[x]" / "n-1.tar", {"cat/1.png": _png(7)})
+    monkeypatch.chdir(tmp_path / "d[x]")
+    source = _open("n-*.tar")
+    monkeypatch.chdir(tmp_path)
+    assert _greys(_all(source.spec)) == [7]  # the spec in config.json means the same from everywhere
 
 
 def test_folder_entries_are_no_images(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source, table
 from vitctl.data.sources.folder import FileImages
-from vitctl.errors import DataError
+from vitctl.errors import DataError, SettingError
 
 
 @pytest.fixture(autouse=True)
@@ -547,15 +547,45 @@ def test_splits_of_a_table_with_bytes(folder: Path) -> None:
     assert {name: _greys(split) for name, split in splits.items()} == {"train": [2, 3], "val": [1]}
 
 
-@pytest.mark.parametrize("value", ["holdout", "", "fold 1"])
-def test_a_split_column_with_other_values_is_not_used_and_says_so(folder: Path, value: str) -> None:
-    path = _text(folder / "t.csv", "image,label,split", "0.png,a,train", f"1.png,b,{value}")
+def test_a_split_column_with_other_values_only_is_not_used_and_says_so(folder: Path) -> None:
+    path = _text(folder / "t.csv", "image,label,split", "0.png,a,fold 1", "1.png,b,fold 2")
     source = _open(path)
     assert list(source.splits) == ["all"]
-    assert len(source.splits["all"]) == 2
     assert source.notes == (
-        f"Column 'split' of {path} is not used: it holds {value!r}; expected train, val and test only.",
+        f"Column 'split' of {path} is not used: it holds 'fold 1'; expected train, val and test only.",
     )
+
+
+@pytest.mark.parametrize("value", ["holdout", "", "fold 1"])
+def test_a_split_column_with_one_odd_value_does_not_put_test_rows_into_training(folder: Path, value: str) -> None:
+    path = _text(folder / "t.csv", "image,label,split", "0.png,a,train", f"1.png,b,{value}", "2.png,b,test")
+    with pytest.raises(DataError, match=f"Row 2 of {path} has {value!r} in column 'split'"):
+        _open(path)
+
+
+def test_rows_without_a_group_are_an_error(folder: Path) -> None:
+    path = _text(folder / "t.csv", "image,label,patient", "0.png,a,p1", "1.png,b,", "2.png,b,")
+    with pytest.raises(DataError, match="2 of 3 rows without a group in column 'patient', row 2 first"):
+        open_source(str(path), SourceOptions(group_column="patient"))
+
+
+def test_paths_in_a_parquet_struct_start_from_the_table_and_change_the_stamp(folder: Path) -> None:
+    images = [{"bytes": None, "path": "0.png"}, {"bytes": _png(50), "path": "x.png"}]
+    path = _parquet(folder / "t.parquet", image=images, label=["a", "b"])
+    split = _open(path).splits["all"]
+    assert _greys(split) == [0, 50]
+    assert split.image_names() == [str(folder / "0.png"), f"{path}/1"]
+    before = split.images.stamp(0)
+    (folder / "0.png").write_bytes(_png(70) + b"longer")
+    assert split.images.stamp(0) != before
+    assert _greys(split) == [70, 50]
+
+
+@pytest.mark.parametrize("text", ["../0.png", "https://a.org/0.png"])
+def test_paths_in_a_parquet_struct_may_not_climb_out(folder: Path, text: str) -> None:
+    path = _parquet(folder / "t.parquet", image=[{"bytes": None, "path": text}], label=["a"])
+    with pytest.raises(DataError, match="Row 1 of .*t.parquet names the image"):
+        _open(path)
 
 
 @pytest.mark.parametrize("write", ["csv", "parquet"])
@@ -633,9 +663,19 @@ def test_the_copy_of_a_parquet_table_lies_in_the_cache_one_per_table(folder: Pat
     assert len(list((cache / "parquet").iterdir())) == 2
 
 
+def test_a_parquet_table_may_have_glob_characters_in_its_name(folder: Path, cache: Path) -> None:
+    _parquet(folder / "my1.parquet", image=[_png(99)], label=["wrong"])
+    for number, label in enumerate(("right", "better")):
+        path = _parquet(folder / "my[1]*.parquet", image=[_png(number)], label=[label])
+        os.utime(path, (1_600_000_000, 1_600_000_000 + number))
+        assert _labels(_open(path).splits["all"]) == [label]
+        assert _greys(_open(path).splits["all"]) == [number]
+    assert len(list((cache / "parquet").iterdir())) == 1
+
+
 def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_table(folder: Path, cache: Path) -> None:
     cache.write_text("a file, not a folder")
     path = _parquet(folder / "t.parquet", image=[_png(1)], label=["a"])
-    with pytest.raises(DataError, match=str(cache)) as caught:
+    with pytest.raises(SettingError, match=str(cache)) as caught:
         _open(path)
     assert "truncated" not in str(caught.value)

@@ -228,3 +228,30 @@ def test_least_side__no_part_that_is_cut_out_is_enlarged(least_area: float) -> N
         torch.manual_seed(0)
         drawn = [RandomResizedCrop.get_params(image, [least_area, least_area], [3 / 4, 4 / 3]) for _ in range(500)]
     assert min(min(height, width) for _, _, height, width in drawn) >= 48
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 24), (24, 12)])
+@pytest.mark.parametrize("shape", [(8, 200), (200, 8), (9, 333), (7, 128)])
+def test_evaluation__the_far_ends_of_a_strip_make_no_difference(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    preprocessing = _preprocessing(size)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    waves = 0.5 + 0.5 * np.cos((rows + columns) * np.pi / (2 * min(shape)))  # four short sides long
+    image = Image.fromarray(np.rint(255 * waves).astype(np.uint8)).convert("RGB")
+    in_full = create_transform(**preprocessing.data_config(), is_training=False)(image)
+    # the middle of a strip of a whole number of pixels may be found half a pixel beside that of its part
+    assert (EvaluationTransform(preprocessing)(image) - in_full).abs().max() < 0.05
+
+
+def test_evaluation__a_strip_of_one_pixel_takes_no_gigabytes() -> None:
+    peaks = []
+    resize = Image.Image.resize
+
+    def noted(image: Image.Image, size: tuple[int, int], *args: object, **kwargs: object) -> Image.Image:
+        peaks.append(size[0] * size[1])
+        return resize(image, size, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", noted)
+        tensor = EvaluationTransform(_preprocessing((384, 384)))(Image.new("RGB", (20_000, 1), "red"))
+    assert tensor[:, 0, 0].tolist() == [1, 0, 0]
+    assert max(peaks) <= 384 * 384 * 18

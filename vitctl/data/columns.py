@@ -7,15 +7,16 @@ and how an image is opened from bytes or a path.
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from vitctl.data.images import open_image
 from vitctl.data.source import SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
 from vitctl.primitives.files import file_stamp
@@ -41,37 +42,36 @@ class ColumnImages:
     Attributes:
         dataset: Holds the column; memory-mapped, so it travels to worker processes by reference.
         column: Cast to ``datasets.Image(decode=False)``: ``{"bytes", "path"}``.
-        prefix: Names are ``prefix/row``.
-        version: Stamp of every image.
+        prefix: Images of bytes are called ``prefix/row``.
+        version: Stamp of those images.
+        paths: Absolute path by row, for the rows without bytes.
     """
 
     dataset: "Dataset"
     column: str
     prefix: str
     version: str
+    paths: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def open(self, row: int) -> Image.Image:
         """Return image ``row`` from its bytes, or from the file at its path."""
+        if row in self.paths:
+            return open_image(self.paths[row])
         value = self.dataset[row][self.column]
-        if value is None:
+        if value is None or value.get("bytes") is None:
             raise ValueError("the row holds no image")
-        if value.get("bytes") is not None:
-            return Image.open(io.BytesIO(value["bytes"]))
-        path = value.get("path") or ""
-        if is_address(path) or not os.path.isabs(path):
-            raise ValueError(f"the row has no bytes, only {path!r}; expected bytes or an absolute path")
-        return Image.open(path)
+        return open_image(io.BytesIO(value["bytes"]))
 
     def name(self, row: int) -> str:
-        """Return ``prefix/row``."""
-        return f"{self.prefix}/{row}"
+        """Return the path, or ``prefix/row``."""
+        return self.paths.get(row, f"{self.prefix}/{row}")
 
     def stamp(self, row: int) -> str:
-        """Return a text that changes with the files of the data set."""
-        return self.version
+        """Return a text that changes with the file at the path, or with those of the data set."""
+        return file_stamp(self.paths[row]) if row in self.paths else self.version
 
 
 @contextmanager
@@ -176,41 +176,76 @@ def label_names(dataset: "Dataset", column: str, *, where: str) -> list[str]:
     from datasets import ClassLabel
 
     kind, values = dataset.features[column], column_values(dataset, column)
+    if isinstance(kind, ClassLabel):
+        values = [None if value is None or value < 0 else value for value in values]
+    check_labels(values, column, where=where)
+    if isinstance(kind, ClassLabel):
+        return [kind.names[value] for value in values]
+    return [str(value) for value in values]
+
+
+def check_labels(values: Sequence[Any], column: str, *, where: str) -> None:
+    """Check that ``values`` are one class name or integer each.
+
+    Raises:
+        DataError: A row has none, or several (multi-label), or something else.
+    """
     several = next((row for row, value in enumerate(values) if isinstance(value, (list, dict))), None)
     if several is not None:
         raise DataError(
             f"{where} is multi-label: column {column!r} of row {several + 1} holds {str(values[several])[:60]}. vitctl "
             "needs exactly one class per image for now."
         )
-    is_missing = [value is None or value == "" or (isinstance(kind, ClassLabel) and value < 0) for value in values]
+    is_missing = [value is None or value == "" for value in values]
     if any(is_missing):
         raise DataError(
             f"{where} has {sum(is_missing)} of {len(values)} rows without a label in column {column!r}, row "
             f"{is_missing.index(True) + 1} first; expected a class in every row. Fill or remove them."
         )
+    half = next((value for value in values if isinstance(value, str) and not _is_text(value)), None)
+    if half is not None:
+        raise DataError(f"{where} holds {half!r} in column {column!r}, which is no text; expected class names.")
     wrong = next((value for value in values if not isinstance(value, (int, str)) or isinstance(value, bool)), None)
     if wrong is not None:
         raise DataError(
             f"{where} holds {type(wrong).__name__} values in column {column!r}, {wrong!r} first; expected class names "
             "or integers. Name another with --label-column."
         )
-    if isinstance(kind, ClassLabel):
-        return [kind.names[value] for value in values]
-    return [str(value) for value in values]
 
 
-def column_split(name: str, dataset: "Dataset", options: SourceOptions, *, where: str, prefix: str) -> Split:
+def _is_text(value: str) -> bool:
+    """Return whether ``value`` can be written; JSON can name half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def column_split(
+    name: str,
+    dataset: "Dataset",
+    options: SourceOptions,
+    *,
+    where: str,
+    prefix: str,
+    root: Path | None = None,
+    inside: Sequence[Path] | None = None,
+) -> Split:
     """Return the images and labels of ``dataset`` as a split called ``name``.
 
     Args:
         name: ``train``, ``val``, ``test`` or ``all``.
-        dataset: Its image column holds bytes, or paths that are absolute.
+        dataset: Its image column holds bytes or paths.
         options: As ``find_columns`` returned them.
         where: What to call it in messages.
         prefix: Images are called ``prefix/row``.
+        root: Folder that relative paths start from; None refuses them.
+        inside: Folders in one of which every path must lie; None allows any.
 
     Raises:
-        DataError: There are no rows, the image column holds no images, or labels are missing.
+        DataError: There are no rows, the image column holds no images, a path may not be opened, or labels are
+            missing.
     """
     from datasets import Image as ImageFeature
 
@@ -225,17 +260,61 @@ def column_split(name: str, dataset: "Dataset", options: SourceOptions, *, where
             f"{where} holds {dataset.features[image]} in column {image!r}; expected images (bytes or paths). Name "
             "another with --image-column."
         ) from error
-    version = ",".join(file_stamp(file["filename"]) for file in dataset.cache_files)
-    split = split_from_names(name, ColumnImages(encoded, image, prefix, version), names)
-    return with_groups(split, dataset, options)
+    version = ",".join(file_stamp(file["filename"]) for file in dataset.cache_files) or dataset._fingerprint
+    paths = _paths(encoded, image, where=where, root=root, inside=inside)
+    split = split_from_names(name, ColumnImages(encoded, image, prefix, version, paths), names)
+    return with_groups(split, dataset, options, where=where)
 
 
-def with_groups(split: Split, dataset: "Dataset", options: SourceOptions) -> Split:
-    """Return ``split`` with the groups that its group column names, if there is one."""
+def _paths(
+    encoded: "Dataset", column: str, *, where: str, root: Path | None, inside: Sequence[Path] | None
+) -> dict[int, str]:
+    """Return the absolute path by row of the images without bytes; looks at no bytes."""
+    paths: dict[int, str] = {}
+    row = 0
+    for batch in encoded.with_format("arrow").iter(batch_size=1000):
+        for chunk in batch[column].chunks:
+            if chunk.field("bytes").null_count:
+                texts = chunk.field("path").to_pylist()
+                without = zip(chunk.field("bytes").is_null().to_pylist(), texts, strict=True)
+                for index, (is_missing, text) in enumerate(without, start=row):
+                    if is_missing and text:
+                        paths[index] = _allowed(text, index, where=where, root=root, inside=inside)
+            row += len(chunk)
+    return paths
+
+
+def _allowed(text: str, row: int, *, where: str, root: Path | None, inside: Sequence[Path] | None) -> str:
+    try:
+        if root is None and not os.path.isabs(text):
+            raise ValueError("is relative, to no known folder")
+        path = resolve_image_path(text, root or Path("/"))
+        if inside is not None and not any(Path(path).resolve().is_relative_to(one.resolve()) for one in inside):
+            raise ValueError("lies elsewhere on this machine")
+    except ValueError as error:
+        raise DataError(
+            f"Row {row + 1} of {where} names the image {text!r}, which {error}; expected image bytes or a path that "
+            "may be opened."
+        ) from error
+    return path
+
+
+def with_groups(split: Split, dataset: "Dataset", options: SourceOptions, *, where: str) -> Split:
+    """Return ``split`` with the groups that its group column names, if there is one.
+
+    Raises:
+        DataError: A row names none.
+    """
     if options.group_column is None:
         return split
-    groups = [str(value) for value in column_values(dataset, options.group_column)]
-    return replace(split, groups=np.array(groups, dtype=object))
+    values = column_values(dataset, options.group_column)
+    is_missing = [value is None or value == "" for value in values]
+    if any(is_missing):
+        raise DataError(
+            f"{where} has {sum(is_missing)} of {len(values)} rows without a group in column {options.group_column!r}, "
+            f"row {is_missing.index(True) + 1} first; expected one in every row. Give each of them a group of its own."
+        )
+    return replace(split, groups=np.array([str(value) for value in values], dtype=object))
 
 
 def is_address(text: str) -> bool:

@@ -8,6 +8,7 @@ import hashlib
 import re
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -22,6 +23,11 @@ EXTENSIONS = (
     ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 
+
+# the formats of those endings (and AVIF where Pillow has it): others, such as EPS, would start further programs
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+Image.init()
+_FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
 
 LITTER = ("__MACOSX", "__pycache__")
 
@@ -78,9 +84,14 @@ def decode(image: Image.Image, *, least_side: int | None = None) -> Image.Image:
     return to_rgb(image)
 
 
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
+    """Return an image as ``Image.open`` does, of the formats in ``FORMATS`` only, whatever its name says."""
+    return Image.open(file, formats=_FORMATS)
+
+
 def read_rgb(path: Path) -> Image.Image:
     """Return the file's image as 8-bit RGB, fully decoded, whatever its name says; raises as ``decode``."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return decode(image)
 
 

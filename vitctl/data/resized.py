@@ -2,7 +2,7 @@
 
 Each image lies in one file as raw 8-bit RGB with its short side at most ``short_side`` px, so that a training
 step decodes nothing. The file is in vitctl's cache folder; it is found again by a hash of the images' names
-and stamps, and can be deleted at any time. Validation, evaluate and predict never read it.
+and stamps, and can be deleted when no run reads it. Validation, evaluate and predict never read it.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from vitctl.data.images import reason_of
 from vitctl.data.scan import in_parallel
 from vitctl.data.source import Images, Split
 from vitctl.errors import DataError, SettingError
-from vitctl.primitives.files import cache_folder, whole_folder
+from vitctl.primitives.files import cache_folder, whole_file
 from vitctl.primitives.formatting import format_bytes
 
 VERSION = 1
@@ -73,7 +73,7 @@ def resized_sizes(sizes: np.ndarray, short_side: int) -> np.ndarray:
 def resized_split(
     split: Split, sizes: np.ndarray, *, short_side: int, num_threads: int, conversation: Conversation
 ) -> tuple[Split, Path]:
-    """Return ``split`` with its images read from the cache, and the cache's folder; made where it is not there.
+    """Return ``split`` with its images read from a file in the cache, and that file; made where it is not there.
 
     Args:
         split: Images that all decode.
@@ -87,20 +87,19 @@ def resized_split(
         DataError: An image cannot be read any more.
     """
     kept = resized_sizes(sizes, short_side)
-    folder = cache_folder() / "resized" / _key(split, short_side)
-    pixels = folder / "pixels.bin"
+    pixels = cache_folder() / "resized" / f"{_key(split, short_side)}.bin"
     if not pixels.is_file() or pixels.stat().st_size != num_bytes(kept):  # a cleaner of caches may have been there
         try:
-            _write(folder, split, kept, short_side, num_threads=num_threads, conversation=conversation)
+            _write(pixels, split, kept, short_side, num_threads=num_threads, conversation=conversation)
         except OSError as error:
             raise SettingError(
-                f"--cache resized cannot write to {folder.parent}: {error.strerror}. Make room there, set VITCTL_CACHE "
+                f"--cache resized cannot write to {pixels.parent}: {error.strerror}. Make room there, set VITCTL_CACHE "
                 "to another folder, or leave it out."
             ) from error
     ends = np.cumsum(kept.prod(axis=1) * 3)
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
     images = ResizedImages(str(pixels), starts, kept, split.images, split.rows)
-    return replace(split, images=images, rows=np.arange(len(split), dtype=np.int64)), folder
+    return replace(split, images=images, rows=np.arange(len(split), dtype=np.int64)), pixels
 
 
 def num_bytes(kept: np.ndarray) -> int:
@@ -124,14 +123,14 @@ def _unreadable(split: Split, position: int, error: Exception) -> DataError:
 
 
 def _write(
-    folder: Path, split: Split, kept: np.ndarray, short_side: int, *, num_threads: int, conversation: Conversation
+    path: Path, split: Split, kept: np.ndarray, short_side: int, *, num_threads: int, conversation: Conversation
 ) -> None:
     needed = num_bytes(kept)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
     if needed > 0.95 * free:
         raise SettingError(
-            f"--cache resized needs {format_bytes(needed)} in {folder.parent}, where {format_bytes(free)} are free. "
+            f"--cache resized needs {format_bytes(needed)} in {path.parent}, where {format_bytes(free)} are free. "
             "Make room, set VITCTL_CACHE to a folder on another disk, or leave it out."
         )
 
@@ -146,6 +145,6 @@ def _write(
         return image.tobytes()
 
     rows = in_parallel(pixels, range(len(split)), num_threads=num_threads)
-    with whole_folder(folder) as partial, (partial / "pixels.bin").open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         for content in conversation.track(rows, "resizing training images", len(split), "images"):
             file.write(content)

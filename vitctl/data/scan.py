@@ -95,7 +95,7 @@ def scan_images(
     """Look at every image of ``split``, in parallel, with progress; those in ``memory`` are not decoded again."""
     with _memory(memory, conversation) as known:
         recalled = known.recall("look", split, range(len(split)))
-        looks = [Look(*json.loads(recalled[p])) if p in recalled else None for p in range(len(split))]
+        looks = [_recalled_look(recalled.get(position)) for position in range(len(split))]
         bad: dict[int, str] = {}
         unknown = [position for position, look in enumerate(looks) if look is None]
         found = in_parallel(lambda position: _look(split, position), unknown, num_threads=num_threads)
@@ -107,6 +107,13 @@ def scan_images(
                 looks[position] = look
                 known.keep("look", split, position, json.dumps(astuple(look)))
     return Scan(looks, bad)
+
+
+def _recalled_look(text: str | None) -> Look | None:
+    try:
+        return None if text is None else Look(*json.loads(text))
+    except (TypeError, ValueError):  # not what we wrote
+        return None
 
 
 def _memory(memory: ScanMemory | None, conversation: Conversation) -> AbstractContextManager[ScanMemory]:

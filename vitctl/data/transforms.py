@@ -17,6 +17,7 @@ from vitctl.errors import check_choice
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 
+MAX_ASPECT = 16  # a centre crop of timm's never shows more than the model's own aspect, with room for rectangles
 CROPS = ("random-resized-crop", "resize-random-crop", "pad-random-crop", "none")
 
 
@@ -25,11 +26,25 @@ class EvaluationTransform:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._transform = create_transform(**preprocessing.data_config(), is_training=False)
+        self._is_centred = preprocessing.crop_mode == "center"
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the (3, H, W) float32 tensor of ``image``."""
-        tensor: Tensor = self._transform(image)
+        tensor: Tensor = self._transform(_without_far_ends(image) if self._is_centred else image)
         return tensor
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """Return ``image``, of one much longer than wide its middle part, which holds all that a centre crop can show.
+
+    Before the crop the short side is resized to the model's size: a strip of 20,000 x 1 px would take gigabytes.
+    """
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, width - left, height - top))
 
 
 class TrainingTransform:

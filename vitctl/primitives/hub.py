@@ -4,11 +4,14 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
 TIMEOUT_S = 5.0
+HUB_CACHE = Path(constants.HF_HUB_CACHE)
+"""Folder that the hub's client downloads to."""
 
 
 def hub_is_reachable() -> bool:

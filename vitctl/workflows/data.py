@@ -100,8 +100,8 @@ def _scan(source: Source, config: DataConfig, memory: ScanMemory, conversation: 
     split, scan = scanned[_main(scanned)]
     if not len(scan.good):
         raise DataError(
-            f"None of the {len(split)} images of {_main(scanned)} in {source.spec} can be read, {split.image_name(0)} first: "
-            f"{scan.bad[0]}. Expected image files."
+            f"None of the {len(split)} images of {_main(scanned)} in {source.spec} can be read, "
+            f"{split.image_name(0)} first: {scan.bad[0]}. Expected image files."
         )
     return scanned
 

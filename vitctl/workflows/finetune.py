@@ -323,7 +323,7 @@ def _cache_setting(job: Job, data: TrainingData) -> Setting:
 
 def _with_resized_images(plan: Plan, conversation: Conversation) -> Plan:
     """Return ``plan`` with its training images read from the cache of resized ones, made if need be."""
-    with plan.job.accelerator.main_process_first():  # the others find what the first has written
+    with plan.job.accelerator.local_main_process_first():  # the others find what the first has written
         train, _ = resized_split(
             plan.job.train,
             plan.data.sizes,

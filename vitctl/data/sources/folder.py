@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vitctl.data.images import EXTENSIONS, is_hidden
+from vitctl.data.images import EXTENSIONS, is_hidden, open_image
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
 from vitctl.primitives.files import file_stamp, user_path
@@ -35,7 +35,7 @@ class FileImages:
 
     def open(self, row: int) -> Image.Image:
         """Return image ``row``, whatever its name says."""
-        return Image.open(self.paths[row])
+        return open_image(self.paths[row])
 
     def name(self, row: int) -> str:
         """Return the path."""

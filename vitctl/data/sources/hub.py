@@ -14,7 +14,7 @@ from vitctl.data.columns import quiet_datasets, root_cause
 from vitctl.data.source import Source, SourceOptions
 from vitctl.data.sources.saved import source_of
 from vitctl.errors import DataError
-from vitctl.primitives.hub import hub_access
+from vitctl.primitives.hub import HUB_CACHE, hub_access
 
 OPTIONS: tuple[str, ...] = ("image_column", "label_column", "group_column")
 PREFIX = "hub:"
@@ -34,6 +34,7 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     Raises:
         DataError: The spec is malformed, or the data set cannot be fetched, is unknown or lacks a column.
     """
+    from datasets import config as caches
     from datasets import load_dataset
 
     match = _SPEC.fullmatch(spec)
@@ -49,7 +50,15 @@ def open_source(spec: str, options: SourceOptions) -> Source:
             f"{spec} cannot be read: {root_cause(error)}. Check name, configuration and split, or, where there is no "
             "network, fetch it elsewhere, write it with datasets' save_to_disk, and give that folder."
         ) from error
-    source = source_of(loaded, options, spec=spec, description="a data set of the Hugging Face hub")
+    source = source_of(
+        loaded,
+        options,
+        spec=spec,
+        description="a data set of the Hugging Face hub",
+        root=None,
+        # a row of a downloaded data set may point to what was downloaded with it, and to no other file of this machine
+        inside=[Path(caches.HF_CACHE_HOME), Path(caches.HF_DATASETS_CACHE), HUB_CACHE, Path(repo)],
+    )
     return replace(source, notes=notes)
 
 

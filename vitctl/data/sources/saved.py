@@ -3,7 +3,9 @@
 It is memory-mapped where it lies; nothing is copied.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitctl.data.columns import SPLIT_NAMES, check_columns, column_split, find_columns, quiet_datasets, root_cause
@@ -40,10 +42,19 @@ def open_source(spec: str, options: SourceOptions) -> Source:
         raise DataError(
             f"{folder} cannot be read as a saved data set: {root_cause(error)}. Write it again with save_to_disk."
         ) from error
-    return source_of(loaded, options, spec=str(folder), description="a folder written by datasets.save_to_disk")
+    description = "a folder written by datasets.save_to_disk"
+    return source_of(loaded, options, spec=str(folder), description=description, root=folder, inside=None)
 
 
-def source_of(loaded: "Dataset | DatasetDict", options: SourceOptions, *, spec: str, description: str) -> Source:
+def source_of(
+    loaded: "Dataset | DatasetDict",
+    options: SourceOptions,
+    *,
+    spec: str,
+    description: str,
+    root: Path | None,
+    inside: Sequence[Path] | None,
+) -> Source:
     """Return a loaded data set as a source; splits keep their names, ``validation`` and its like are ``val``.
 
     Args:
@@ -51,6 +62,8 @@ def source_of(loaded: "Dataset | DatasetDict", options: SourceOptions, *, spec: 
         options: As given.
         spec: What it was loaded from.
         description: A few words for the header.
+        root: As for ``column_split``.
+        inside: Likewise.
 
     Raises:
         DataError: A column is missing, or two splits would have one name.
@@ -64,13 +77,21 @@ def source_of(loaded: "Dataset | DatasetDict", options: SourceOptions, *, spec: 
         name = SPLIT_NAMES.get(given, given)
         if name in readers:
             raise DataError(f"{spec} holds two splits for {name}: {', '.join(parts)}. Keep one of them.")
-        readers[name] = partial(_read_split, name, dataset, options, spec, given)
+        readers[name] = partial(_read_split, name, dataset, options, spec, given, root, inside)
     columns = f"images in column {options.image_column!r}, classes in {options.label_column!r}"
     return Source(spec, f"{description}: {columns}", LazySplits(readers), options=options)
 
 
-def _read_split(name: str, dataset: "Dataset", options: SourceOptions, spec: str, given: str) -> Split:
+def _read_split(
+    name: str,
+    dataset: "Dataset",
+    options: SourceOptions,
+    spec: str,
+    given: str,
+    root: Path | None,
+    inside: Sequence[Path] | None,
+) -> Split:
     where = spec if name == "all" else f"split {given} of {spec}"
     prefix = spec if name == "all" else f"{spec}/{given}"
     check_columns(dataset, options, where=where)
-    return column_split(name, dataset, options, where=where, prefix=prefix)
+    return column_split(name, dataset, options, where=where, prefix=prefix, root=root, inside=inside)

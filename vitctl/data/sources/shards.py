@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
-from vitctl.data.images import EXTENSIONS, is_hidden
+from vitctl.data.images import EXTENSIONS, is_hidden, open_image
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
 from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_text
@@ -31,6 +31,7 @@ from vitctl.primitives.natural_order import natural_key
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
 INDEX_VERSION = 1
+MAX_TEXT = 1_000  # a longer field of a .json is a caption, no class or group
 MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -77,7 +78,7 @@ class ShardImages:
         shard, start, size = (int(number) for number in self.places[row])
         with open(self.shards[shard], "rb") as file:
             file.seek(start)
-            return Image.open(io.BytesIO(file.read(size)))
+            return open_image(io.BytesIO(file.read(size)))
 
     def name(self, row: int) -> str:
         """Return the shard's path, a slash, and the member's name."""
@@ -130,12 +131,11 @@ def open_source(spec: str, options: SourceOptions) -> Source:
         name: partial(_read_split, name, by_split[name], options) for name in order
     }
     number = f"{len(paths)} tar shard{'s' * (len(paths) > 1)}"
-    where = str(user_path(spec).absolute())
-    return Source(where, number, LazySplits(readers), options=options)
+    return Source(_absolute(spec), number, LazySplits(readers), options=options)
 
 
 def _expand(spec: str) -> list[Path]:
-    """Return the shards that ``spec`` names, in natural order; a range in the order it says."""
+    """Return the shards that ``spec`` names, in natural order."""
     path = user_path(spec).absolute()
     if path.is_dir():
         found = [one for one in path.iterdir() if _is_shard(one) and not is_hidden(one, below=path)]
@@ -149,13 +149,22 @@ def _expand(spec: str) -> list[Path]:
         if missing:
             raise DataError(f"{missing[0]} is not there; {spec} names {len(found)} shards. Correct the range.")
     else:
-        found = [one for one in map(Path, glob.glob(str(path))) if _is_shard(one)]
+        found = [Path(one).absolute() for one in glob.glob(os.path.expanduser(spec)) if _is_shard(Path(one))]
     return sorted(found, key=lambda one: natural_key(str(one)))
 
 
 def _split_of(path: Path) -> str:
+    """Return the split that a shard's name, else its folder's, tells; ``all`` where neither does."""
     words = re.split(r"[^a-z]+", path.name.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "all")
+    return next((SPLIT_NAMES[word] for word in [*words, path.parent.name.lower()] if word in SPLIT_NAMES), "all")
+
+
+def _absolute(spec: str) -> str:
+    """Return ``spec`` so that it means the same from every folder."""
+    path = user_path(spec)
+    if path.is_absolute() or path.exists() or not glob.has_magic(spec):
+        return str(path.absolute())
+    return os.path.join(glob.escape(os.getcwd()), spec)
 
 
 def _read_split(name: str, paths: list[Path], options: SourceOptions) -> Split:
@@ -186,14 +195,23 @@ def _labels(members: list[Member], column: str | None, *, where: str) -> list[st
         return [_field(member, column, "", where) for member in members]
     if names:
         raise DataError(f"{where} has more than one label field: {', '.join(names)}. Choose with --label-column.")
-    folders = [member.name.rsplit("/", 2)[-2] if "/" in member.name.removeprefix("./") else "" for member in members]
-    without = next((member for member, folder in zip(members, folders, strict=True) if folder in ("", ".")), None)
+    ways = [[part for part in member.name.split("/")[:-1] if part not in ("", ".")] for member in members]
+    without = next((member for member, way in zip(members, ways, strict=True) if not way), None)
     if without is not None:
         raise DataError(
             f"{where} holds no class for {without.name}; expected a member {_stem(without.name)}.cls, a field 'label' "
             f"in {_stem(without.name)}.json, or images in one folder per class."
         )
-    return folders
+    shared = 0  # leading folders that all have in common, with a folder below them
+    while all(len(way) > shared + 1 and way[shared] == ways[0][shared] for way in ways):
+        shared += 1
+    classes = [way[shared] for way in ways]
+    if "train" in classes and set(classes) <= set(SPLIT_NAMES):
+        raise DataError(
+            f"{where} holds the splits {', '.join(sorted(set(classes)))} as folders; expected one split per shard. "
+            "Pack each into a shard with its name in it, train.tar and so on."
+        )
+    return classes
 
 
 def _field(member: Member, column: str, option: str, where: str) -> str:
@@ -253,7 +271,7 @@ def _index(path: Path) -> list[Member]:
                 raise DataError(f"{path} is truncated: it ends within {info.name}. Copy it again.")
             extension = os.path.splitext(info.name)[1].lower()
             inside = Path(info.name)
-            if info.isreg():
+            if info.isreg() and not info.issparse():
                 places[info.name] = (info.offset_data, info.size)
             elif info.islnk() and info.linkname in places:
                 places[info.name] = places[info.linkname]
@@ -299,4 +317,6 @@ def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} cannot be read ({error}); expected UTF-8 text.") from error
-    return document if isinstance(document, dict) else {"label": document}
+    if not isinstance(document, dict):
+        return {"label": document}
+    return {name: value for name, value in document.items() if not isinstance(value, str) or len(value) <= MAX_TEXT}

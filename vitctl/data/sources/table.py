@@ -3,11 +3,13 @@
 Images are bytes in the table, or paths: relative to the table or to ``image_root``, out of which they may not
 climb, or absolute. A column ``split`` with the values train, val and test divides the table.
 
-Parquet is read with ``datasets``, which makes a memory-mapped Arrow copy in vitctl's cache folder. Its readers of
+Parquet is read with ``datasets``, which makes a memory-mapped Arrow copy in vitctl's cache folder, kept until the
+table changes. Its readers of
 CSV and JSON guess: the class ``01`` becomes 1, ``NA`` missing, a date a point in time, and a row with a comma too
 many shifts the columns. So those are read with the standard library, where every value stays the text it is.
 """
 
+import contextlib
 import csv
 import glob
 import json
@@ -21,6 +23,7 @@ import numpy as np
 
 from vitctl.data.columns import (
     SPLIT_NAMES,
+    check_labels,
     column_split,
     column_values,
     find_columns,
@@ -32,7 +35,7 @@ from vitctl.data.columns import (
 )
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
-from vitctl.errors import DataError
+from vitctl.errors import DataError, SettingError
 from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path
 
 if TYPE_CHECKING:
@@ -57,8 +60,10 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     """
     path = user_path(spec).absolute()
     kind = KINDS[path.suffix.lower()]
-    dataset = _read_table(path, kind)
+    dataset, values = _read_table(path, kind)
     options = find_columns(dataset, options, where=str(path))
+    if values:  # as they stand in the file: in Arrow a column has one type
+        check_labels(values[str(options.label_column)], str(options.label_column), where=str(path))
     root = path.parent
     if options.image_root is not None:
         root = user_path(options.image_root).absolute()
@@ -80,19 +85,19 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     )
 
 
-def _read_table(path: Path, kind: str) -> "Dataset":
-    """Return the table as a ``datasets.Dataset`` with at least one row."""
+def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]:
+    """Return the table, with at least one row, and of a text table its columns as they stand in the file."""
     from datasets import Dataset
 
+    if kind == "Parquet":
+        return _read_parquet(path), {}
     try:
-        if kind == "Parquet":
-            return _read_parquet(path)
         columns = _read_json_lines(path) if kind == "JSON lines" else _read_csv(path, kind)
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         raise DataError(f"{path} cannot be read as {kind}: {root_cause(error)}.") from error
     if not next(iter(columns.values()), []):
         raise DataError(f"{path} has no rows; expected one per image.")
-    return Dataset.from_dict(columns)
+    return Dataset.from_dict({name: _of_one_type(values) for name, values in columns.items()}), columns
 
 
 def _read_csv(path: Path, kind: str) -> dict[str, list[str]]:
@@ -138,17 +143,19 @@ def _read_json_lines(path: Path) -> dict[str, list[Any]]:
                 raise DataError(f"Line {number} of {path} is {line.strip()[:60]}; expected an object, {{...}}.")
             rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: _of_one_type([row.get(name) for row in rows]) for name in names}
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:
-    """Return ``values``, of mixed types their JSON text, which is what Arrow can hold."""
-    kinds = {type(value) for value in values} - {type(None)}
-    if kinds <= {str, int} or (len(kinds) == 1 and kinds <= {bool, float}):
-        return values if len(kinds) < 2 else [None if value is None else str(value) for value in values]
-    if kinds <= {list}:
-        return [None if value is None else [str(item) for item in value] for value in values]
-    return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    """Return ``values`` as Arrow can hold them: all integers, or all texts (of anything else its JSON)."""
+    if all(value is None or (type(value) is int and abs(value) < 2**63) for value in values):
+        return values
+    return [None if value is None else _text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "replace").decode()  # JSON can name half of a surrogate pair, which no text can hold
 
 
 def _read_parquet(path: Path) -> "Dataset":
@@ -157,23 +164,31 @@ def _read_parquet(path: Path) -> "Dataset":
 
     try:
         num_rows = pq.ParquetFile(path).metadata.num_rows
-        if not num_rows:
-            raise DataError(f"{path} has no rows; expected one per image.")
-        copies, name = cache_folder() / "parquet", f"{path.name}-{short_hash(str(path))}"
-        folder = copies / f"{name}-{file_stamp(path)}"
-        for stale in (one for one in copies.glob(f"{glob.escape(name)}-*") if one != folder):
-            shutil.rmtree(stale, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        link = folder / "table.parquet"  # a name without the characters that mean patterns to datasets
-        if not link.is_symlink():
-            link.symlink_to(path)
-        with quiet_datasets():
-            return Dataset.from_parquet(str(link), cache_dir=str(folder))
-    except DataError:
-        raise
-    except Exception as error:  # pyarrow and datasets have no common base class
+    except Exception as error:  # pyarrow's errors have no common base class but this
         raise DataError(
             f"{path} cannot be read as Parquet: {root_cause(error)}. It may be truncated: copy it again."
+        ) from error
+    if not num_rows:
+        raise DataError(f"{path} has no rows; expected one per image.")
+    folder = cache_folder() / "parquet" / f"{short_hash(str(path))}-{file_stamp(path)}"
+    link = folder / "table.parquet"  # a name without characters that datasets takes for a pattern
+    try:
+        for old in folder.parent.glob(f"{short_hash(str(path))}-*"):  # of a table that has changed since
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # from before, or by another process
+            link.symlink_to(path)
+    except OSError as error:
+        raise SettingError(
+            f"{path} cannot be copied to {folder.parent}: {error.strerror}. Set VITCTL_CACHE to a folder with room."
+        ) from error
+    try:
+        with quiet_datasets():
+            return Dataset.from_parquet(glob.escape(str(link)), cache_dir=str(folder))
+    except Exception as error:  # pyarrow and datasets have no common base class
+        raise DataError(
+            f"{path} cannot be read as Parquet: {root_cause(error)}. It may be truncated, or {folder.parent} full."
         ) from error
 
 
@@ -184,12 +199,13 @@ def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: P
     image, label = str(options.image_column), str(options.label_column)
     is_text = isinstance(dataset.features[image], Value) and dataset.features[image].dtype in ("string", "large_string")
     if not is_text:
-        return column_split("all", dataset, options, where=str(path), prefix=str(path)), 0
+        split = column_split("all", dataset, options, where=str(path), prefix=str(path), root=root)
+        return split, 0
     names = label_names(dataset, label, where=str(path))
     texts = column_values(dataset, image)
     paths = _resolved(texts, root, path)
     _check_one_label_each(paths, names, path)
-    split = with_groups(split_from_names("all", FileImages(tuple(paths)), names), dataset, options)
+    split = with_groups(split_from_names("all", FileImages(tuple(paths)), names), dataset, options, where=str(path))
     return split, sum(os.path.isabs(text) for text in texts)
 
 
@@ -222,9 +238,14 @@ def _divide(split: Split, dataset: "Dataset", path: Path) -> tuple[dict[str, Spl
         return {"all": split}, ()
     values = [str(value).strip().lower() for value in column_values(dataset, "split")]
     unknown = sorted(set(values) - set(SPLIT_NAMES))
-    if unknown:
+    if len(unknown) == len(set(values)):  # the column means something else
         return {"all": split}, (
             f"Column 'split' of {path} is not used: it holds {unknown[0]!r}; expected train, val and test only.",
+        )
+    if unknown:
+        raise DataError(
+            f"Row {values.index(unknown[0]) + 1} of {path} has {unknown[0]!r} in column 'split'; expected train, val "
+            "or test in every row."
         )
     wanted = np.array([SPLIT_NAMES[value] for value in values], dtype=object)
     present = [name for name in ("train", "val", "test") if (wanted == name).any()]
