@@ -20,9 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vitctl.data.images import reason_of
 from vitctl.data.imbalance import BalancedOrder
-from vitctl.data.source import Split
+from vitctl.data.source import Split, lost_image
 from vitctl.data.transforms import EvaluationTransform, TrainingTransform
 from vitctl.errors import DataError
 from vitctl.primitives.seeds import epoch_permutation
@@ -164,7 +163,7 @@ def _read(split: Split, position: int, *, least_side: int | None = None) -> Imag
     try:
         return split.read(position, least_side=least_side)
     except Exception as error:  # a file that changed since it was checked
-        return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
+        return lost_image(split, position, error)
 
 
 def _raise_errors(loader: Iterable[Any]) -> Iterator[Any]:

@@ -16,10 +16,9 @@ import PIL
 from PIL import Image
 
 from vitctl.conversation import Conversation
-from vitctl.data.images import reason_of
 from vitctl.data.scan import in_parallel
-from vitctl.data.source import Images, Split
-from vitctl.errors import DataError, SettingError
+from vitctl.data.source import Images, Split, lost_image
+from vitctl.errors import SettingError
 from vitctl.primitives.files import cache_folder, whole_file
 from vitctl.primitives.formatting import format_bytes
 
@@ -113,13 +112,9 @@ def _key(split: Split, short_side: int) -> str:
         try:
             stamp = split.images.stamp(int(row))
         except OSError as error:
-            raise _unreadable(split, position, error) from error
+            raise lost_image(split, position, error) from error
         digest.update(os.fsencode(split.image_name(position)) + b"\0" + stamp.encode() + b"\0")
     return digest.hexdigest()
-
-
-def _unreadable(split: Split, position: int, error: Exception) -> DataError:
-    return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
 
 
 def _write(
@@ -138,7 +133,7 @@ def _write(
         try:
             image = split.read(position, least_side=short_side)
         except Exception as error:  # a file that changed since it was checked
-            raise _unreadable(split, position, error) from error
+            raise lost_image(split, position, error) from error
         height, width = (int(side) for side in kept[position])
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -24,7 +24,7 @@ from sklearn.neighbors import KDTree
 from vitctl.conversation import Conversation
 from vitctl.data.images import decode, pixel_hash, reason_of
 from vitctl.data.scan_memory import ScanMemory
-from vitctl.data.source import Split
+from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
 
 T = TypeVar("T")
@@ -210,7 +210,7 @@ def _pixel_hashes(
         try:
             return pixel_hash(split.read(position))
         except Exception as error:  # it could be decoded at 1/8, a moment ago
-            raise DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.") from error
+            raise lost_image(split, position, error) from error
 
     with _memory(memory, conversation) as known:
         hashes = known.recall("pixels", split, positions)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from vitctl.data.images import decode
+from vitctl.data.images import decode, reason_of
 from vitctl.errors import DataError
 from vitctl.primitives.natural_order import natural_key
 
@@ -190,6 +190,11 @@ class Source:
             if name in self.splits:
                 return self.splits[name]
         raise DataError(f"{self.spec} has no training images, only the split {', '.join(self.splits)}.")
+
+
+def lost_image(split: Split, position: int, error: Exception) -> DataError:
+    """Return the error for an image that could be read when it was checked, and no longer can."""
+    return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
 
 
 def split_from_names(name: str, images: Images, label_names: Sequence[str]) -> Split:

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitctl.data.images import reason_of
 from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
 from vitctl.data.scan import Look, Scan
-from vitctl.data.source import Split
-from vitctl.errors import DataError
+from vitctl.data.source import Split, lost_image
 
 SUSPICIOUS_RATIO = 4.0  # longer side over shorter one from which an image is worth a look: guess
 _WORST = 20
@@ -164,7 +162,7 @@ def thumbnail(split: Split, position: int, *, side: int) -> np.ndarray:
     try:
         image = split.read(position, least_side=side)
     except Exception as error:  # a file that changed since it was checked
-        raise DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.") from error
+        raise lost_image(split, position, error) from error
     method = Image.Resampling.NEAREST if max(image.size) <= side // 2 else Image.Resampling.BICUBIC
     factor = side / max(image.size)
     width, height = (max(1, round(length * factor)) for length in image.size)
