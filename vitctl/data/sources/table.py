@@ -4,9 +4,9 @@ Images are bytes in the table, or paths: relative to the table or to ``image_roo
 climb, or absolute. A column ``split`` with the values train, val and test divides the table.
 
 Parquet is read with ``datasets``, which makes a memory-mapped Arrow copy in vitctl's cache folder, kept until the
-table changes. Its readers of
-CSV and JSON guess: the class ``01`` becomes 1, ``NA`` missing, a date a point in time, and a row with a comma too
-many shifts the columns. So those are read with the standard library, where every value stays the text it is.
+table changes. Its readers of CSV and JSON guess: the class ``01`` becomes 1, ``NA`` missing, a date a point in time,
+and a row with a comma too many shifts the columns. So those are read with the standard library, where every value
+stays the text it is.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import numpy as np
 
 from vitctl.data.columns import (
     SPLIT_NAMES,
+    ColumnImages,
     check_labels,
     column_split,
     column_values,
@@ -164,7 +165,7 @@ def _read_parquet(path: Path) -> "Dataset":
 
     try:
         num_rows = pq.ParquetFile(path).metadata.num_rows
-    except Exception as error:  # pyarrow's errors have no common base class but this
+    except Exception as error:  # pyarrow's errors have no common base class
         raise DataError(
             f"{path} cannot be read as Parquet: {root_cause(error)}. It may be truncated: copy it again."
         ) from error
@@ -200,13 +201,18 @@ def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: P
     is_text = isinstance(dataset.features[image], Value) and dataset.features[image].dtype in ("string", "large_string")
     if not is_text:
         split = column_split("all", dataset, options, where=str(path), prefix=str(path), root=root)
-        return split, 0
+        return split, sum(not Path(name).is_relative_to(root) for name in _paths(split))
     names = label_names(dataset, label, where=str(path))
     texts = column_values(dataset, image)
     paths = _resolved(texts, root, path)
     _check_one_label_each(paths, names, path)
     split = with_groups(split_from_names("all", FileImages(tuple(paths)), names), dataset, options, where=str(path))
     return split, sum(os.path.isabs(text) for text in texts)
+
+
+def _paths(split: Split) -> list[str]:
+    """Return the paths of the images that are not bytes in the table."""
+    return list(split.images.paths.values()) if isinstance(split.images, ColumnImages) else []
 
 
 def _resolved(texts: list[Any], root: Path, path: Path) -> list[str]:
