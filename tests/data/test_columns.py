@@ -274,6 +274,14 @@ def test_resolve_image_path(text: str, expected: str) -> None:
     assert resolve_image_path(text, Path("/root")) == expected
 
 
+def test_backslashes_are_folders_where_no_file_has_them_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / r"odd\name.png").write_bytes(_png(1))
+    assert resolve_image_path(r"odd\name.png", tmp_path) == str(tmp_path / r"odd\name.png")
+    assert resolve_image_path(r"cat\1.png", tmp_path) == str(tmp_path / "cat" / "1.png")
+    with pytest.raises(ValueError, match="climbs out"):
+        resolve_image_path(r"..\1.png", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

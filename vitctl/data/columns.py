@@ -330,6 +330,8 @@ def resolve_image_path(text: str, root: Path) -> str:
         text: As the table has it.
         root: Folder that relative paths start from.
 
+    Backslashes separate folders where no file has them in its name.
+
     Raises:
         ValueError: It is empty, an address, or climbs out of ``root``; the text says which.
     """
@@ -339,6 +341,8 @@ def resolve_image_path(text: str, root: Path) -> str:
         raise ValueError("is an address, and vitctl downloads nothing")
     if "\0" in text:
         raise ValueError("holds a null character")
+    if "\\" in text and not (root / text).exists():
+        text = text.replace("\\", "/")  # written on Windows
     if os.path.isabs(text):
         return os.path.normpath(text)
     if os.path.normpath(text).split(os.sep)[0] == os.pardir:

@@ -268,9 +268,11 @@ def check_bad_images(
         shown += f"\n  ... and {len(lines) - 20} more"
     if not allow:
         ways = "repair or remove them" + (", or leave them out with --on-bad-image skip" if can_skip else "")
-        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}:\n{shown}")
+        raise DataError(
+            f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{_where_to_look(scan)}:\n{shown}"
+        )
     if len(lines) == len(split):
-        raise DataError(f"None of the {len(split)} {split.name} images can be read:\n{shown}")
+        raise DataError(f"None of the {len(split)} {split.name} images can be read{_where_to_look(scan)}:\n{shown}")
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))
     lost = [split.class_names[label] for label in np.unique(split.labels) if not left[label]]
     if lost and needs_every_class:
@@ -279,3 +281,9 @@ def check_bad_images(
             f"{', '.join(lost)}; repair them:\n{shown}"
         )
     return lines
+
+
+def _where_to_look(scan: Scan) -> str:
+    """Return a hint where all bad images are files that are not there, as when a table's paths start elsewhere."""
+    are_missing = all(reason == "no such file" for reason in scan.bad.values())
+    return "; --image-root moves where a table's paths start" if are_missing else ""

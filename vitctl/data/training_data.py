@@ -139,6 +139,8 @@ def _checked(
     conversation: Conversation,
 ) -> TrainingData:
     everything, given = sources.train, sources.val
+    for sentence in near_names(everything.class_names):
+        conversation.warn(sentence)
     scan = look(everything)
     skipped = tuple(check_bad_images(everything, scan, allow=skip_bad))
     usable, sizes = everything.select(scan.good), scan.sizes[scan.good]
@@ -214,6 +216,20 @@ def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Se
                 "scores on them are too good to be true."
             )
     return sentences
+
+
+def near_names(class_names: Sequence[str]) -> list[str]:
+    """Return a sentence where names of classes differ by spaces or letter case only, else nothing."""
+    by_form: dict[str, list[str]] = {}
+    for name in class_names:
+        by_form.setdefault(" ".join(name.casefold().split()), []).append(name)
+    near = [names for names in by_form.values() if len(names) > 1]
+    if not near:
+        return []
+    shown = " and ".join(repr(name) for name in near[0][:3])
+    return [
+        f"{sum(map(len, near))} classes differ from another by spaces or letter case only, {shown} first; one class?"
+    ]
 
 
 def _called(split: Split) -> str:

@@ -70,7 +70,9 @@ def check_writable(folder: Path) -> None:
     parent = folder
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not parent.is_dir():
+        raise SettingError(f"--out {folder} cannot be written: {parent} is a file. Give a folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise SettingError(f"--out {folder} cannot be written: no permission in {parent}. Give another folder.")
 
 

@@ -22,7 +22,7 @@ from vitctl.data.survey import (
     strange_shapes,
     thumbnail,
 )
-from vitctl.data.training_data import hold_out, leaks
+from vitctl.data.training_data import hold_out, leaks, near_names
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.reporting.figures import draw_contact_sheet
@@ -99,9 +99,10 @@ def _scan(source: Source, config: DataConfig, memory: ScanMemory, conversation: 
         scanned[name] = (split, scan)
     split, scan = scanned[_main(scanned)]
     if not len(scan.good):
+        hint = " --image-root moves where a table's paths start." if scan.bad[0] == "no such file" else ""
         raise DataError(
-            f"None of the {len(split)} images of {_main(scanned)} in {source.spec} can be read, "
-            f"{split.image_name(0)} first: {scan.bad[0]}. Expected image files."
+            f"None of the {len(split)} images of {source.spec} can be read, {split.image_name(0)} first: "
+            f"{scan.bad[0]}. Expected image files.{hint}"
         )
     return scanned
 
@@ -136,7 +137,7 @@ def _held_out(
 
 def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list[str]:
     split = scanned[main][0]
-    found = []
+    found = near_names(split.class_names)
     if len(split.class_names) < 2:
         found.append(f"There is one class, {split.class_names[0]!r}; a classifier needs two or more.")
     for name, (other, _) in scanned.items():

@@ -118,7 +118,13 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
     else:
         source = open_source(config.data, SourceOptions(config.image_root, config.image_column, config.label_column))
         name = config.split or next(name for name in SPLIT_PREFERENCE if name in source.splits)
-        why = "given" if config.split else f"it has the splits {', '.join(source.splits)}"
+        why = (
+            "given"
+            if config.split
+            else "it has no splits"
+            if name == "all"
+            else f"it has the splits {', '.join(source.splits)}"
+        )
         chosen = Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
     where = f"split {chosen.split_name} of {chosen.spec}"
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."

@@ -94,7 +94,9 @@ def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]
         return _read_parquet(path), {}
     try:
         columns = _read_json_lines(path) if kind == "JSON lines" else _read_csv(path, kind)
-    except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read as {kind}: {error}. Save it as UTF-8.") from error
+    except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as {kind}: {root_cause(error)}.") from error
     if not next(iter(columns.values()), []):
         raise DataError(f"{path} has no rows; expected one per image.")
@@ -102,13 +104,13 @@ def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]
 
 
 def _read_csv(path: Path, kind: str) -> dict[str, list[str]]:
-    """Return the columns of a CSV file; without a comma in its first line a semicolon separates them."""
+    """Return the columns of a CSV file; what separates them is the first of comma, semicolon, tab in its first line."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         first = file.readline()
         file.seek(0)
-        separator = "\t" if kind == "TSV" else ";" if ";" in first and "," not in first else ","
+        separator = "\t" if kind == "TSV" else next((mark for mark in ",;\t" if mark in first), ",")
         reader = csv.reader(file, delimiter=separator, strict=True)
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
         if not any(header):
             raise DataError(f"{path} is empty; expected a first line with the names of the columns.")
         if len(set(header)) < len(header):
@@ -138,7 +140,7 @@ def _read_json_lines(path: Path) -> dict[str, list[Any]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise DataError(
-                    f"Line {number} of {path} is not JSON: {error}. Expected one object per line."
+                    f"Line {number} of {path} is not JSON: {getattr(error, 'msg', error)}. Expected an object per line."
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(f"Line {number} of {path} is {line.strip()[:60]}; expected an object, {{...}}.")
@@ -229,12 +231,13 @@ def _resolved(texts: list[Any], root: Path, path: Path) -> list[str]:
 
 
 def _check_one_label_each(paths: list[str], names: list[str], path: Path) -> None:
-    label_of: dict[str, str] = {}
-    for row, (image, name) in enumerate(zip(paths, names, strict=True), start=1):
-        if label_of.setdefault(image, name) != name:
+    first: dict[str, int] = {}
+    for row, (image, name) in enumerate(zip(paths, names, strict=True)):
+        other = first.setdefault(image, row)
+        if names[other] != name:
             raise DataError(
-                f"{path} is multi-label: row {row} calls {image} {name!r}, an earlier row {label_of[image]!r}. vitctl "
-                "needs exactly one class per image for now."
+                f"{path} is multi-label, or wrong in one row: row {row + 1} calls {image} {name!r}, row {other + 1} "
+                f"{names[other]!r}. vitctl needs exactly one class per image for now."
             )
 
 
