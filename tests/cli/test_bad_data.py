@@ -23,11 +23,6 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-
-
 def fingerprint(folder: Path) -> str:
     """Return a hash over every path and byte below ``folder``."""
     digest = hashlib.sha256()

@@ -460,3 +460,20 @@ def test_duplicates__the_same_as_comparing_all_pixels(tmp_path: Path) -> None:
     pixels = [pixel_hash(read_rgb(path)) for path in paths]
     assert _partition(found) == _partition(pixels)
     assert 5 < len(set(pixels)) < 25
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_look__the_thumbnail_of_a_scaled_jpeg_shows_what_the_full_image_shows(tmp_path: Path, orientation: int) -> None:
+    rows, columns = np.mgrid[:257, :265]  # 1/8 of it is rounded up by most of a pixel, at the stored right and bottom
+    ramp = np.minimum((rows % 65) * 3.9, 255) * 0.5 + np.minimum((columns % 67) * 3.8, 255) * 0.5
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(np.rint(ramp).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        look = look_at(image)
+    assert look.is_scaled
+    in_full = read_rgb(tmp_path / "a.jpg").convert("L").resize((4, 4), Image.Resampling.BOX)
+    difference = np.frombuffer(bytes.fromhex(look.thumb), np.uint8).astype(int) - np.frombuffer(
+        in_full.tobytes(), np.uint8
+    )
+    assert np.abs(difference).max() <= 5  # 3 seen; 11 where the wrong part is taken

@@ -7,6 +7,7 @@ and how an image is opened from bytes or a path.
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -77,8 +78,6 @@ class ColumnImages:
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
     """Keep ``datasets`` from logging, and without a terminal from drawing its bars, inside the block."""
-    import sys
-
     import datasets
 
     verbosity = datasets.logging.get_verbosity()

@@ -1,15 +1,14 @@
 """From data specs to checked training and validation images with one class map."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.images import EXTENSIONS
-from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
+from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
@@ -103,7 +102,7 @@ def check_training_data(
     num_threads: int,
     conversation: Conversation,
 ) -> TrainingData:
-    """Decode every image once, leave out bad ones if that is wanted, and hold out validation images.
+    """Look at every image, leave out bad ones if that is wanted, and hold out validation images.
 
     Args:
         sources: What ``open_training_sources`` found.
@@ -116,47 +115,30 @@ def check_training_data(
     Raises:
         DataError: Images do not decode.
     """
-    with ScanMemory(conversation) as memory:
-        return _checked(
-            sources,
-            val_fraction=val_fraction,
-            seed=seed,
-            skip_bad=skip_bad,
-            look=partial(scan_images, num_threads=num_threads, conversation=conversation, memory=memory),
-            compare=partial(exact_duplicates, num_threads=num_threads, conversation=conversation, memory=memory),
-            conversation=conversation,
-        )
-
-
-def _checked(
-    sources: TrainingSources,
-    *,
-    val_fraction: float | None,
-    seed: int,
-    skip_bad: bool,
-    look: Callable[[Split], Scan],
-    compare: Callable[[Sequence[tuple[Split, Scan]]], list[list[str]]],
-    conversation: Conversation,
-) -> TrainingData:
     everything, given = sources.train, sources.val
     for sentence in near_names(everything.class_names):
         conversation.warn(sentence)
-    scan = look(everything)
-    skipped = tuple(check_bad_images(everything, scan, allow=skip_bad))
+    with ScanMemory(conversation) as memory:
+        scan = scan_images(everything, num_threads=num_threads, conversation=conversation, memory=memory)
+        skipped = tuple(check_bad_images(everything, scan, allow=skip_bad))
+        scanned = [(everything, scan)]
+        if given is not None:
+            seen = scan_images(given, num_threads=num_threads, conversation=conversation, memory=memory)
+            check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on others would be another figure
+            scanned.append((given, seen))
+        all_hashes, *val_hashes = exact_duplicates(
+            scanned, num_threads=num_threads, conversation=conversation, memory=memory
+        )
     usable, sizes = everything.select(scan.good), scan.sizes[scan.good]
+    hashes = [all_hashes[position] for position in scan.good]
 
     def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:
         return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped)
 
     if given is not None:
-        seen = look(given)
-        check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on other images would be another figure
-        hashes, val_hashes = compare([(everything, scan), (given, seen)])
-        for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
+        for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):
             conversation.warn(sentence)
         return _result(usable, given, sizes, sources.val_reason)
-    (all_hashes,) = compare([(everything, scan)])
-    hashes = [all_hashes[position] for position in scan.good]
     train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
     if not len(held_out):
         why = "--val-fraction 0" if val_fraction == 0 else _why_none(usable)
