@@ -1,10 +1,11 @@
 """Fixtures for all tests: tiny models, drawn images, the command line in this process, no network."""
 
+import itertools
 import json
 import os
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,19 @@ GOLDEN = Path(__file__).parent / "golden"
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths of folders to make, one after the other; ``mktemp`` reads the names of all that there are, every time."""
+    parent = tmp_path_factory.mktemp("homes")
+    return (parent / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test an empty working folder and hub cache, and refuse the network."""
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
     work = home / "work"
-    work.mkdir()
+    work.mkdir(parents=True)
     monkeypatch.chdir(work)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("COLUMNS", "200")
@@ -101,6 +109,14 @@ def write_image_folder(folder: Path, counts: dict[str, int], *, suffix: str = ".
 def image_folder(tmp_path: Path) -> Path:
     """A folder of 3 classes with 12 images each."""
     return write_image_folder(tmp_path / "images", {"red": 12, "green": 12, "blue": 12})
+
+
+@pytest.fixture
+def no_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are put together but saved as empty files: for runs whose pictures no one looks at (0.2 s each)."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_options: Path(path).write_bytes(b""))
 
 
 @pytest.fixture(scope="session")

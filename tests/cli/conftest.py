@@ -39,6 +39,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Pa
         steps=60,
         lr=3e-3,
         head="zero",
+        num_workers=0,
         out=str(folder / "run"),
     )
     finetune.run(config, Conversation())

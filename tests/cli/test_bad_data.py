@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+unseen = pytest.mark.usefixtures("no_rendering")  # for tests that look at no picture
+
 
 def fingerprint(folder: Path) -> str:
     """Return a hash over every path and byte below ``folder``."""
@@ -449,12 +451,14 @@ def check_both_run(run_cli: Callable[..., Any], spec: str, model: Path, *, num_i
     return dict(report)
 
 
+@unseen
 def test_strip_of_20000_px__runs(run_cli, tmp_path: Path, tiny_model_folder: Path) -> None:
     spec = pets_with("cat/strip.png", png(7, height=9, width=20_000))(tmp_path)
     report = check_both_run(run_cli, spec, tiny_model_folder, num_images=13)
     assert report["aspect_ratios"]["worst"][0]["size"] == [9, 20_000]
 
 
+@unseen
 def test_csv_with_a_byte_order_mark__runs(run_cli, tmp_path: Path, tiny_model_folder: Path) -> None:
     pets(tmp_path)
     (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["image,label", *ROWS]).encode())

@@ -148,12 +148,26 @@ def test_finetune_bad_input(case: str, run_cli, image_folder: Path, tiny_model_f
     assert fingerprint(image_folder) == before
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_one_pixel_image_is_an_image(run_cli, image_folder: Path, tiny_model_folder: Path) -> None:
     Image.new("RGB", (1, 1), "red").save(image_folder / "red" / "dot.png")
-    args = ("--data", image_folder, "--model", tiny_model_folder, "--steps", 1, "--out", "out", "--json")
+    args = (
+        "--data",
+        image_folder,
+        "--model",
+        tiny_model_folder,
+        "--steps",
+        1,
+        "--num-workers",
+        0,
+        "--out",
+        "out",
+        "--json",
+    )
     assert run_cli("finetune", *args).exit_code == 0
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_class_missing_in_val__runs_and_shifts_nothing(run_cli, image_folder: Path, tiny_model_folder: Path) -> None:
     classes = list(image_folder.iterdir())
     (image_folder / "train").mkdir()
@@ -161,17 +175,42 @@ def test_class_missing_in_val__runs_and_shifts_nothing(run_cli, image_folder: Pa
         path.rename(image_folder / "train" / path.name)
     (image_folder / "val" / "red").mkdir(parents=True)
     (image_folder / "train" / "red" / "0.png").rename(image_folder / "val" / "red" / "0.png")
-    args = ("--data", image_folder, "--model", tiny_model_folder, "--steps", 1, "--out", "out", "--json")
+    args = (
+        "--data",
+        image_folder,
+        "--model",
+        tiny_model_folder,
+        "--steps",
+        1,
+        "--num-workers",
+        0,
+        "--out",
+        "out",
+        "--json",
+    )
     assert run_cli("finetune", *args).json["num_classes"] == 3
-    report = run_cli("evaluate", "out", "--json").json
+    report = run_cli("evaluate", "out", "--num-workers", 0, "--json").json
     assert [row["num_images"] for row in report["per_class"]] == [0, 0, 1]  # blue, green, red
     assert report["per_class"][2]["class"] == "red"
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_bad_images_skipped_on_demand(run_cli, image_folder: Path, tiny_model_folder: Path) -> None:
     damage_zero_bytes(image_folder)
     before = fingerprint(image_folder)
-    args = ("--data", image_folder, "--model", tiny_model_folder, "--steps", 1, "--out", "out", "--json")
+    args = (
+        "--data",
+        image_folder,
+        "--model",
+        tiny_model_folder,
+        "--steps",
+        1,
+        "--num-workers",
+        0,
+        "--out",
+        "out",
+        "--json",
+    )
     result = run_cli("finetune", *args, "--on-bad-image", "skip")
     assert result.json["num_train"] + result.json["num_val"] == 35
     assert "3.png" in result.stderr

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 
 @pytest.fixture
 def arguments(image_folder: Path) -> list[object]:
     return ["finetune", "--data", image_folder, "--model", "test_resnet", "--weights", "none", "--image-size", 32,
-            "--steps", 2, "--batch-size", 8, "--val-fraction", 0.2]  # fmt: skip
+            "--steps", 2, "--batch-size", 8, "--val-fraction", 0.2, "--num-workers", 0]  # fmt: skip
 
 
 def test_header__a_new_size_costs_as_its_pixels_and_nothing_is_resampled(run_cli, arguments: list[object]) -> None:
@@ -17,7 +19,8 @@ def test_header__a_new_size_costs_as_its_pixels_and_nothing_is_resampled(run_cli
     assert first.exit_code == 0, first.stderr
     for words in ("grid", "tokens", "position embeddings"):
         assert words not in first.stderr
-    again = run_cli("finetune", "--data", arguments[2], "--model", "a", "--image-size", 48, "--steps", 1, "--out", "b")
+    few = ("--steps", 1, "--num-workers", 0)
+    again = run_cli("finetune", "--data", arguments[2], "--model", "a", "--image-size", 48, *few, "--out", "b")
     assert again.exit_code == 0, again.stderr
     assert "32 to 48 px" in again.stderr
     header = " ".join(again.stderr.split())  # long rows are folded
@@ -36,7 +39,7 @@ def test_dry_run__has_no_row_of_tokens(run_cli, arguments: list[object]) -> None
 
 def test_evaluate_and_predict__read_the_run(run_cli, arguments: list[object], image_folder: Path) -> None:
     summary = run_cli(*arguments, "--out", "out", "--json").json
-    report = run_cli("evaluate", "out", "--json").json
+    report = run_cli("evaluate", "out", "--num-workers", 0, "--json").json
     assert (report["nll"], report["image_size"]) == (summary["best"]["loss"], [32, 32])
     document = run_cli("predict", "out", image_folder / "red" / "0.png", "--json").json
     assert len(document["predictions"][0]["top"]) == 3

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+unseen = pytest.mark.usefixtures("no_rendering")  # for tests that look at no picture
+
 ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -118,6 +120,7 @@ def pixel_size(path: Path) -> tuple[int, int]:
 # --- what was planted is what is reported ------------------------------------------------------------------
 
 
+@unseen
 def test_planted_faults__counts_sizes_and_kinds(run_cli, planted: Path) -> None:
     result = run_cli("data", planted, "--json")
     report = result.json
@@ -153,6 +156,7 @@ def test_planted_faults__counts_sizes_and_kinds(run_cli, planted: Path) -> None:
     }
 
 
+@unseen
 def test_planted_faults__bad_images_with_their_reasons(run_cli, planted: Path) -> None:
     bad = run_cli("data", planted, "--json").json["bad"]
     assert {one["split"] for one in bad} == {"train"}
@@ -164,6 +168,7 @@ def test_planted_faults__bad_images_with_their_reasons(run_cli, planted: Path) -
     assert "decompression bomb" in reasons["train/cat/bomb.png"]
 
 
+@unseen
 def test_planted_faults__duplicates_within_and_across(run_cli, planted: Path) -> None:
     report = run_cli("data", planted, "--json").json
     held_out = {  # finetune keeps equals on one side; which one does not matter here
@@ -184,6 +189,7 @@ def test_planted_faults__duplicates_within_and_across(run_cli, planted: Path) ->
     assert (duplicates["num_across_splits"], duplicates["num_across_classes"]) == (1, 1)
 
 
+@unseen
 def test_planted_faults__warnings(run_cli, planted: Path) -> None:
     warnings = run_cli("data", planted, "--json").json["warnings"]
     assert len(warnings) == 2
@@ -255,6 +261,7 @@ def test_clean_data__nothing_seems_wrong(run_cli, image_folder: Path) -> None:
     assert report["imbalance"]["advice"] is None
 
 
+@unseen
 def test_digits(run_cli) -> None:
     report = run_cli("data", "digits", "--json").json
     assert {name: one["num_images"] for name, one in report["splits"].items()} == {"train": 1437, "test": 360}
@@ -267,6 +274,7 @@ def test_digits(run_cli) -> None:
 # --- what finetune then does -------------------------------------------------------------------------------
 
 
+@unseen
 @pytest.mark.parametrize("seed", [0, 5])
 def test_kept_in__is_what_finetune_does(run_cli, twins: Path, tiny_model_folder: Path, seed: int) -> None:
     report = run_cli("data", twins, "--seed", seed, "--json").json
@@ -281,6 +289,7 @@ def test_kept_in__is_what_finetune_does(run_cli, twins: Path, tiny_model_folder:
     assert report["duplicates"]["num_across_splits"] == 0
 
 
+@unseen
 def test_kept_in__with_bad_images_left_out_as_finetune_does(run_cli, planted: Path, tiny_model_folder: Path) -> None:
     report = run_cli("data", planted, "--json").json
     arguments = ("--data", planted, "--model", tiny_model_folder, "--steps", 1, "--num-workers", 0, "--out", "out")
@@ -294,11 +303,13 @@ def test_kept_in__with_bad_images_left_out_as_finetune_does(run_cli, planted: Pa
     }
 
 
+@unseen
 def test_val_fraction__is_that_of_finetune(run_cli, twins: Path) -> None:
     assert run_cli("data", twins, "--val-fraction", 0.5, "--json").json["validation"]["num_images"] == 30
     assert run_cli("data", twins, "--val-fraction", 0, "--json").json["validation"]["num_images"] == 0
 
 
+@unseen
 def test_own_validation_split__is_used_unless_a_fraction_is_asked_for(run_cli, twins: Path, tmp_path: Path) -> None:
     folder = tmp_path / "divided"
     for name, split in (("x", "train"), ("y", "val")):
@@ -315,6 +326,7 @@ def test_own_validation_split__is_used_unless_a_fraction_is_asked_for(run_cli, t
     assert report["validation"]["reason"] == "held out of 30 by finetune, stratified, seed 0"
 
 
+@unseen
 def test_groups__of_a_pattern_are_counted_shown_and_kept_whole(run_cli, twins: Path, tiny_model_folder: Path) -> None:
     """Images 1x, 1y, 10.. of every class are one group: the first digit of the name."""
     pattern = ("--group-pattern", "{group}?.png")
@@ -343,6 +355,7 @@ def test_groups__of_a_pattern_are_counted_shown_and_kept_whole(run_cli, twins: P
     assert "10 groups" in run_cli("data", twins, *pattern).stdout
 
 
+@unseen
 def test_groups__of_a_column_are_counted_shown_and_kept_whole(run_cli, image_folder: Path) -> None:
     with (image_folder.parent / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -450,6 +463,7 @@ def test_empty_class_folder__a_warning(run_cli, image_folder: Path) -> None:
     assert "Class folders of split all without an image: grey." in result.stdout
 
 
+@unseen
 def test_only_a_test_split__is_looked_at_without_a_validation_split(run_cli, image_folder: Path) -> None:
     table = image_folder.parent / "table.csv"
     rows = [f"images/{name}/{number}.png,{name},test" for name in ("red", "blue") for number in range(4)]
@@ -529,6 +543,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+@unseen
 @pytest.mark.parametrize("write", [as_csv, as_tar, as_parquet], ids=lambda write: write.__name__)
 def test_figures_depend_on_neither_order_nor_container(
     run_cli, image_folder: Path, tmp_path: Path, write: Callable[[list[tuple[str, str, bytes]], Path], Path]
@@ -550,6 +565,7 @@ def test_figures_depend_on_neither_order_nor_container(
     assert found == expected
 
 
+@unseen
 def test_fingerprint__tells_one_pixel_one_class_and_one_image(run_cli, image_folder: Path) -> None:
     def of() -> str:
         return str(run_cli("data", image_folder, "--json").json["fingerprint"])

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+IN_PROCESS = ("--num-workers", 0)
+unseen = pytest.mark.usefixtures("no_rendering")  # for tests that look at no picture
 
+
+@unseen
 def test_json__own_validation_images_agree_with_the_run(run_cli, finished_run: Path) -> None:
     report = run_cli("evaluate", finished_run, "--json").json
     summary = json.loads((finished_run / "summary.json").read_text())
@@ -21,12 +25,13 @@ def test_json__own_validation_images_agree_with_the_run(run_cli, finished_run: P
     assert {"top5", "balanced_accuracy", "macro_f1", "ece", "per_class"} <= set(report)
 
 
+@unseen
 def test_the_run_has_learnt_its_colours(run_cli, finished_run: Path) -> None:
-    assert run_cli("evaluate", finished_run, "--split", "test", "--json").json["top1"] >= 0.9
+    assert run_cli("evaluate", finished_run, "--split", "test", *IN_PROCESS, "--json").json["top1"] >= 0.9
 
 
 def test_files__predictions_and_confusion(run_cli, finished_run: Path) -> None:
-    report = run_cli("evaluate", finished_run, "--split", "test", "--json").json
+    report = run_cli("evaluate", finished_run, "--split", "test", *IN_PROCESS, "--json").json
     out = finished_run / "evaluate-test"
     assert Path(report["out"]) == out
     rows = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
@@ -38,7 +43,7 @@ def test_files__predictions_and_confusion(run_cli, finished_run: Path) -> None:
 
 
 def test_highest_loss__the_images_whose_class_was_least_probable_worst_first(run_cli, finished_run: Path) -> None:
-    run_cli("evaluate", finished_run, "--split", "test", "--out", "e", "--json")
+    run_cli("evaluate", finished_run, "--split", "test", "--out", "e", *IN_PROCESS, "--json")
     rows = list(csv.DictReader(Path("e/predictions.csv").read_text().splitlines()))
     with Image.open("e/highest-loss.png") as image:
         assert image.format == "PNG"
@@ -67,7 +72,7 @@ def test_highest_loss__at_most_forty_images(run_cli, finished_run: Path, tmp_pat
         for copy in range(3):
             (tmp_path / "many" / path.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / "many" / path.parent.name / f"{path.stem}-{copy}.png")
-    assert run_cli("evaluate", finished_run, "--data", tmp_path / "many", "--out", "e").exit_code == 0
+    assert run_cli("evaluate", finished_run, "--data", tmp_path / "many", "--out", "e", *IN_PROCESS).exit_code == 0
     with Image.open("e/highest-loss.png") as image:
         assert image.size == (8 * 104, 34 + 5 * 128)  # 45 images, of which 5 rows of 8
 
@@ -76,7 +81,7 @@ def test_highest_loss__without_the_images_that_were_left_out(run_cli, finished_r
     shutil.copytree(finished_run.parent / "data" / "test", tmp_path / "bad")
     for number in range(5):
         (tmp_path / "bad" / "red" / f"{number}.png").write_bytes(b"")
-    arguments = ("--data", tmp_path / "bad", "--on-bad-image", "skip", "--out", "e", "--json")
+    arguments = ("--data", tmp_path / "bad", "--on-bad-image", "skip", "--out", "e", *IN_PROCESS, "--json")
     report = run_cli("evaluate", finished_run, *arguments).json
     assert (report["num_images"], report["num_skipped"]) == (10, 5)
     with Image.open("e/highest-loss.png") as image:
@@ -84,35 +89,39 @@ def test_highest_loss__without_the_images_that_were_left_out(run_cli, finished_r
     assert (pixels[34 + 128 :, 2 * 104 :] == 255).all()  # 10 images: 8 and 2
 
 
+@unseen
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batch_size_and_workers_change_nothing(run_cli, finished_run: Path, batch_size: int) -> None:
     def figures(*args: object) -> dict[str, object]:
         report = run_cli("evaluate", finished_run, "--split", "test", "--out", "e", "--json", *args).json
         return report  # type: ignore[no-any-return]
 
-    usual, other = figures(), figures("--batch-size", batch_size, "--num-workers", 1)
+    usual, other = figures(*IN_PROCESS), figures("--batch-size", batch_size, "--num-workers", 1)
     for key in ("top1", "top5", "macro_f1", "balanced_accuracy", "num_images", "per_class"):
         assert usual[key] == other[key]
     for key in ("nll", "ece"):
         assert usual[key] == pytest.approx(other[key], abs=1e-6)
 
 
+@unseen
 def test_folder_alone_and_model_option_agree(run_cli, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run / "best", tmp_path / "copy")
     data = finished_run.parent / "data"
-    one = run_cli("evaluate", tmp_path / "copy", "--data", data, "--json").json
-    two = run_cli("evaluate", "--model", finished_run, "--data", data, "--out", "e", "--json").json
+    one = run_cli("evaluate", tmp_path / "copy", "--data", data, *IN_PROCESS, "--json").json
+    two = run_cli("evaluate", "--model", finished_run, "--data", data, "--out", "e", *IN_PROCESS, "--json").json
     assert one["split"] == two["split"] == "test"
     assert one["top1"] == two["top1"]
     assert Path(one["out"]) == Path("evaluate-test").absolute()
 
 
+@unseen
 def test_training_split__leaves_out_the_validation_images(run_cli, finished_run: Path) -> None:
     summary = json.loads((finished_run / "summary.json").read_text())
-    report = run_cli("evaluate", finished_run, "--split", "train", "--out", "e", "--json").json
+    report = run_cli("evaluate", finished_run, "--split", "train", "--out", "e", *IN_PROCESS, "--json").json
     assert report["num_images"] == summary["num_train"]
 
 
+@unseen
 def test_human_output(run_cli, finished_run: Path) -> None:
     out = run_cli("evaluate", finished_run, "--split", "test").stdout
     for words in ("top-1", "Wilson", "balanced accuracy", "precision", "green"):

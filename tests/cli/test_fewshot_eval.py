@@ -43,8 +43,12 @@ class Evaluation:
         return json.loads((self.folder / "supports.json").read_text())
 
 
-def run_alone(folder: Path, *args: object) -> Evaluation:
-    """Run ``vitctl fewshot-eval ARGS... --json`` in an empty ``folder``, for fixtures that several tests share."""
+def run_alone(folder: Path, *args: object, draws: bool = False) -> Evaluation:
+    """Run ``vitctl fewshot-eval ARGS... --json`` in an empty ``folder``, for fixtures that several tests share.
+
+    Pictures are files without a content unless ``draws``.
+    """
+    from matplotlib.figure import Figure
     from typer.testing import CliRunner
 
     from vitctl.cli.app import app
@@ -55,6 +59,8 @@ def run_alone(folder: Path, *args: object) -> Evaluation:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.chdir(folder)
+        if not draws:
+            patch.setattr(Figure, "savefig", lambda _figure, path, **_options: Path(path).write_bytes(b""))
         patch.setenv("COLUMNS", "200")
         patch.setenv("VITCTL_CACHE", str(folder / "vitctl-cache"))
         result = CliRunner().invoke(app, ["fewshot-eval", *map(str, args), "--json"])
@@ -106,7 +112,7 @@ def filled_cache(tiny_on_photos: list[object], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     """What ``vitctl fewshot-eval`` does alone."""
-    return run_alone(tmp_path_factory.mktemp("default"))
+    return run_alone(tmp_path_factory.mktemp("default"), draws=True)
 
 
 @pytest.fixture(scope="module")
@@ -884,7 +890,7 @@ def words(cells: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def seen(run_cli: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+def seen(run_cli: Callable[..., Any], tmp_path: Path, no_rendering: None) -> Callable[..., Any]:
     def run(*args: object) -> Any:
         result = run_cli("fewshot-eval", *args, "--out", tmp_path / "out")
         assert result.exit_code == 0, result.stderr

@@ -8,7 +8,8 @@ import pytest
 
 @pytest.fixture
 def arguments(image_folder: Path, tiny_model_folder: Path) -> list[object]:
-    return ["finetune", "--data", image_folder, "--model", tiny_model_folder, "--image-size", 24, "--steps", 4]
+    return ["finetune", "--data", image_folder, "--model", tiny_model_folder, "--image-size", 24, "--steps", 4,
+            "--num-workers", 0]  # fmt: skip
 
 
 def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object]) -> None:
@@ -27,7 +28,7 @@ def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object
 
 
 def test_run_folder__everything_is_there(run_cli, arguments: list[object]) -> None:
-    run_cli(*arguments, "--out", "out")
+    run_cli(*arguments[:-2], "--out", "out")  # with as many workers as by default
     names = {path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file()}
     assert names == {
         "config.json", "metrics.jsonl", "speed.jsonl", "summary.json", "validation.json", "curves.png", "confusion.png",
@@ -40,6 +41,7 @@ def test_run_folder__everything_is_there(run_cli, arguments: list[object]) -> No
     assert Path(config["data"]).is_absolute()
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_metrics__one_line_per_step_and_validation_and_no_clock(run_cli, arguments: list[object]) -> None:
     run_cli(*arguments, "--out", "out")
     lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
@@ -50,6 +52,7 @@ def test_metrics__one_line_per_step_and_validation_and_no_clock(run_cli, argumen
     assert any("val_loss" in line for line in lines)
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_header__says_what_was_decided_and_why(run_cli, arguments: list[object]) -> None:
     header = run_cli(*arguments, "--out", "out").stderr
     for words in ("4x4 to 6x6, 17 to 37 tokens", "bicubic-aa, norm x", "none missing", "held out, stratified, seed 0"):
@@ -78,6 +81,7 @@ def test_dry_run__cost_and_nothing_written(run_cli, arguments: list[object]) -> 
     assert sum(group["num_parameters"] for group in document["groups"]) == document["num_parameters"]
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_second_run_into_the_same_folder__refused_then_overwritten(run_cli, arguments: list[object]) -> None:
     run_cli(*arguments, "--out", "out")
     before = Path("out/summary.json").read_text()
@@ -88,6 +92,7 @@ def test_second_run_into_the_same_folder__refused_then_overwritten(run_cli, argu
     assert [path.name for path in Path().iterdir()] == ["out"]
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_human_output__result_on_stdout(run_cli, arguments: list[object]) -> None:
     result = run_cli(*arguments, "--out", "out")
     assert result.stdout.startswith("linear probe  ")

@@ -1,8 +1,11 @@
 """``vitctl models`` and ``vitctl recipes``: lists, details, near matches."""
 
+import os
 import subprocess
 import sys
 import tomllib
+
+import pytest
 
 
 def test_models__every_name(run_cli) -> None:
@@ -56,6 +59,18 @@ def test_recipes__near_match(run_cli) -> None:
 
 
 def test_closed_pipe__done_without_a_word() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # every write to it fails from now on
+    try:
+        command = [sys.executable, "-m", "vitctl", "recipes", "show", "transfer"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_closed_pipe__of_a_list_that_was_begun() -> None:
     script = f"{sys.executable} -m vitctl models | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("demo\n0\n", "")

@@ -298,7 +298,7 @@ def test_an_image_shown_twice_in_an_epoch_is_cut_differently(skewed_split: Split
 
 
 @pytest.fixture
-def finetune(tiny_model_folder, tmp_path) -> Callable[..., dict]:
+def finetune(tiny_model_folder, tmp_path, no_rendering) -> Callable[..., dict]:
     """Fine-tune the tiny model for 3 steps of 8 on 4 red, 4 green and as many blue images as asked for."""
     from vitctl.config import FinetuneConfig
     from vitctl.conversation import Conversation
@@ -312,9 +312,8 @@ def finetune(tiny_model_folder, tmp_path) -> Callable[..., dict]:
                 pixels[..., label] += 150
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(folder / name / f"{index}.png")
-        config = FinetuneConfig(
-            data=str(folder), model=str(tiny_model_folder), steps=3, batch_size=8, val_fraction=0, out=out, **settings
-        )
+        settings |= {"steps": 3, "batch_size": 8, "val_fraction": 0, "num_workers": 0, "out": out}
+        config = FinetuneConfig(data=str(folder), model=str(tiny_model_folder), **settings)
         return workflow.run(config, Conversation())
 
     return run

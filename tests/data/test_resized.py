@@ -311,6 +311,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_run__twice_the_same_weights_and_the_second_opens_validation_images_only(
     cache: Path, settings: dict[str, object], opened: Counter[str]
 ) -> None:
@@ -325,6 +326,7 @@ def test_run__twice_the_same_weights_and_the_second_opens_validation_images_only
     assert len(held_out) == 4
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_run__validation_and_evaluate_read_the_originals(
     cache: Path, settings: dict[str, object], opened: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +347,7 @@ def test_run__validation_and_evaluate_read_the_originals(
     assert not cache.exists()
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_run__the_cache_holds_the_training_images_alone_at_twice_the_size(
     cache: Path, settings: dict[str, object], opened: Counter[str]
 ) -> None:
@@ -394,10 +397,12 @@ def test_run__a_cache_folder_that_cannot_be_written_is_one_sentence(
     assert not Path("out").exists()
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_cli__header_config_and_repeat(
     run_cli: Callable, cache: Path, photo_folder: Path, tiny_model_folder: Path
 ) -> None:
     arguments = ["finetune", "--data", photo_folder, "--model", tiny_model_folder, "--image-size", 16, "--steps", 2]
+    arguments += ["--num-workers", 0]
     first = run_cli(*arguments, "--cache", "resized", "--out", "a", "--json")
     assert first.exit_code == 0
     (row,) = (line for line in first.stderr.splitlines() if line.startswith("image cache"))

@@ -128,7 +128,16 @@ def test_rows_without_intervals_are_drawn_and_no_interval_is_explained(
 
 
 @pytest.mark.parametrize("draw", DRAWN)
-def test_many_panels_rows_and_series_stay_within_4000_px(tmp_path: Path, draw: Callable[..., None]) -> None:
+@pytest.mark.parametrize("is_rendered", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_many_panels_rows_and_series_stay_within_4000_px(
+    tmp_path: Path, draw: Callable[..., None], is_rendered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_blank(figure: Figure, path: Path, *, dpi: int, **_options: Any) -> None:
+        width, height = figure.get_size_inches() * dpi
+        Image.new("1", (int(width), int(height))).save(path, "PNG")
+
+    if not is_rendered:
+        monkeypatch.setattr(Figure, "savefig", save_blank)
     rows = [
         episodes(ways, 5, 0.5, data=data, model="a_model_with_a_long_name" * 2, layer=layer, pool=pool, classifier=c)
         for data in "abcdefg"

@@ -18,6 +18,8 @@ from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.workflows import evaluate, finetune, predict
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 Run = Callable[..., dict[str, Any]]
 
 
@@ -27,7 +29,7 @@ def run(image_folder: Path) -> Run:
 
     def do(*, out: str = "out", **changes: Any) -> dict[str, Any]:
         settings = {"data": str(image_folder), "model": "test_resnet", "weights": "none", "image_size": "48x40"}
-        settings |= {"batch_size": 8, "lr": 0.003, "val_fraction": 0.3}
+        settings |= {"batch_size": 8, "lr": 0.003, "val_fraction": 0.3, "num_workers": 0}
         if "epochs" not in changes:
             settings["steps"] = 4
         return finetune.run(FinetuneConfig(**{**settings, "out": out, **changes}), Conversation())
@@ -66,7 +68,7 @@ def test_batch_norm__statistics_are_saved_and_evaluate_gives_the_same_figures(ru
     assert counts == {4}
     assert float(tensors["bn1.running_mean"].abs().max()) > 0
     assert (summary["image_size"], summary["grid_before"], summary["grid_after"]) == ([48, 40], None, None)
-    report = evaluate.run(EvaluateConfig(run="out"), Conversation())
+    report = evaluate.run(EvaluateConfig(run="out", num_workers=0), Conversation())
     assert (report["nll"], report["top1"]) == (summary["best"]["loss"], summary["best"]["top1"])
     assert report["image_size"] == [48, 40]
 

@@ -16,6 +16,8 @@ from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError
 from vitctl.workflows import finetune
 
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
 Run = Callable[..., dict[str, Any]]
 
 
@@ -25,6 +27,7 @@ def run(image_folder: Path, tiny_model_folder: Path) -> Run:
 
     def do(*, out: str = "out", **changes: Any) -> dict[str, Any]:
         settings = {"data": str(image_folder), "model": str(tiny_model_folder), "image_size": "24", "batch_size": 8}
+        settings["num_workers"] = 0  # a process that reads images takes 0.1 s to start, for every validation
         if "epochs" not in changes:
             settings["steps"] = 5
         return finetune.run(FinetuneConfig(**{**settings, "out": out, **changes}), Conversation())
@@ -82,7 +85,7 @@ def test_validation_loss_is_what_evaluate_says(run: Run) -> None:
     from vitctl.workflows import evaluate
 
     summary = run()
-    report = evaluate.run(EvaluateConfig(run="out", batch_size=3), Conversation())
+    report = evaluate.run(EvaluateConfig(run="out", batch_size=3, num_workers=0), Conversation())
     assert report["nll"] == pytest.approx(summary["best"]["loss"], abs=1e-6)
     assert report["top1"] == summary["best"]["top1"]
 
@@ -151,7 +154,7 @@ def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytes
     monkeypatch.setattr(finetune, "choose_precision", lambda device: "bf16")
     mixed = run(out="bf16", steps=1)
     assert mixed["weights_sha256"] != plain["weights_sha256"]
-    report = evaluate.run(EvaluateConfig(run="bf16"), Conversation())
+    report = evaluate.run(EvaluateConfig(run="bf16", num_workers=0), Conversation())
     assert report["nll"] == pytest.approx(mixed["best"]["loss"], abs=1e-6)
 
 
@@ -159,7 +162,7 @@ def test_file_name_that_is_not_utf8__trains_and_evaluates(image_folder: Path, ru
     name = os.fsdecode(b"caf\xe9.png")
     (image_folder / "red" / "0.png").rename(image_folder / "red" / name)
     run(val_fraction=0.9)  # so that it is a validation image
-    result = run_cli("evaluate", "out", "--json")
+    result = run_cli("evaluate", "out", "--num-workers", 0, "--json")
     assert result.exit_code == 0, result.stderr
     assert b"caf\xe9.png" in Path("out/evaluate-val/predictions.csv").read_bytes()
 
@@ -195,6 +198,7 @@ def test_interrupted__the_step_is_finished_and_last_is_written(
     with pytest.raises(InterruptedRun, match="Stopped after step 3 of 50; its weights are in") as caught:
         finetune.run(config, StopAfter(number, 3))
     assert caught.value.exit_code == exit_code
+    del caught  # with it the traceback goes, which keeps the loader and its processes (5 s to end when collected)
     assert len(steps_of("out")) == 3
     assert not Path("out/best").exists()
     assert load_classifier("out").class_names == ("blue", "green", "red")  # last/ stands in

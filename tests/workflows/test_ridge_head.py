@@ -10,7 +10,9 @@ import torch
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey
 from vitctl.models.build import load_classifier
 
-FEW = ("--image-size", "16", "--batch-size", "8", "--val-fraction", "0.25", "--num-threads", "1")
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
+FEW = ("--image-size", "16", "--batch-size", "8", "--val-fraction", "0.25", "--num-threads", "1", "--num-workers", "0")
 
 
 def _finetune(run_cli: Callable[..., Any], data: Path, model: Path | str, out: str, *more: object) -> Any:
@@ -89,7 +91,8 @@ def test_transfer_starts_from_the_closed_form(
 
 def test_without_validation_images(run_cli: Callable[..., Any], image_folder: Path, tiny_model_folder: Path) -> None:
     data = _renamed(image_folder)
-    arguments = ("--data", data, "--model", tiny_model_folder, "--steps", 1, "--val-fraction", 0, "--head", "ridge")
+    few = ("--steps", 1, "--val-fraction", 0, "--num-workers", 0)
+    arguments = ("--data", data, "--model", tiny_model_folder, *few, "--head", "ridge")
     result = run_cli("finetune", *arguments, "--out", "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert result.json["linear_probe"]["top1"] is None
