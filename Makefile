@@ -20,7 +20,7 @@ setup: .venv/installed ## make .venv with vitctl (editable) and everything it ne
 .venv/installed: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,onnx]'
 	@touch $@
 
 demo: setup ## fine-tune the embedded ViT at a higher resolution, evaluate it (3 minutes)

@@ -26,6 +26,13 @@ POOLS = ("native", "cls", "mean", "cls+mean", "tokens")
 PREPROCESSINGS = ("model", "big_vision")
 PROTOCOLS = ("linear", "episodes")
 BALANCES = ("none", "intercept", "weighted")
+EXPORT_FORMATS = ("onnx", "timm", "hf", "npz", "pt2")
+GRAPH_FORMATS = ("onnx", "pt2")
+WHICH = ("best", "last")
+PRECISIONS = ("fp32", "fp16", "int8-dynamic")
+OUTPUTS = ("logits", "probabilities", "embedding", "tokens")
+NPZ_LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
+MIN_OPSET, MAX_OPSET = 18, 25
 MAX_SEEDS = 10_000
 MIN_L2, MAX_L2 = 1e-9, 1e15
 
@@ -449,6 +456,101 @@ class PredictConfig:
             raise SettingError("No image is given; expected image files or folders after the run.")
         check_choice(self.device, DEVICES, what="--device")
         _check_at_least(self, 1, "top_k", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Settings of ``vitctl export``."""
+
+    run: str | None = None
+    """A run folder, its best/ or last/, or a timm folder."""
+    model: str | None = None
+    """Instead of ``run``: ``demo``, a timm name, ``hf-hub:OWNER/NAME``."""
+    weights: str = "pretrained"
+    """With ``model``: pretrained, none, or a file."""
+    to: str = "onnx"
+    """Formats: a list of onnx, timm, hf, npz, pt2; or all, which is those that can hold the model."""
+    out: str | None = None
+    """Folder for one folder per format; None is ``exports`` in the run folder."""
+    which: str = "best"
+    """Of a run: best or last."""
+    image_size: str | None = None
+    """N or HxW, px; None is the model's own."""
+    dynamic_size: bool = False
+    """onnx, pt2: take every multiple of the patch."""
+    opset: int = 18
+    """onnx: operator set, 18 to 25."""
+    precision: str = "fp32"
+    """onnx: fp32, fp16 or int8-dynamic."""
+    embed_preprocess: bool = False
+    """onnx, pt2: take uint8 images of any size."""
+    outputs: str = "logits"
+    """onnx, pt2: a list of logits (always there, and first), probabilities, embedding, tokens."""
+    npz_layout: str = "vit_jax"
+    """npz: vit_jax, big_vision or big_vision_scan."""
+    verify: str | None = None
+    """Images to verify on; None is the run's validation images, else the embedded digits."""
+    max_accuracy_drop: float = 0.02
+    """Of a reduced precision: the accuracy it may lose, 0-1."""
+    benchmark: bool = False
+    """Measure latencies."""
+    num_threads: int | None = None
+    """CPU threads; None is what torch chooses."""
+
+    def __post_init__(self) -> None:
+        _check_not_empty(self)
+        _check_model_choice(self.run, self.model, self.weights)
+        for name, allowed in (("which", WHICH), ("precision", PRECISIONS), ("npz_layout", NPZ_LAYOUTS)):
+            check_choice(getattr(self, name), allowed, what=option_of(name))
+        _check_at_least(self, 1, "num_threads")
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise SettingError(
+                f"--opset is {self.opset}; expected {MIN_OPSET} to {MAX_OPSET} (18 is the one that most runtimes take)."
+            )
+        if not 0 <= self.max_accuracy_drop <= 1:
+            raise SettingError(f"--max-accuracy-drop is {self.max_accuracy_drop}; expected a fraction, 0 to 1.")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        _ = self.asked_outputs
+        defaults = {field.name: field.default for field in fields(self)}
+        given = {name for name, default in defaults.items() if getattr(self, name) != default}
+        if not set(self.formats) & set(GRAPH_FORMATS):
+            _refuse(given, ("dynamic_size", "embed_preprocess", "outputs"), why="without --to onnx or pt2")
+        if "onnx" not in self.formats:
+            _refuse(given, ("opset", "precision"), why="without --to onnx")
+        if "npz" not in self.formats:
+            _refuse(given, ("npz_layout",), why="without --to npz")
+        if self.precision == "fp32":
+            _refuse(given, ("max_accuracy_drop",), why="without --precision fp16 or int8-dynamic")
+        if self.model is not None:
+            _refuse(given, ("which",), why="beside --model; it chooses between the weights of a run")
+        if self.dynamic_size and self.embed_preprocess:
+            raise SettingError(
+                "--dynamic-size and --embed-preprocess are both given; expected one: with the preprocessing inside, "
+                "the graph takes images of any size and the model sees --image-size."
+            )
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats in the order given, each once; ``all`` is every one."""
+        parts = tuple(dict.fromkeys(part.strip() for part in self.to.split(",")))
+        for part in parts:
+            check_choice(part, (*EXPORT_FORMATS, "all"), what="--to")
+        return EXPORT_FORMATS if "all" in parts else parts
+
+    @property
+    def takes_what_fits(self) -> bool:
+        """Whether formats that cannot hold the model are left out instead of being an error."""
+        return "all" in [part.strip() for part in self.to.split(",")]
+
+    @property
+    def asked_outputs(self) -> tuple[str, ...]:
+        """Outputs asked for, each once, in the order of ``OUTPUTS``."""
+        parts = [part.strip() for part in self.outputs.split(",")]
+        for part in parts:
+            check_choice(part, OUTPUTS, what="--outputs")
+        return tuple(name for name in OUTPUTS if name in parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ NOT_SETTINGS = {
     "models": {"as_json"},
     "data": {"as_json"},
     "fewshot-eval": {"as_json"},
+    "export": {"as_json"},
 }
 # fields that no option sets: predict's positional arguments, what a config.json holds
 NOT_OPTIONS = {"predict": {"run", "images"}, "finetune": {"recipe_settings"}}
@@ -30,6 +31,7 @@ CONFIGS = {
     "models": config.ModelsConfig,
     "data": config.DataConfig,
     "fewshot-eval": config.FewshotEvalConfig,
+    "export": config.ExportConfig,
 }
 
 

@@ -5,6 +5,8 @@ from vitctl.data.transforms import CROPS
 from vitctl.evaluation.features import POOLS
 from vitctl.evaluation.fewshot import CLASSIFIERS
 from vitctl.evaluation.ridge import BALANCES
+from vitctl.exporting import formats, npz, source
+from vitctl.exporting.verification import TOLERANCES
 from vitctl.models.build import DEMO
 from vitctl.primitives.devices import DEVICES
 from vitctl.primitives.position_embeddings import METHODS
@@ -19,3 +21,8 @@ def test_choices_agree() -> None:
     assert BALANCES == config.BALANCES
     assert POOLS == config.POOLS
     assert DEMO == DEMO_MODEL
+    assert formats.FORMATS == config.EXPORT_FORMATS
+    assert formats.GRAPH_FORMATS == config.GRAPH_FORMATS
+    assert source.OUTPUTS == config.OUTPUTS
+    assert npz.LAYOUTS == config.NPZ_LAYOUTS
+    assert tuple(TOLERANCES) == config.PRECISIONS

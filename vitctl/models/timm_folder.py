@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
+from timm.models._input import get_model_args
 from torch import nn
 
 from vitctl.primitives.files import whole_folder, write_json
@@ -71,3 +72,10 @@ def _corrected(path: Path, base_model: str, base_licence: str | None, licence: s
         config["pretrained_cfg"]["license"] = licence
     config["base_model"] = {"name": base_model, "license": base_licence}
     return config
+
+
+def reconstruction_of(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Return timm's name of the architecture, and what ``timm.create_model`` needs beside it but ``num_classes``."""
+    config: Any = getattr(model, "pretrained_cfg", {})
+    arguments = {key: value for key, value in get_model_args(model, {}).items() if key != "num_classes"}
+    return str(config["architecture"]), arguments

@@ -300,7 +300,9 @@ def _give_class_token_a_row(model: nn.Module, arrays: dict[str, np.ndarray], tab
     big_vision adds them before the class token is there, so its table has patches only. timm's class token
     has a row of its own: with a row of zeros the sum is the same.
     """
-    rows = arrays[table]  # (1, T, D)
+    rows, own = arrays[table], position_table(model)  # (1, T, D)
+    if own is not None and own.shape[1] == rows.shape[-2]:  # a rectangular grid and a class token may be a square
+        return False
     side = math.isqrt(rows.shape[-2])
     if cls not in arrays or side * side != rows.shape[-2] or num_embedded_prefix_tokens(model) != 1:
         return False

@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,36 @@ def whole_folder(path: Path) -> Iterator[Path]:
         replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_folders(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill with folders; move them all into ``parent`` if the block succeeds.
+
+    If it fails nothing is left, not even a ``parent`` (or a parent of it) that had to be made.
+
+    Raises:
+        OSError: A folder that is to be moved stands in ``parent`` already, and is not empty; or writing failed.
+    """
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    moved: list[Path] = []
+    is_done = False
+    staging = _beside(parent / "export")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        for folder in sorted(staging.iterdir()):
+            os.rename(folder, parent / folder.name)
+            moved.append(parent / folder.name)
+        is_done = True
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not is_done:
+            for folder in moved:
+                shutil.rmtree(folder, ignore_errors=True)
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def replace_folder(new: Path, path: Path) -> None:

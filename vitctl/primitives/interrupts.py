@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vitctl.errors import InterruptedRun
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -48,3 +50,23 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def termination_as_error() -> Iterator[None]:
+    """Raise ``InterruptedRun`` at a SIGTERM inside the block, so that what is half done is cleared away.
+
+    Outside the main thread, where Python delivers no signals, nothing is caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise InterruptedRun("terminated; nothing was written.", exit_code=EXIT_CODES[signal.SIGTERM])
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

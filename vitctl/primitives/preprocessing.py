@@ -3,7 +3,7 @@
 Letters: H W px.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -41,3 +41,7 @@ class Preprocessing:
             "mean": self.mean,
             "std": self.std,
         }
+
+    def at(self, image_size: tuple[int, int]) -> "Preprocessing":
+        """Return the same for a model that takes ``image_size``, (H, W) px."""
+        return replace(self, image_size=image_size)

@@ -22,6 +22,7 @@ PURPOSES = {
     "bootstrap": 6,
     "episodes": 7,
     "leave-one-out": 8,
+    "verification": 9,
 }
 
 

@@ -1,9 +1,7 @@
 """``vitctl evaluate``: how good a classifier is on a split, with intervals, calibration and every prediction."""
 
 import csv
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,10 @@ from vitctl.config import EvaluateConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import resolve_num_workers
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
-from vitctl.data.source import Source, SourceOptions, Split, align_classes
+from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
-from vitctl.data.training_data import find_images
-from vitctl.errors import DataError, SettingError
+from vitctl.errors import SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.build import Classifier, load_classifier
@@ -26,28 +23,9 @@ from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
 from vitctl.training.run_folder import check_writable, is_run_folder
+from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
-SPLIT_PREFERENCE = ("test", "val", "all", "train")
-
-
-@dataclass(frozen=True)
-class Images:
-    """What to evaluate on.
-
-    Attributes:
-        spec: The data spec.
-        split_name: For the output folder.
-        split: The images, labels in the classifier's order.
-        source: Where they come from.
-        reason: Why these.
-    """
-
-    spec: str
-    split_name: str
-    split: Split
-    source: Source
-    reason: str
 
 
 def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
@@ -110,14 +88,14 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
     """Return the images to evaluate on: those asked for, else the run's own validation images."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):
-        chosen = _images_of_run(run, config.split)
+        chosen = images_of_run(run, config.split)
     elif config.data is None:
         raise SettingError(
             f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC."
         )
     else:
         source = open_source(config.data, SourceOptions(config.image_root, config.image_column, config.label_column))
-        name = config.split or next(name for name in SPLIT_PREFERENCE if name in source.splits)
+        name = config.split or preferred_split(source)
         why = (
             "given"
             if config.split
@@ -130,44 +108,6 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
     aligned = align_classes(chosen.split, classifier.class_names, where=where, advice=advice)
     return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
-
-
-def _images_of_run(run: Path, split_name: str | None) -> Images:
-    """Return a split of the data that ``run`` was made with; ``val`` and ``train`` as the run divided them."""
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    listing = run / "validation.json"
-    held_out = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else None
-    if split_name in (None, "val"):
-        if held_out is None:
-            raise DataError(f"{run} was made without validation images; name others with --data SPEC or --split test.")
-        source = open_source(held_out["data"], _options_of(settings), is_strict=False)
-        return Images(
-            source.spec,
-            "val",
-            find_images(_all_images(source, held_out["images"]), held_out["images"], where=str(listing)),
-            source,
-            "the run's own validation images",
-        )
-    source = open_source(settings["data"], _options_of(settings))
-    if split_name == "train":
-        names = set(held_out["images"]) if held_out and held_out["data"] == settings["data"] else set()
-        everything = source.training_split()
-        kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
-        return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
-    return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
-
-
-def _options_of(settings: Mapping[str, Any]) -> SourceOptions:
-    """Return how a run read its data; runs of older versions do not say."""
-    return SourceOptions(**{field.name: settings.get(field.name) for field in fields(SourceOptions)})
-
-
-def _all_images(source: Source, names: Sequence[str]) -> Split:
-    """Return the split of ``source`` that holds the first of ``names``; a run's list comes from one split."""
-    for split in source.splits.values():
-        if names and names[0] in set(split.image_names()):
-            return split
-    return source.training_split()
 
 
 def _check_images(images: Images, config: EvaluateConfig, conversation: Conversation) -> tuple[Split, list[str]]:

@@ -1,0 +1,76 @@
+"""How long one forward pass takes, several ways side by side.
+
+Letters: B images, H W px.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vitctl.conversation import Conversation
+
+BATCH_SIZES = (1, 8)
+NUM_WARM_UP, LEAST_ROUNDS, MOST_ROUNDS = 3, 20, 200
+LONG_ENOUGH_S = 3.0  # per batch size and way
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to run the model.
+
+    Attributes:
+        run: Takes one batch.
+        batch: From B to such a batch.
+    """
+
+    run: Callable[[Tensor], Any]
+    batch: Callable[[int], Tensor]
+
+
+def measure_latencies(
+    contenders: Mapping[str, Contender], *, conversation: Conversation
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what one forward pass takes for every contender, measured in turns so that all see the same machine.
+
+    Each is run at least 20 times after 3 that do not count, at most 200 times, for about 3 s.
+
+    Returns:
+        ``{contender: {"batch_1": {"p50", "p95", "images_per_s"}, "batch_8": ...}}``; p50 and p95 in ms,
+        images per second at p50.
+    """
+    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in contenders}
+    with conversation.progress("timing", len(contenders) * len(BATCH_SIZES), "measurements") as bar:
+        for size in BATCH_SIZES:
+            batches = {name: contender.batch(size) for name, contender in contenders.items()}
+            warm = {
+                name: [_seconds(contenders[name], batches[name]) for _ in range(NUM_WARM_UP)] for name in contenders
+            }
+            slowest = max(min(times) for times in warm.values())
+            rounds = int(np.clip(LONG_ENOUGH_S / max(slowest, 1e-6), LEAST_ROUNDS, MOST_ROUNDS))
+            times: dict[str, list[float]] = {name: [] for name in contenders}
+            for _ in range(rounds):
+                for name, contender in contenders.items():
+                    times[name].append(_seconds(contender, batches[name]))
+            for name, taken in times.items():
+                results[name][f"batch_{size}"] = _summary(taken, size)
+                bar.advance()
+    return results
+
+
+def _seconds(contender: Contender, batch: Tensor) -> float:
+    start = time.perf_counter()
+    contender.run(batch)
+    return time.perf_counter() - start
+
+
+def _summary(seconds: list[float], size: int) -> dict[str, float]:
+    middle, late = (float(np.percentile(seconds, share)) for share in (50, 95))
+    return {
+        "p50": round(middle * 1000, 4),
+        "p95": round(late * 1000, 4),
+        "images_per_s": round(size / middle, 2),
+    }

@@ -1,0 +1,355 @@
+"""Write a ViT in Google's ``.npz`` layouts: google-research/vision_transformer (``vit_jax``) and big_vision.
+
+timm's reader, of which ``vitctl.models.weights`` makes use, gets the same tensors back. The Flax models of both
+repositories compute the same logits but for their GELU, which is the tanh form (``with_tanh_gelu``).
+
+Letters: C classes, D width, H heads, T rows of the position table, d width of a head; h w patch, px.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.layers import GELU, Attention, DropPath, GELUTanh, LayerNorm, LayerNormFp32, Mlp, PatchDropout, PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from vitctl.errors import ModelError, check_choice
+from vitctl.models.geometry import num_embedded_prefix_tokens
+
+LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
+
+_EPS = 1e-6  # flax.linen.LayerNorm, which both repositories leave at its default
+_LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
+_GELUS = (nn.GELU, GELU, GELUTanh)
+_PARTS = (
+    VisionTransformer, PatchEmbed, Block, Attention, Mlp, nn.Conv2d, nn.Linear, nn.Sequential, *_LAYER_NORMS, *_GELUS,
+    nn.Identity, nn.Dropout, DropPath, PatchDropout,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the two repositories call the same tensor."""
+
+    prefix: str
+    positions: str
+    norm2: str
+    attention: str
+    mlp: str
+
+
+_VIT_JAX = _Names(
+    "", "Transformer/posembed_input/pos_embedding", "LayerNorm_2", "MultiHeadDotProductAttention_1", "MlpBlock_3"
+)
+_BIG_VISION = _Names("params/", "pos_embedding", "LayerNorm_1", "MultiHeadDotProductAttention_0", "MlpBlock_0")
+
+
+def check_npz_can_hold(model: nn.Module, *, name: str) -> None:
+    """Check that the Flax models of Google's layouts compute what ``model`` does, GELU's form aside.
+
+    They have a class token that the head reads, or the mean of all patches, a learnt position table, blocks that
+    normalise first, LayerNorm with an eps of 1e-6, and nothing else (arXiv 2010.11929).
+
+    Args:
+        model: A timm model.
+        name: What to call it in messages.
+
+    Raises:
+        ModelError: They do not; the sentence has every reason.
+    """
+    if type(model) is not VisionTransformer:
+        found = f"is of type {type(model).__name__}, not timm's VisionTransformer"
+    elif reasons := _obstacles(model):
+        found = f"has {' and '.join(reasons)}"
+    else:
+        return
+    raise ModelError(f"Google's .npz layout cannot hold {name}, which {found}; use --to timm or onnx.")
+
+
+def npz_arrays(model: nn.Module, *, layout: str, name: str) -> dict[str, np.ndarray]:
+    """Return the model's tensors, float32, by their keys in one of Google's layouts.
+
+    Kernels are (h, w, 3, D) for patches, (D, H, d) and (H, d, D) into and out of attention, (inputs, outputs)
+    elsewhere; ``big_vision_scan`` stacks those of all blocks on axis 0. Query, key and value without biases get
+    zeros, and a model without a head has no ``head`` keys.
+
+    The position table is (1, T, D). For ``vit_jax`` it has a row for the class token: zeros where the model has none
+    (``no_embed_class``). For ``big_vision`` it is the model's own. One with a row for the class token loads in timm as
+    it is; big_vision's ``vit.load`` adds that row to the token if the other rows are a square grid.
+
+    Args:
+        model: A timm VisionTransformer; not changed.
+        layout: One of ``LAYOUTS``.
+        name: What to call the model in messages.
+
+    Raises:
+        SettingError: The layout is unknown.
+        ModelError: The layout cannot hold the model, see ``check_npz_can_hold``.
+    """
+    check_choice(layout, LAYOUTS, what="--npz-layout")
+    check_npz_can_hold(model, name=name)
+    names = _VIT_JAX if layout == "vit_jax" else _BIG_VISION
+    entries, _ = _entries(model, names)
+    if layout == "big_vision_scan":
+        entries = _with_stacked_blocks(entries)
+    return {f"{names.prefix}{key}": _float32(value) for key, value in entries.items()}
+
+
+def write_npz(model: nn.Module, path: Path, *, layout: str, name: str) -> None:
+    """Write ``npz_arrays`` to ``path``, whatever its suffix.
+
+    Args:
+        model: A timm VisionTransformer; not changed.
+        path: A file, replaced if it exists.
+        layout: One of ``LAYOUTS``.
+        name: What to call the model in messages.
+
+    Raises:
+        SettingError: The layout is unknown.
+        ModelError: The layout cannot hold the model; nothing is written.
+        OSError: Writing failed.
+    """
+    arrays = npz_arrays(model, layout=layout, name=name)
+    with path.open("wb") as file:  # numpy adds .npz to a path, not to a file
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no key is allow_pickle, and float32 is never pickled
+
+
+def reader_of(model: nn.Module, *, layout: str) -> nn.Module:
+    """Return a copy of ``model`` whose weights are all NaN and which timm's reader fills from ``layout``.
+
+    The layouts have biases for queries, keys and values even where they are zero, and vit_jax's has a row of position
+    embeddings for the class token: where ``model`` has none of them, the copy gets them.
+    """
+    reader: Any = copy.deepcopy(model)
+    if layout == "vit_jax" and getattr(reader, "no_embed_class", False) and reader.cls_token is not None:
+        reader.no_embed_class = False
+        reader.pos_embed = nn.Parameter(torch.cat([torch.zeros_like(reader.pos_embed[:, :1]), reader.pos_embed], dim=1))
+    for block in reader.blocks:
+        if block.attn.qkv.bias is None:
+            block.attn.qkv.bias = nn.Parameter(torch.zeros(block.attn.qkv.out_features))
+    with torch.no_grad():
+        for parameter in reader.parameters():
+            parameter.fill_(float("nan"))
+    return reader  # type: ignore[no-any-return]
+
+
+def reader_args(model_args: Mapping[str, Any], *, layout: str) -> dict[str, Any]:
+    """Return what ``timm.create_model`` is told for such a model, from what it was told for the exported one."""
+    dropped = {"qkv_bias"} | ({"no_embed_class"} if layout == "vit_jax" else set())
+    return {key: value for key, value in model_args.items() if key not in dropped}
+
+
+def with_tanh_gelu(model: nn.Module) -> nn.Module | None:
+    """Return a copy of ``model`` in evaluation mode with the tanh form of GELU, as ``flax.linen.gelu`` has it.
+
+    Args:
+        model: Any model; not changed.
+
+    Returns:
+        The copy; None where no GELU is in the erf form.
+    """
+    if not any(_is_erf_gelu(module) for module in model.modules()):
+        return None
+    changed = copy.deepcopy(model).eval()
+    for name, module in list(changed.named_modules(remove_duplicate=False)):
+        if _is_erf_gelu(module):
+            changed.set_submodule(name, nn.GELU(approximate="tanh"))
+    return changed
+
+
+def _is_erf_gelu(module: nn.Module) -> bool:
+    return isinstance(module, GELU) or (isinstance(module, nn.GELU) and module.approximate == "none")
+
+
+def _obstacles(vit: Any) -> list[str]:
+    """Return what of a VisionTransformer Google's layouts have no place for, as words that follow "has"."""
+    foreign = _foreign_parts(vit)
+    found = _obstacles_outside_blocks(vit) + foreign
+    if not foreign:
+        found += _obstacles_in_patch_embedding(vit.patch_embed)
+        found += [reason for block in vit.blocks for reason in _obstacles_in_block(block, width=vit.embed_dim)]
+        found += _obstacles_in_norms(vit)
+    found = found or _uneven_blocks(vit) or _unknown_modules(vit) or _unwritten_tensors(vit)
+    return list(dict.fromkeys(found))
+
+
+def _obstacles_outside_blocks(vit: Any) -> list[str]:
+    has_class_token, table = vit.cls_token is not None, vit.pos_embed
+    num_rows = vit.patch_embed.num_patches + num_embedded_prefix_tokens(vit)
+    found = {
+        "register tokens": vit.reg_token is not None,
+        "more prefix tokens than the class token": vit.num_prefix_tokens > vit.num_reg_tokens + has_class_token,
+        f"a class token with pooling {vit.global_pool!r}": has_class_token and vit.global_pool != "token",
+        f"pooling {vit.global_pool!r} without a class token": not has_class_token and vit.global_pool != "avg",
+        "attention pooling": vit.attn_pool is not None,
+        "no absolute position embeddings": table is None,
+        "position embeddings of another shape": table is not None and table.shape != (1, num_rows, vit.embed_dim),
+        "a norm before the blocks": not _is_absent(vit.norm_pre),
+        "no blocks": len(vit.blocks) == 0,
+        "no norm before pooling": _is_absent(vit.norm),
+        "a norm after pooling": not _is_absent(vit.fc_norm),
+        "a head that is not one linear layer with a bias": not (_is_absent(vit.head) or _is_affine(vit.head)),
+    }
+    return [reason for reason, is_found in found.items() if is_found]
+
+
+def _foreign_parts(vit: Any) -> list[str]:
+    """Return the parts whose insides are not those of the Flax models' counterparts in timm."""
+    parts: list[tuple[Any, type[nn.Module]]] = [(vit.patch_embed, PatchEmbed)]
+    for block in vit.blocks:
+        parts += [(block, Block), (getattr(block, "attn", None), Attention), (getattr(block, "mlp", None), Mlp)]
+    return [
+        f"{type(part).__name__} in place of {expected.__name__}"
+        for part, expected in parts
+        if part is not None and type(part) is not expected
+    ]
+
+
+def _obstacles_in_patch_embedding(embed: Any) -> list[str]:
+    projection = embed.proj
+    found = {
+        "a patch embedding that is not one convolution with a bias": type(projection) is not nn.Conv2d
+        or projection.bias is None,
+        "a norm in its patch embedding": not _is_absent(embed.norm),
+        "padding in its patch embedding": bool(embed.dynamic_img_pad),
+    }
+    return [reason for reason, is_found in found.items() if is_found]
+
+
+def _obstacles_in_block(block: Any, *, width: int) -> list[str]:
+    attention, mlp = block.attn, block.mlp
+    is_affine = type(attention.qkv) is nn.Linear and all(map(_is_affine, (attention.proj, mlp.fc1, mlp.fc2)))
+    found = {
+        "LayerScale": not (_is_absent(block.ls1) and _is_absent(block.ls2)),
+        "qk-norm": not (_is_absent(attention.q_norm) and _is_absent(attention.k_norm)),
+        "a norm within attention": not _is_absent(attention.norm),
+        "a norm within the MLP": not _is_absent(mlp.norm),
+        "gated attention": attention.gate is not None,
+        "attention of another width than its tokens": attention.attn_dim != width,
+        "projections other than linear layers with a bias": not is_affine,
+        f"the activation {type(mlp.act).__name__}": type(mlp.act) not in _GELUS,
+    }
+    return [reason for reason, is_found in found.items() if is_found]
+
+
+def _obstacles_in_norms(vit: Any) -> list[str]:
+    norms = [norm for block in vit.blocks for norm in (block.norm1, block.norm2)]
+    norms += [] if _is_absent(vit.norm) else [vit.norm]
+    if others := [type(norm).__name__ for norm in norms if type(norm) not in _LAYER_NORMS]:
+        return [f"{other} in place of LayerNorm" for other in others]
+    bare = ["a LayerNorm without a weight or a bias" for norm in norms if norm.weight is None or norm.bias is None]
+    return bare + [f"LayerNorm with an eps of {norm.eps:g} in place of {_EPS:g}" for norm in norms if norm.eps != _EPS]
+
+
+def _uneven_blocks(vit: Any) -> list[str]:
+    """Return a reason if heads or MLP widths differ, which the Flax models have one setting for."""
+    settings = {(block.attn.num_heads, block.mlp.fc1.out_features) for block in vit.blocks}
+    return ["blocks that differ from one another"] if len(settings) > 1 else []
+
+
+def _unknown_modules(vit: Any) -> list[str]:
+    return [
+        f"a part {name} of type {type(module).__name__}"
+        for name, module in vit.named_modules()
+        if type(module) not in _PARTS
+    ]
+
+
+def _unwritten_tensors(vit: Any) -> list[str]:
+    try:
+        _, unwritten = _entries(vit, _VIT_JAX)
+    except KeyError as error:
+        return [f"no tensor {error.args[0]}"]
+    return [f"a tensor {key} of unknown use" for key in unwritten]
+
+
+def _is_absent(part: nn.Module) -> bool:
+    return type(part) is nn.Identity
+
+
+def _is_affine(part: nn.Module) -> bool:
+    return type(part) is nn.Linear and part.bias is not None
+
+
+def _entries(vit: Any, names: _Names) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors by key, without the layout's prefix, and by timm's name those that have no place there.
+
+    Raises:
+        KeyError: The model lacks a tensor.
+    """
+    rest: dict[str, Tensor] = vit.state_dict()
+    entries = {
+        "embedding/kernel": rest.pop("patch_embed.proj.weight").permute(2, 3, 1, 0),
+        "embedding/bias": rest.pop("patch_embed.proj.bias"),
+    }
+    if vit.cls_token is not None:
+        entries["cls"] = rest.pop("cls_token")
+    positions = rest.pop("pos_embed")
+    if names is _VIT_JAX and vit.no_embed_class and vit.cls_token is not None:
+        positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    entries[names.positions] = positions
+    for index, block in enumerate(vit.blocks):
+        of_block = _block_entries(rest, f"blocks.{index}", names, num_heads=block.attn.num_heads)
+        entries |= _below(f"Transformer/encoderblock_{index}", of_block)
+    entries |= _below("Transformer/encoder_norm", _norm_entries(rest, "norm"))
+    if not _is_absent(vit.head):
+        entries |= _below("head", _dense_entries(rest, "head"))
+    return entries, rest
+
+
+def _block_entries(rest: dict[str, Tensor], block: str, names: _Names, *, num_heads: int) -> dict[str, Tensor]:
+    """Take a block's tensors out of ``rest``; return them by key."""
+    return (
+        _below("LayerNorm_0", _norm_entries(rest, f"{block}.norm1"))
+        | _below(names.attention, _attention_entries(rest, f"{block}.attn", num_heads=num_heads))
+        | _below(names.norm2, _norm_entries(rest, f"{block}.norm2"))
+        | _below(f"{names.mlp}/Dense_0", _dense_entries(rest, f"{block}.mlp.fc1"))
+        | _below(f"{names.mlp}/Dense_1", _dense_entries(rest, f"{block}.mlp.fc2"))
+    )
+
+
+def _attention_entries(rest: dict[str, Tensor], name: str, *, num_heads: int) -> dict[str, Tensor]:
+    weight = rest.pop(f"{name}.qkv.weight")
+    bias = rest.pop(f"{name}.qkv.bias", None)
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    kernels = weight.reshape(3, num_heads, -1, weight.shape[-1]).permute(0, 3, 1, 2)  # (3, D, H, d)
+    biases = bias.reshape(3, num_heads, -1)  # (3, H, d)
+    entries: dict[str, Tensor] = {}
+    for part, kernel, offset in zip(("query", "key", "value"), kernels, biases, strict=True):
+        entries |= {f"{part}/kernel": kernel, f"{part}/bias": offset}
+    out = rest.pop(f"{name}.proj.weight")
+    kernel = out.reshape(len(out), num_heads, -1).permute(1, 2, 0)  # (H, d, D)
+    return entries | {"out/kernel": kernel, "out/bias": rest.pop(f"{name}.proj.bias")}
+
+
+def _norm_entries(rest: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {"scale": rest.pop(f"{name}.weight"), "bias": rest.pop(f"{name}.bias")}
+
+
+def _dense_entries(rest: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {"kernel": rest.pop(f"{name}.weight").T, "bias": rest.pop(f"{name}.bias")}
+
+
+def _below(key: str, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{key}/{inner}": value for inner, value in entries.items()}
+
+
+def _with_stacked_blocks(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``entries`` with those of ``encoderblock_0``, ``encoderblock_1``, ... stacked as ``encoderblock``."""
+    stacked: dict[str, list[Tensor]] = {}
+    for key, value in entries.items():
+        stacked.setdefault(re.sub(r"encoderblock_\d+", "encoderblock", key), []).append(value)
+    return {key: torch.stack(values) if "encoderblock/" in key else values[0] for key, values in stacked.items()}
+
+
+def _float32(value: Tensor) -> np.ndarray:
+    """Return a copy in C order."""
+    array: np.ndarray = value.to("cpu", torch.float32).numpy().copy(order="C")
+    return array

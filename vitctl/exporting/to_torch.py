@@ -1,0 +1,44 @@
+"""A graph as a ``.pt2`` file, which torch.export opens where there is no timm.
+
+Letters: B images, H W px.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from vitctl.exporting.graph import quiet_exporters
+
+FILE = "model.pt2"
+METADATA_FILE = "vitctl.json"
+
+
+def write_pt2(exported: ExportedProgram, path: Path, *, metadata: dict[str, Any]) -> None:
+    """Write ``exported`` to ``path``, ``metadata`` as the extra file ``vitctl.json`` inside.
+
+    The example inputs, which torch would store as a pickle, are left out.
+    """
+    kept, exported.example_inputs = exported.example_inputs, None
+    try:
+        with quiet_exporters():
+            torch.export.save(
+                exported, str(path), extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)}
+            )
+    finally:
+        exported.example_inputs = kept
+
+
+def read_pt2(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Return the module and the metadata in ``path``; the module takes and gives what its ``GraphModel`` did.
+
+    Raises:
+        Exception: Whatever torch makes of a damaged file.
+    """
+    extra = {METADATA_FILE: ""}
+    with quiet_exporters():
+        module = torch.export.load(str(path), extra_files=extra).module()
+    metadata: dict[str, Any] = json.loads(extra[METADATA_FILE])
+    return module, metadata

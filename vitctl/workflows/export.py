@@ -1,0 +1,351 @@
+"""``vitctl export``: a model in the formats that others open, each proven to behave like the source."""
+
+import importlib.util
+import platform
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitctl import __version__
+from vitctl.config import ExportConfig
+from vitctl.conversation import Conversation, Setting
+from vitctl.errors import ModelError, SettingError, UnavailableError
+from vitctl.exporting.card import card
+from vitctl.exporting.formats import (
+    FIRST_ATTEMPT,
+    FULL_PRECISION_FILE,
+    GRAPH_FORMATS,
+    ONNX_FILE,
+    ONNX_PACKAGES,
+    Exporter,
+    GraphSettings,
+)
+from vitctl.exporting.graph import GraphModel, InputForm
+from vitctl.exporting.latency import Contender, measure_latencies
+from vitctl.exporting.npz import reader_args
+from vitctl.exporting.opened import OpenedExport, open_onnx, opset_of, run_of_module
+from vitctl.exporting.source import Source, resolve_outputs
+from vitctl.exporting.verification import Verifier
+from vitctl.models.timm_folder import reconstruction_of
+from vitctl.primitives.devices import resolve_num_threads
+from vitctl.primitives.files import sha256_of, user_path, whole_folders, write_json, write_text
+from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.interrupts import termination_as_error
+from vitctl.training.run_folder import check_writable
+from vitctl.workflows.export_source import Place, VerificationImages, choose_images, find_place, load_source
+
+REPORT, CARD = "export.json", "README.md"
+VERSIONS_OF = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "safetensors")
+
+
+def run(config: ExportConfig, conversation: Conversation) -> dict[str, Any]:
+    """Export, verify, write what passes, and return the figures (the ``--json`` document).
+
+    Raises:
+        VitctlError: The model, the images or the output cannot be used, or an export does not behave like its
+            source; nothing was written.
+    """
+    _check_packages(config)
+    _, threads_reason = resolve_num_threads(config.num_threads)
+    place = find_place(config, conversation)
+    out = _decide_out(config, place)
+    _check_out(out, config.formats)
+    conversation.line(f"loading {place.spec}")
+    exporter = _exporter(load_source(place, config), config)
+    formats, refused = _formats_that_fit(exporter, config, conversation)
+    images = choose_images(place, exporter.source, config, conversation)
+    conversation.header("vitctl export", _header(exporter, formats, images, config, place, threads_reason, out))
+    try:
+        with termination_as_error(), whole_folders(out) as staging:
+            formats = _write(exporter, formats, staging, refused, config, conversation)
+            opened = {name: exporter.open(name, staging / name) for name in formats}
+            full = _full_precision(staging, config)
+            verdicts = _verify(exporter, opened, full, images, config, conversation)
+            latencies = _latencies(exporter, opened, full, config, conversation)
+            exports = _describe(exporter, formats, staging, verdicts, latencies, images)
+    except OSError as error:
+        raise SettingError(
+            f"--out {out} cannot be written: {error}. Nothing was left there; give another folder."
+        ) from error
+    for export in exports:
+        for file in export["files"]:
+            file["path"] = str(out / export["format"] / file["path"])
+    return _identity(exporter) | {
+        "out": str(out),
+        "images": images.name,
+        "accuracy": exports[0]["verify"]["source_accuracy"],
+        "latency_ms": latencies.get("source"),
+        "exports": exports,
+        "refused": refused,
+    }
+
+
+def _check_packages(config: ExportConfig) -> None:
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if "onnx" in config.formats and missing:
+        raise UnavailableError(
+            f"--to onnx needs {' and '.join(missing)}, not installed here; try: pip install 'vitctl[onnx]'"
+        )
+
+
+def _decide_out(config: ExportConfig, place: Place) -> Path:
+    if config.out is not None:
+        return user_path(config.out).absolute()
+    if config.run is not None:
+        return user_path(config.run).absolute() / "exports"
+    return (Path("exports") / re.sub(r"[^A-Za-z0-9._-]+", "-", place.spec)).absolute()
+
+
+def _check_out(out: Path, formats: Sequence[str]) -> None:
+    """Check that nothing stands where the exports will; changes nothing."""
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"--out {out} is a file; expected a folder, or none yet.")
+    for name in formats:
+        if (out / name).exists():
+            raise SettingError(
+                f"{out / name} exists already; remove it, or give another folder with --out. Nothing is replaced."
+            )
+    check_writable(out)
+
+
+def _exporter(source: Source, config: ExportConfig) -> Exporter:
+    is_graph = bool(set(config.formats) & set(GRAPH_FORMATS))
+    asked = config.asked_outputs if is_graph or source.has_classifier else ("embedding",)
+    settings = GraphSettings(
+        outputs=resolve_outputs(source, asked),
+        is_raw=config.embed_preprocess,
+        is_size_dynamic=config.dynamic_size,
+        opset=config.opset,
+        precision=config.precision,
+    )
+    return Exporter(source, settings, npz_layout=config.npz_layout)
+
+
+def _formats_that_fit(
+    exporter: Exporter, config: ExportConfig, conversation: Conversation
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the formats that can hold the model, and of ``--to all`` what the others object to."""
+    formats, refused = [], list[dict[str, str]]()
+    for name in config.formats:
+        try:
+            exporter.check(name)
+            formats.append(name)
+        except ModelError as error:
+            _refuse(name, error, refused, config, conversation)
+    return formats, refused
+
+
+def _refuse(
+    name: str, error: ModelError, refused: list[dict[str, str]], config: ExportConfig, conversation: Conversation
+) -> None:
+    if not config.takes_what_fits:
+        raise error
+    refused.append({"format": name, "reason": str(error)})
+    conversation.warn(f"left out {name}: {error}")
+
+
+def _header(
+    exporter: Exporter,
+    formats: Sequence[str],
+    images: VerificationImages,
+    config: ExportConfig,
+    place: Place,
+    threads_reason: str,
+    out: Path,
+) -> list[Setting]:
+    source, size = exporter.source, exporter.source.preprocessing.image_size
+    classes = f"{len(source.class_names):,}" if source.has_classifier else "none: features only"
+    size_reason = "asked for" if config.image_size else "the model's own"
+    if config.dynamic_size:
+        size_reason += "; the graph takes others too"
+    if config.embed_preprocess:
+        size_reason += "; the graph takes uint8 images of any size"
+    precision = "" if config.precision == "fp32" else f"onnx in {config.precision}"
+    return [
+        Setting("model", source.name, place.spec),
+        Setting("classes", classes),
+        Setting("image size", f"{format_size(size)} px", size_reason),
+        Setting("formats", ", ".join(formats), precision),
+        Setting("outputs", ", ".join(exporter.settings.outputs), "in this order"),
+        Setting("verified on", images.name, images.reason),
+        Setting("threads", str(torch.get_num_threads()), threads_reason),
+        Setting("files", str(out)),
+    ]
+
+
+def _write(
+    exporter: Exporter,
+    formats: Sequence[str],
+    staging: Path,
+    refused: list[dict[str, str]],
+    config: ExportConfig,
+    conversation: Conversation,
+) -> list[str]:
+    """Write every format into its folder in ``staging``; return those that came about."""
+    written = []
+    with conversation.progress("exporting", len(formats), "formats") as bar:
+        for name in formats:
+            (staging / name).mkdir()
+            try:
+                how = exporter.write(name, staging / name)
+                written.append(name)
+                if how not in ("", FIRST_ATTEMPT):
+                    conversation.line(f"{name}: exported {how}")
+            except ModelError as error:
+                shutil.rmtree(staging / name)
+                _refuse(name, error, refused, config, conversation)
+            bar.advance(format=name)
+    if not written:
+        raise ModelError(f"No format can hold {exporter.source.name}; nothing was written.")
+    return written
+
+
+def _full_precision(staging: Path, config: ExportConfig) -> OpenedExport | None:
+    """Return the float32 file that a reduced precision was made from, to be measured beside it."""
+    path = staging / "onnx" / FULL_PRECISION_FILE
+    return open_onnx(path) if config.precision != "fp32" and path.exists() else None
+
+
+def _verify(
+    exporter: Exporter,
+    opened: Mapping[str, OpenedExport],
+    full: OpenedExport | None,
+    images: VerificationImages,
+    config: ExportConfig,
+    conversation: Conversation,
+) -> dict[str, dict[str, Any]]:
+    """Return what verification found, by format (``fp32`` for ``full``).
+
+    Raises:
+        ModelError: An export does not behave like its source.
+    """
+    candidates = {name: exporter.candidate(name, one) for name, one in opened.items()}
+    if full is not None:
+        candidates["fp32"] = replace(exporter.candidate("onnx", full), precision="fp32")
+    verifier = Verifier(exporter.source, exporter.settings.outputs, exporter.sizes)
+    verdicts = verifier.verify(
+        list(candidates.values()),
+        images.images,
+        max_accuracy_drop=config.max_accuracy_drop,
+        conversation=conversation,
+    )
+    documents = {}
+    for name, verdict in zip(candidates, verdicts, strict=True):
+        if verdict.complaint is not None:
+            raise ModelError(
+                f"The {'onnx' if name == 'fp32' else name} export of {exporter.source.name} does not behave like its "
+                f"source: {verdict.complaint}. Nothing was written."
+            )
+        documents[name] = verdict.document | {"images": images.name}
+    if "npz" in documents:
+        documents["npz"]["tanh_gelu_max_abs"] = verifier.tanh_gelu_gap(images.images)
+    return documents
+
+
+def _latencies(
+    exporter: Exporter,
+    opened: Mapping[str, OpenedExport],
+    full: OpenedExport | None,
+    config: ExportConfig,
+    conversation: Conversation,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return latencies by format, ``source`` and ``fp32``; empty where nothing is to be measured."""
+    if not config.benchmark and full is None:
+        return {}
+    size = exporter.source.preprocessing.image_size
+    plain = InputForm(size)
+    source = run_of_module(
+        GraphModel(exporter.source.model, exporter.settings.outputs).eval(), exporter.settings.outputs
+    )
+    contenders = {"source": Contender(source, plain.batch)}
+    for name, one in opened.items():
+        if name != "hf":  # its users run transformers' code, which is not here
+            contenders[name] = Contender(one.run, exporter.form.batch if name in GRAPH_FORMATS else plain.batch)
+    if full is not None:
+        contenders["fp32"] = Contender(full.run, exporter.form.batch)
+    return measure_latencies(contenders, conversation=conversation)
+
+
+def _describe(
+    exporter: Exporter,
+    formats: Sequence[str],
+    staging: Path,
+    verified: Mapping[str, dict[str, Any]],
+    latencies: Mapping[str, Any],
+    images: VerificationImages,
+) -> list[dict[str, Any]]:
+    """Write ``export.json`` and the card into every folder; return what ``--json`` says of each."""
+    exports = []
+    architecture, model_args = reconstruction_of(exporter.source.model)
+    for name in formats:
+        folder = staging / name
+        is_onnx = name == "onnx"
+        export: dict[str, Any] = {
+            "format": name,
+            "precision": exporter.settings.precision if is_onnx else "fp32",
+            "files": [],
+            "opset": opset_of(folder / ONNX_FILE) if is_onnx else None,
+            "verify": verified[name],
+            "latency_ms": latencies.get(name),
+        }
+        full = folder / FULL_PRECISION_FILE
+        if is_onnx and full.exists():
+            beside = full.with_name(f"{full.name}.data")
+            export["fp32"] = {
+                "bytes": sum(path.stat().st_size for path in (full, beside) if path.exists()),
+                "accuracy": verified["fp32"]["accuracy"],
+                "latency_ms": latencies.get("fp32"),
+            }
+            full.unlink()
+            beside.unlink(missing_ok=True)
+        export["files"] = [
+            {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in sorted(folder.iterdir())
+        ]
+        is_graph = name in GRAPH_FORMATS
+        text = card(
+            exporter.source,
+            format_name=name,
+            export=export,
+            is_raw=is_graph and exporter.settings.is_raw,
+            is_size_dynamic=is_graph and exporter.settings.is_size_dynamic,
+            outputs=exporter.settings.outputs if is_graph else exporter.settings.outputs[:1],
+            architecture=architecture,
+            model_args=reader_args(model_args, layout=exporter.npz_layout) if name == "npz" else model_args,
+        )
+        write_text(folder / CARD, text)
+        document = _identity(exporter) | export | {"class_names": list(exporter.source.class_names)}
+        write_json(folder / REPORT, document | {"source_latency_ms": latencies.get("source")})
+        exports.append(export)
+    return exports
+
+
+def _identity(exporter: Exporter) -> dict[str, Any]:
+    """Return what was exported, how and with which packages."""
+    settings = exporter.settings
+    return {
+        "model": exporter.source.name,
+        "weights_sha256": exporter.source.weights_sha256,
+        "image_size": list(exporter.source.preprocessing.image_size),
+        "options": {
+            "outputs": list(settings.outputs),
+            "embed_preprocess": settings.is_raw,
+            "dynamic_size": settings.is_size_dynamic,
+            "npz_layout": exporter.npz_layout,
+        },
+        "vitctl": __version__,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

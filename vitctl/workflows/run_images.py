@@ -1,0 +1,84 @@
+"""The images of a run, found again: those it trained on, those it validated on, the other splits of its data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vitctl.data.source import Source, SourceOptions, Split
+from vitctl.data.sources import open_source
+from vitctl.data.training_data import find_images
+from vitctl.errors import DataError
+
+SPLIT_PREFERENCE = ("test", "val", "all", "train")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to show to a classifier.
+
+    Attributes:
+        spec: The data spec.
+        split_name: For the output folder.
+        split: The images, labels in the classifier's order.
+        source: Where they come from.
+        reason: Why these.
+    """
+
+    spec: str
+    split_name: str
+    split: Split
+    source: Source
+    reason: str
+
+
+def preferred_split(source: Source) -> str:
+    """Return the name of the split to measure on: the first of test, val, all, train that there is."""
+    return next(name for name in SPLIT_PREFERENCE if name in source.splits)
+
+
+def images_of_run(run: Path, split_name: str | None) -> Images:
+    """Return a split of the data that ``run`` was made with; ``val`` and ``train`` as the run divided them.
+
+    Args:
+        run: A run folder.
+        split_name: ``val``, ``test``, ``train``, ``all``; None is ``val``.
+
+    Raises:
+        DataError: There are no such images, or not where the run found them.
+    """
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    listing = run / "validation.json"
+    held_out = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else None
+    if split_name in (None, "val"):
+        if held_out is None:
+            raise DataError(f"{run} was made without validation images; name others with --data SPEC or --split test.")
+        source = open_source(held_out["data"], _options_of(settings), is_strict=False)
+        return Images(
+            source.spec,
+            "val",
+            find_images(_all_images(source, held_out["images"]), held_out["images"], where=str(listing)),
+            source,
+            "the run's own validation images",
+        )
+    source = open_source(settings["data"], _options_of(settings))
+    if split_name == "train":
+        names = set(held_out["images"]) if held_out and held_out["data"] == settings["data"] else set()
+        everything = source.training_split()
+        kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
+        return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
+    return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
+
+
+def _options_of(settings: Mapping[str, Any]) -> SourceOptions:
+    """Return how a run read its data; runs of older versions do not say."""
+    return SourceOptions(**{field.name: settings.get(field.name) for field in fields(SourceOptions)})
+
+
+def _all_images(source: Source, names: Sequence[str]) -> Split:
+    """Return the split of ``source`` that holds the first of ``names``; a run's list comes from one split."""
+    for split in source.splits.values():
+        if names and names[0] in set(split.image_names()):
+            return split
+    return source.training_split()
