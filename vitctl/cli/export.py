@@ -39,7 +39,11 @@ def export(
     ] = ExportConfig.to,
     out: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Gets one folder per format (default: RUN/exports).", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Gets one folder per format (default: RUN/exports, or exports/NAME).",
+            show_default=False,
+        ),
     ] = ExportConfig.out,
     which: Annotated[str, typer.Option(metavar="WHICH", help="Weights of a run: best or last.")] = ExportConfig.which,
     image_size: Annotated[

@@ -49,10 +49,11 @@ class PositionInterpolation(nn.Module):
 
 
 def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
-    """Return a copy of ``model``, in evaluation mode, whose forward pass takes (B, 3, H, W) of any multiples of a patch.
+    """Return a copy of ``model``, in evaluation mode, that takes (B, 3, H, W) of any multiples of its patch.
 
     A size that is no multiple is an AssertionError. A CNN that takes any size is copied as it is, and so is a ViT whose
-    positions are rotary only and computed by timm for every size (DINOv3).
+    positions are rotary only and computed by timm for every size (DINOv3). The guards of ``torch.export`` want two
+    patches or more a side, those of ONNX do not.
 
     Args:
         model: A timm model; not changed.
@@ -75,8 +76,8 @@ def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
         or getattr(copied, "rope", None) is not None
     ):
         raise ModelError(
-            f"{name} is made for images of {format_size(geometry.image_size)} px (windows, relative or rotary positions "
-            "of one size); expected a model with a table of absolute positions. Leave out --dynamic-size."
+            f"{name} is made for images of {format_size(geometry.image_size)} px (windows, relative or rotary "
+            "positions of one size); expected a model with a table of absolute positions. Leave out --dynamic-size."
         )
     copied.position_interpolation = PositionInterpolation(
         geometry.grid, num_prefix_tokens=num_embedded_prefix_tokens(copied)
@@ -92,7 +93,7 @@ def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
 def _check_whole_patches(embed: Any, arguments: tuple[Tensor, ...]) -> None:
     height, width = arguments[0].shape[-2:]
     patch = embed.feat_ratio(as_scalar=False)
-    torch._assert(
+    torch._assert(  # type: ignore[no-untyped-call]
         height % patch[0] == 0 and width % patch[1] == 0,
         f"images of {height}x{width} px; expected multiples of the patch of {format_size(patch)} px",
     )

@@ -5,7 +5,7 @@ Letters: B images, H W px.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from vitctl.errors import ModelError
 from vitctl.exporting import npz, opened, to_torch, transformers_folder
 from vitctl.exporting.dynamic_size import make_size_dynamic
-from vitctl.exporting.graph import GraphModel, InputForm, first_that_works, trace, with_plain_attention
+from vitctl.exporting.graph import GraphModel, InputForm, first_line, first_that_works, trace, with_plain_attention
 from vitctl.exporting.graph_preprocessing import GraphPreprocessing, check_embeddable
 from vitctl.exporting.opened import NPZ_FILE, NPZ_METADATA_FILE, OpenedExport
 from vitctl.exporting.source import Source
@@ -97,14 +97,15 @@ class Exporter:
         is_raw = is_graph and self.settings.is_raw
         is_size_dynamic = is_graph and self.settings.is_size_dynamic
         height, width = self.source.preprocessing.image_size
-        must_refuse = (height + 1, width) if is_size_dynamic and self.patch_size and self.patch_size[0] > 1 else None
+        steps = self.patch_size if is_size_dynamic and self.patch_size is not None else (1, 1)
+        others = ((height + 1, width), (height, width + 1))
         return Candidate(
             format=format_name,
             precision=self.settings.precision if format_name == "onnx" else "fp32",
             opened=opened_export,
             sizes=self.sizes if is_size_dynamic else self.sizes[:1],
-            raw_twin=self.graph_module() if is_raw else None,
-            must_refuse=must_refuse,
+            raw_twin=self.graph_module if is_raw else None,
+            must_refuse=tuple(size for size, step in zip(others, steps, strict=True) if step > 1),
             has_every_output=is_graph,
         )
 
@@ -119,9 +120,9 @@ class Exporter:
         elif format_name == "npz":
             npz.check_npz_can_hold(self.source.model, name=self.source.name)
         elif format_name in GRAPH_FORMATS:
-            self.graph_module()
+            _ = self.graph_module
 
-    @cache  # noqa: B019  # lives as long as one export
+    @cached_property
     def graph_module(self) -> GraphModel:
         """Return the module that is traced.
 
@@ -138,7 +139,7 @@ class Exporter:
         return GraphModel(model, self.settings.outputs, preprocessing).eval()
 
     def _trace(self, attention: str) -> ExportedProgram:
-        return trace(_ATTENTIONS[attention](self.graph_module()), self.form)
+        return trace(_ATTENTIONS[attention](self.graph_module), self.form)
 
     def write(self, format_name: str, folder: Path) -> str:
         """Fill ``folder``, which exists and is empty; return how, for the log.
@@ -154,7 +155,7 @@ class Exporter:
             transformers_folder.write_transformers_folder(
                 self.source.model,
                 folder,
-                class_names=self.source.class_names,
+                class_names=self.source.labels,
                 preprocessing=self.source.preprocessing,
                 name=self.source.name,
             )
@@ -199,7 +200,15 @@ class Exporter:
 
         how = self._write_graph(convert, what="ONNX")
         if self.settings.precision != "fp32":
-            reduce_precision(path, folder / ONNX_FILE, precision=self.settings.precision)
+            try:
+                reduce_precision(path, folder / ONNX_FILE, precision=self.settings.precision)
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:  # the converters raise whatever the graph provokes
+                raise ModelError(
+                    f"{self.source.name} cannot be written in {self.settings.precision} ({first_line(error)}); use "
+                    "--precision fp32."
+                ) from error
         return how
 
     def _write_graph(self, write: Callable[[ExportedProgram], None], *, what: str) -> str:
@@ -218,15 +227,14 @@ class Exporter:
             if format_name == "timm":
                 return opened.open_timm(folder, first_output=first)
             if format_name == "hf":
-                return opened.open_transformers(folder, first_output=first)
+                return opened.open_transformers(folder, self.source, first_output=first)
             if format_name == "npz":
                 return opened.open_npz(folder, self.source.model, name=self.source.name, first_output=first)
             if format_name == "pt2":
                 return opened.open_pt2(folder)
             return opened.open_onnx(folder / ONNX_FILE)
         except Exception as error:  # readers raise whatever damaged files provoke
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise ModelError(
-                f"The {format_name} export of {self.source.name} cannot be read back "
-                f"({(lines or [type(error).__name__])[0][:200].rstrip('. ')}); nothing was written."
+                f"The {format_name} export of {self.source.name} cannot be read back ({first_line(error)}); nothing "
+                "was written."
             ) from error

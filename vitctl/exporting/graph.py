@@ -165,15 +165,16 @@ def first_that_works(attempts: Sequence[tuple[str, Callable[[], T]]], *, what: s
         except (OSError, MemoryError):
             raise
         except Exception as error:  # exporters raise whatever the graph provokes
-            reason = _root_cause(error)
+            reason = f"{type(error).__name__}: {first_line(error)}"
     raise ModelError(
         f"{what} failed in every way tried ({', '.join(name for name, _ in attempts)}): {reason}. Other formats may "
-        "hold it: --to timm."
+        "hold it (--to timm), or a newer operator set of ONNX (--opset 23)."
     )
 
 
-def _root_cause(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line, without a full stop: of its cause, where it has one."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300].rstrip(". ")
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")

@@ -1,7 +1,8 @@
 """The evaluation transform as part of a model: uint8 images of any size in, what the model sees out.
 
 Resize, crop and normalise are arithmetic on tensors alone, so ``torch.export`` and ONNX carry them along. The resize
-is two matrix products, first along the width, then along the height, each rounded to whole levels, as Pillow does it.
+is matrix products along the width and along the height, each rounded to whole levels, as Pillow does it; the weights
+are Pillow's fixed-point numbers, so no sum is rounded differently. Only the rows and columns inside the crop are made.
 
 Letters: B images; H W px of the image, h w px that the model takes.
 """
@@ -19,8 +20,9 @@ from vitctl.primitives.preprocessing import Preprocessing
 
 CROP_MODES = ("center", "squash")
 HEIGHT_MAY_BE_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
-"""Whether the installed Pillow resizes the height before the width where it shrinks by more than twice as many pixels
-(Pillow 13, ``ImagingResampleInner``); which pass is first shows where bicubic overshoots black or white."""
+"""Whether the installed Pillow resizes the height before the width where the height loses more than twice as many
+pixels (Pillow 13: ``ImagingResampleInner`` in ``Resample.c``). Which pass is first shows, by up to tens of levels,
+where bicubic overshoots black or white; a graph then holds both orders and takes the one that Pillow would."""
 
 
 def check_embeddable(preprocessing: Preprocessing, *, name: str) -> None:
@@ -52,8 +54,8 @@ def check_embeddable(preprocessing: Preprocessing, *, name: str) -> None:
 class GraphPreprocessing(nn.Module):
     """uint8 images to what the model sees: ``vitctl.data.transforms.EvaluationTransform`` within one level of 255.
 
-    All images of a batch have one size, any size from 1 x 1 px. What comes before an RGB array (decoding, EXIF
-    rotation, greyscale, alpha) stays outside.
+    bicubic and bilinear are equal to the installed Pillow in every level. All images of a batch have one size, any
+    size from 1 x 1 px. What comes before an RGB array (decoding, EXIF rotation, greyscale, alpha) stays outside.
 
     Args:
         preprocessing: What the model expects of an image.
@@ -84,7 +86,7 @@ class GraphPreprocessing(nn.Module):
     def levels(self, images: Tensor) -> Tensor:
         """Return the resized and cropped (B, 3, h, w) float32, whole levels 0-255, of (B, H, W, 3) uint8."""
         height, width = images.shape[1:3]
-        shorter = torch.sym_min(height, width)
+        shorter = torch.sym_min(height, width)  # type: ignore[no-untyped-call]
         rows, columns = self._far_end(height, shorter), self._far_end(width, shorter)
         height, width = height - 2 * rows, width - 2 * columns
         new_height, new_width = self._resized_size(height, width)
@@ -102,7 +104,7 @@ class GraphPreprocessing(nn.Module):
         """Return the pixels at either end of a side that a centre crop never shows, as EvaluationTransform has it."""
         if not self._is_centred:
             return 0
-        end: int = torch.sym_max(0, (length - MAX_ASPECT * shorter) // 2)
+        end: int = torch.sym_max(0, (length - MAX_ASPECT * shorter) // 2)  # type: ignore[no-untyped-call]
         return end
 
     def _resized_size(self, height: int, width: int) -> tuple[int | Tensor, int | Tensor]:
@@ -110,7 +112,7 @@ class GraphPreprocessing(nn.Module):
         if not self._is_centred:
             return self._scale
         if self._scale[0] == self._scale[1]:
-            shorter = torch.sym_min(height, width)
+            shorter = torch.sym_min(height, width)  # type: ignore[no-untyped-call]
             return self._scale[0] * height // shorter, self._scale[1] * width // shorter
         # a quotient of quotients in double precision, then half to even: ResizeKeepRatio, digit by digit
         sides = [torch.full((), side, dtype=torch.float64) for side in (height, width)]

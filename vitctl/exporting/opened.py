@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitctl.data.transforms import EvaluationTransform, ImageTransform
 from vitctl.exporting import npz, to_torch, transformers_folder
-from vitctl.exporting.source import preprocessing_from
+from vitctl.exporting.source import Source, preprocessing_from
 from vitctl.models.build import load_model, preprocessing_of
 from vitctl.models.weights import load_weights_file
 from vitctl.primitives.preprocessing import Preprocessing
@@ -34,12 +34,14 @@ class OpenedExport:
         class_names: One per logit; empty where there are none.
         preprocessing: What the files say the model expects; None where they say it in transformers' words.
         transform_at: From (H, W) px to the function of an image that the files describe.
+        misdescription: What the files say that is not so; None where nothing was found.
     """
 
     run: Run
     class_names: tuple[str, ...]
     preprocessing: Preprocessing | None
     transform_at: Callable[[tuple[int, int]], ImageTransform]
+    misdescription: str | None = None
 
 
 def open_timm(folder: Path, *, first_output: str) -> OpenedExport:
@@ -68,7 +70,7 @@ def open_npz(folder: Path, model: nn.Module, *, name: str, first_output: str) ->
     )
 
 
-def open_transformers(folder: Path, *, first_output: str) -> OpenedExport:
+def open_transformers(folder: Path, source: Source, *, first_output: str) -> OpenedExport:
     """Open a ViTForImageClassification folder with a plain forward pass of vitctl's own; needs no transformers."""
     logits, pixels = transformers_folder.transformers_logits(folder), transformers_folder.transformers_pixels(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -78,7 +80,8 @@ def open_transformers(folder: Path, *, first_output: str) -> OpenedExport:
         with torch.inference_mode():
             return {first_output: logits(images).numpy()}
 
-    return OpenedExport(_run, names, None, lambda _: pixels)
+    wrong = transformers_folder.misdescription(folder, preprocessing=source.preprocessing, class_names=source.labels)
+    return OpenedExport(_run, names, None, lambda _: pixels, wrong)
 
 
 def open_pt2(folder: Path) -> OpenedExport:

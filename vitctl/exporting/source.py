@@ -48,6 +48,19 @@ class Source:
         """Whether the model has logits."""
         return bool(self.class_names)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names as a person reads them: what a code stands for, with the code where that is not unique."""
+        told = [self.class_descriptions.get(name, name) for name in self.class_names]
+        return (
+            tuple(
+                text if told.count(text) == 1 else f"{text} ({name})"
+                for text, name in zip(told, self.class_names, strict=True)
+            )
+            if self.class_descriptions
+            else self.class_names
+        )
+
     def metadata(self, *, outputs: tuple[str, ...], is_preprocessing_inside: bool) -> dict[str, Any]:
         """Return what a file must say about itself so that it can be used without anything else.
 

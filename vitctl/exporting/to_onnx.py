@@ -22,7 +22,6 @@ from vitctl.errors import ModelError
 from vitctl.exporting.graph import INPUT, InputForm, quiet_exporters
 from vitctl.exporting.source import metadata_from_texts, metadata_texts
 
-FILE = "model.onnx"
 MOST_BYTES_INSIDE = 1_900_000_000  # protobuf ends at 2 GiB; the weights go beside the file before that
 EXACT_SCOPES = ("preprocessing", "position_interpolation")  # sub-modules that compute with sizes and pixel levels
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -68,6 +67,7 @@ def write_onnx(
     _name_dimensions(model, form)
     if form.is_size_dynamic and patch_size is not None:
         _refuse_other_sizes(model, patch_size)
+    _keep_padding(model)
     _forget_origins(model)
     del model.graph.value_info[:]  # holds initialisers, which quantisation takes for activations
     helper.set_model_props(model, metadata_texts(metadata))
@@ -113,6 +113,21 @@ def _refuse_other_sizes(model: onnx.ModelProto, patch_size: tuple[int, int]) -> 
         graph.node.insert(position, node)
 
 
+def _keep_padding(model: onnx.ModelProto) -> None:
+    """Keep onnxruntime from fusing a Pad with zeros into a MaxPool, whose own padding is minus infinity.
+
+    Its PadFusion (onnxruntime 1.31; microsoft/onnxruntime pull request 18136) does not look at the value: BiT's stem,
+    which pads negative values with zeros, came out wrong. A Max of one input between them changes nothing.
+    """
+    graph = model.graph
+    padded = {node.output[0] for node in graph.node if node.op_type == "Pad"}
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            kept = f"{node.input[0]}_kept"
+            graph.node.insert(position, helper.make_node("Max", [node.input[0]], [kept], name=kept))
+            graph.node[position + 1].input[0] = kept
+
+
 def _forget_origins(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes of each node (paths and lines of source files), but for the nodes to keep exact."""
     for node in model.graph.node:
@@ -128,13 +143,22 @@ def _is_exact(scopes: str) -> bool:
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write ``model``, as one file where protobuf can hold it."""
-    size = sum(tensor.ByteSize() for tensor in model.graph.initializer)
-    if size > MOST_BYTES_INSIDE:
+    if _num_weight_bytes(model) > MOST_BYTES_INSIDE:
         onnx.save_model(
             model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data"
         )
+        _open_to_all_readers(path)
     else:
         path.write_bytes(model.SerializeToString())
+
+
+def _open_to_all_readers(path: Path) -> None:
+    """Give the weights beside ``path`` its permissions; onnx makes them readable by their owner only."""
+    path.with_name(f"{path.name}.data").chmod(path.stat().st_mode)
+
+
+def _num_weight_bytes(model: onnx.ModelProto) -> int:
+    return sum(tensor.ByteSize() for tensor in model.graph.initializer)
 
 
 def check_onnx(path: Path, *, opset: int) -> None:
@@ -167,15 +191,20 @@ def reduce_precision(path: Path, reduced: Path, *, precision: str) -> None:
     """
     model = onnx.load(str(path))
     exact = _exact_nodes(model)
+    is_large = _num_weight_bytes(model) > MOST_BYTES_INSIDE
     if precision == "fp16":
+        if is_large:  # in memory, shapes can be inferred only for what protobuf can hold
+            onnx.shape_inference.infer_shapes_path(str(path), str(reduced))
+            model = onnx.load(str(reduced))
         with quiet_exporters():
-            half = convert_float_to_float16(model, keep_io_types=True, node_block_list=exact)
+            half = convert_float_to_float16(
+                model, keep_io_types=True, node_block_list=exact, disable_shape_infer=is_large
+            )
         _mend_casts(half)
         OnnxModel(half).topological_sort()
         save_onnx(half, reduced)
         check_onnx(reduced, opset=opset_of(path))
         return
-    is_large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > MOST_BYTES_INSIDE
     with quiet_exporters():
         quantize_dynamic(
             str(path),
@@ -186,6 +215,8 @@ def reduce_precision(path: Path, reduced: Path, *, precision: str) -> None:
             nodes_to_exclude=exact,
             use_external_data_format=is_large,
         )
+    if is_large:
+        _open_to_all_readers(reduced)
     check_onnx(reduced, opset=opset_of(path))
 
 

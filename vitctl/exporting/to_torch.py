@@ -3,6 +3,7 @@
 Letters: B images, H W px.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ def write_pt2(exported: ExportedProgram, path: Path, *, metadata: dict[str, Any]
 
     The example inputs, which torch would store as a pickle, are left out.
     """
+    archive = io.BytesIO()  # torch's own writer ends the process where the disk is full
     kept, exported.example_inputs = exported.example_inputs, None
     try:
         with quiet_exporters():
-            torch.export.save(
-                exported, str(path), extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)}
-            )
+            torch.export.save(exported, archive, extra_files={METADATA_FILE: json.dumps(metadata, ensure_ascii=False)})
     finally:
         exported.example_inputs = kept
+    path.write_bytes(archive.getbuffer())
 
 
 def read_pt2(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -18,7 +18,8 @@ from torch import Tensor
 from vitctl.conversation import Conversation
 from vitctl.data.source import Split, lost_image
 from vitctl.data.transforms import EvaluationTransform
-from vitctl.exporting.graph import GraphModel
+from vitctl.errors import ModelError
+from vitctl.exporting.graph import GraphModel, first_line
 from vitctl.exporting.npz import with_tanh_gelu
 from vitctl.exporting.opened import OpenedExport, Run, run_of_module
 from vitctl.exporting.source import Source
@@ -27,6 +28,8 @@ from vitctl.primitives.image_sizes import format_size
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8-dynamic": None}
 """Largest difference allowed, times max(1, largest |logit|); None where accuracy decides."""
+LEAST_COSINE = {"fp32": -1.0, "fp16": -1.0, "int8-dynamic": 0.9}
+"""Between an image's output and the source's, for every output. A guess: 8-bit ViTs keep above 0.99 (demo: 0.999)."""
 BATCH_SIZES = (1, 3)
 NUM_SINGLE = 8  # real images also shown one at a time
 NUM_RESIZED = 12  # real images also shown at a second size
@@ -77,7 +80,7 @@ class Candidate:
         opened: Opened from its files.
         sizes: (H, W) px to run it at, the model's own first.
         raw_twin: Where the graph takes raw images: the same graph in torch, its ``preprocessing`` included.
-        must_refuse: An image size that the graph must not take; None where there is none.
+        must_refuse: Image sizes, (H, W) px, that the graph must not take.
         has_every_output: Whether all outputs of the source are to be there, not only the first.
     """
 
@@ -86,7 +89,7 @@ class Candidate:
     opened: OpenedExport
     sizes: tuple[tuple[int, int], ...]
     raw_twin: GraphModel | None = None
-    must_refuse: tuple[int, int] | None = None
+    must_refuse: tuple[tuple[int, int], ...] = ()
     has_every_output: bool = False
 
 
@@ -111,8 +114,8 @@ class _Tally:
     found: list[np.ndarray] = field(default_factory=list)
     max_abs: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     largest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    cosines: dict[str, float] = field(default_factory=lambda: defaultdict(lambda: 1.0))
     max_rel: float = 0.0
-    cosine_min: float = 1.0
     levels_max: float = 0.0
     levels_sum: float = 0.0
     num_levels: int = 0
@@ -129,12 +132,10 @@ class _Tally:
                 raise ValueError(f"output {name} has shape {got.shape}, the source's is {expected.shape}")
             self.max_abs[name] = max(self.max_abs[name], _largest(got - expected))
             self.largest[name] = max(self.largest[name], _largest(expected))
-        for one, other in zip(reference[first], found[first], strict=True):
-            one, other = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-            scale = np.abs(one).max()
-            difference = _largest(other - one)
-            self.max_rel = max(self.max_rel, difference / scale if scale > 0 else (np.inf if difference else 0.0))
-            self.cosine_min = min(self.cosine_min, _cosine(one, other))
+            for one, other in zip(expected.astype(np.float64), got.astype(np.float64), strict=True):
+                self.cosines[name] = min(self.cosines[name], _cosine(one.ravel(), other.ravel()))
+                if name == first:
+                    self.max_rel = max(self.max_rel, _relative(one, other))
 
     def compare_levels(self, one: Tensor, other: Tensor, *, std: Sequence[float]) -> None:
         """Add the difference of normalised images, (3, H, W) or (B, 3, H, W), in levels of 255."""
@@ -150,6 +151,12 @@ def _largest(values: np.ndarray) -> float:
     if not np.isfinite(values).all():
         return float("inf")
     return float(np.abs(values).max(initial=0.0))
+
+
+def _relative(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference of two arrays (C,) over the largest magnitude of the first."""
+    scale, difference = float(np.abs(one).max()), _largest(other - one)
+    return difference / scale if scale > 0 else (float("inf") if difference else 0.0)
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> float:
@@ -230,17 +237,26 @@ class Verifier:
             for batch in _batches(images):
                 pixels = batch.pixels(EvaluationTransform(self._source.preprocessing))
                 reference = self._runs[self._source.preprocessing.image_size](pixels)
+                self._check_source(reference)
                 for index, candidate in enumerate(candidates):
                     if reasons[index] is None:
                         try:
                             self._show(candidate, tallies[index], batch, pixels, reference)
                         except Exception as error:  # runtimes raise whatever a bad graph provokes
-                            reasons[index] = f"it cannot be run ({_first_line(error)})"
+                            reasons[index] = f"it cannot be run ({first_line(error)})"
                 bar.advance(len(batch.images))
         return [
             self._judge(candidate, tally, images, reason, max_accuracy_drop)
             for candidate, tally, reason in zip(candidates, tallies, reasons, strict=True)
         ]
+
+    def _check_source(self, reference: dict[str, np.ndarray]) -> None:
+        for name, values in reference.items():
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"The {name} of {self._source.name} itself are no numbers on some images (NaN or infinity); its "
+                    "weights cannot be used. Nothing was written."
+                )
 
     def tanh_gelu_gap(self, images: RealImages) -> float | None:
         """Return by how much the first output changes under the tanh form of GELU, which Google's Flax models have.
@@ -291,9 +307,9 @@ class Verifier:
     ) -> np.ndarray:
         """Show the source's own pixels, and see how far another library's preprocessing is off them."""
         found = self._show_at_every_batch_size(candidate.opened.run, tally, batch, pixels, reference)
-        own = batch.pixels(candidate.opened.transform_at(candidate.sizes[0]))
-        tally.compare_levels(pixels, own, std=self._source.preprocessing.std)
         if batch.positions[0] is not None:
+            own = batch.pixels(candidate.opened.transform_at(candidate.sizes[0]))
+            tally.compare_levels(pixels, own, std=self._source.preprocessing.std)
             theirs = found if torch.equal(own, pixels) else candidate.opened.run(own)[self._outputs[0]]
             tally.own_answers += (theirs.argmax(axis=1) == found.argmax(axis=1)).tolist()
         return found
@@ -321,6 +337,7 @@ class Verifier:
         document = _document(candidate, tally, images) if tally.found else {}
         reason = (
             reason
+            or candidate.opened.misdescription
             or _misnamed(candidate, self._source)
             or _too_different(candidate, tally, self._outputs)
             or _badly_preprocessed(candidate, tally, self._source)
@@ -364,7 +381,7 @@ def _document(candidate: Candidate, tally: _Tally, images: RealImages) -> dict[s
     return {
         "max_abs": _finite(tally.max_abs[first]),
         "max_rel": _finite(tally.max_rel),
-        "cosine_min": tally.cosine_min,
+        "cosine_min": tally.cosines[first],
         "top1_agreement": float(same[clear].mean()) if is_classifier and clear.any() else None,
         "num_near_ties": int((~clear).sum()) if is_classifier else None,
         "num_images": len(reference),
@@ -393,13 +410,13 @@ def _near_ties(logits: np.ndarray) -> np.ndarray:
 
 
 def _misnamed(candidate: Candidate, source: Source) -> str | None:
-    names = candidate.opened.class_names
-    if names == source.class_names:
+    names, own = candidate.opened.class_names, source.labels if candidate.format == "hf" else source.class_names
+    if names == own:
         return None
-    if len(names) != len(source.class_names):
-        return f"its files name {len(names)} classes, the source has {len(source.class_names)}"
-    index = next(index for index, name in enumerate(names) if name != source.class_names[index])
-    return f"its files call class {index} {names[index]!r}, the source {source.class_names[index]!r}"
+    if len(names) != len(own):
+        return f"its files name {len(names)} classes, the source has {len(own)}"
+    index = next(index for index, name in enumerate(names) if name != own[index])
+    return f"its files call class {index} {names[index]!r}, the source {own[index]!r}"
 
 
 def _too_different(candidate: Candidate, tally: _Tally, outputs: Sequence[str]) -> str | None:
@@ -413,6 +430,8 @@ def _too_different(candidate: Candidate, tally: _Tally, outputs: Sequence[str]) 
         if limit is not None and difference > limit * max(1.0, tally.largest[name]):
             allowed = limit * max(1.0, tally.largest[name])
             return f"its {name} differ from the source's by {difference:.2g} where at most {allowed:.2g} is allowed"
+        if tally.cosines[name] < LEAST_COSINE[candidate.precision]:
+            return f"the cosine between its {name} and the source's is {tally.cosines[name]:.3f} on some image"
     return None
 
 
@@ -446,19 +465,14 @@ def _too_inaccurate(candidate: Candidate, document: dict[str, Any], max_accuracy
 
 def _unrefused(candidate: Candidate) -> str | None:
     """Return a complaint where the graph takes an image whose size it has no position embeddings for."""
-    if candidate.must_refuse is None:
-        return None
-    try:
-        candidate.opened.run(torch.zeros(1, 3, *candidate.must_refuse))
-    except Exception:  # runtimes raise what they like
-        return None
-    return f"it takes images of {format_size(candidate.must_refuse)} px, which are no whole number of patches"
+    for size in candidate.must_refuse:
+        try:
+            candidate.opened.run(torch.zeros(1, 3, *size))
+        except Exception:  # runtimes raise what they like
+            continue
+        return f"it takes images of {format_size(size)} px, which are no whole number of patches"
+    return None
 
 
 def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from vitctl.errors import check_choice
 
-
-_HAMMING = 0.5400000214576721  # 0.54 in single precision, as Pillow has it
+_HAMMING = (0.5400000214576721, 0.46000000834465027)  # 0.54 and 0.46 in single precision, as Pillow has them
 
 
 def _bilinear(x: Tensor) -> Tensor:
@@ -26,7 +25,7 @@ def _bilinear(x: Tensor) -> Tensor:
 
 
 def _hamming(x: Tensor) -> Tensor:
-    return torch.where(x.abs() < 1, _sinc(x) * (_HAMMING + (1 - _HAMMING) * torch.cos(math.pi * x)), 0.0)
+    return torch.where(x.abs() < 1, _sinc(x) * (_HAMMING[0] + _HAMMING[1] * torch.cos(math.pi * x)), 0.0)
 
 
 def _bicubic(x: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ def interpolation_matrix(
 def _larger(num_in: int, num_out: int | Tensor) -> int | Tensor:
     if isinstance(num_out, Tensor):
         return num_out.clamp(min=num_in)
-    larger: int = torch.sym_max(num_in, num_out)
+    larger: int = torch.sym_max(num_in, num_out)  # type: ignore[no-untyped-call]
     return larger
 
 

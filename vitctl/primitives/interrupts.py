@@ -52,9 +52,15 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+class _Terminated(BaseException):
+    """A SIGTERM on its way out of the block."""
+
+
 @contextmanager
 def termination_as_error() -> Iterator[None]:
-    """Raise ``InterruptedRun`` at a SIGTERM inside the block, so that what is half done is cleared away.
+    """Leave the block with ``InterruptedRun`` at a SIGTERM, so that what is half done is cleared away.
+
+    Inside it travels as an exception that ``except Exception`` does not stop, like Ctrl-C.
 
     Outside the main thread, where Python delivers no signals, nothing is caught.
     """
@@ -63,10 +69,13 @@ def termination_as_error() -> Iterator[None]:
         return
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise InterruptedRun("terminated; nothing was written.", exit_code=EXIT_CODES[signal.SIGTERM])
+        raise _Terminated
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except _Terminated:
+        text = "terminated; nothing was written."
+        raise InterruptedRun(text, exit_code=EXIT_CODES[signal.SIGTERM]) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -68,7 +68,9 @@ def run(config: ExportConfig, conversation: Conversation) -> dict[str, Any]:
             full = _full_precision(staging, config)
             verdicts = _verify(exporter, opened, full, images, config, conversation)
             latencies = _latencies(exporter, opened, full, config, conversation)
-            exports = _describe(exporter, formats, staging, verdicts, latencies, images)
+            exports = _describe(exporter, formats, staging, verdicts, latencies)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise SettingError(
             f"--out {out} cannot be written: {error}. Nothing was left there; give another folder."
@@ -278,11 +280,9 @@ def _describe(
     staging: Path,
     verified: Mapping[str, dict[str, Any]],
     latencies: Mapping[str, Any],
-    images: VerificationImages,
 ) -> list[dict[str, Any]]:
     """Write ``export.json`` and the card into every folder; return what ``--json`` says of each."""
     exports = []
-    architecture, model_args = reconstruction_of(exporter.source.model)
     for name in formats:
         folder = staging / name
         is_onnx = name == "onnx"
@@ -294,36 +294,42 @@ def _describe(
             "verify": verified[name],
             "latency_ms": latencies.get(name),
         }
-        full = folder / FULL_PRECISION_FILE
-        if is_onnx and full.exists():
-            beside = full.with_name(f"{full.name}.data")
-            export["fp32"] = {
-                "bytes": sum(path.stat().st_size for path in (full, beside) if path.exists()),
-                "accuracy": verified["fp32"]["accuracy"],
-                "latency_ms": latencies.get("fp32"),
-            }
-            full.unlink()
-            beside.unlink(missing_ok=True)
+        if "fp32" in verified and is_onnx:
+            export["fp32"] = _take_full_precision(folder, verified["fp32"], latencies.get("fp32"))
         export["files"] = [
             {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for path in sorted(folder.iterdir())
         ]
-        is_graph = name in GRAPH_FORMATS
-        text = card(
-            exporter.source,
-            format_name=name,
-            export=export,
-            is_raw=is_graph and exporter.settings.is_raw,
-            is_size_dynamic=is_graph and exporter.settings.is_size_dynamic,
-            outputs=exporter.settings.outputs if is_graph else exporter.settings.outputs[:1],
-            architecture=architecture,
-            model_args=reader_args(model_args, layout=exporter.npz_layout) if name == "npz" else model_args,
-        )
-        write_text(folder / CARD, text)
-        document = _identity(exporter) | export | {"class_names": list(exporter.source.class_names)}
-        write_json(folder / REPORT, document | {"source_latency_ms": latencies.get("source")})
+        write_text(folder / CARD, _card(exporter, export))
+        own = {"class_names": list(exporter.source.class_names), "source_latency_ms": latencies.get("source")}
+        write_json(folder / REPORT, _identity(exporter) | export | own)
         exports.append(export)
     return exports
+
+
+def _take_full_precision(folder: Path, verified: Mapping[str, Any], latency: Any) -> dict[str, Any]:
+    """Remove the float32 file that a reduced precision was made from; return what was seen of it."""
+    paths = [path for path in folder.iterdir() if path.name.startswith(FULL_PRECISION_FILE)]
+    num_bytes = sum(path.stat().st_size for path in paths)
+    for path in paths:
+        path.unlink()
+    return {"bytes": num_bytes, "accuracy": verified["accuracy"], "latency_ms": latency}
+
+
+def _card(exporter: Exporter, export: Mapping[str, Any]) -> str:
+    name, settings = export["format"], exporter.settings
+    is_graph = name in GRAPH_FORMATS
+    architecture, model_args = reconstruction_of(exporter.source.model)
+    return card(
+        exporter.source,
+        format_name=name,
+        export=export,
+        is_raw=is_graph and settings.is_raw,
+        is_size_dynamic=is_graph and settings.is_size_dynamic,
+        outputs=settings.outputs if is_graph else settings.outputs[:1],
+        architecture=architecture,
+        model_args=reader_args(model_args, layout=exporter.npz_layout) if name == "npz" else model_args,
+    )
 
 
 def _identity(exporter: Exporter) -> dict[str, Any]:
@@ -337,6 +343,8 @@ def _identity(exporter: Exporter) -> dict[str, Any]:
             "outputs": list(settings.outputs),
             "embed_preprocess": settings.is_raw,
             "dynamic_size": settings.is_size_dynamic,
+            "opset": settings.opset,
+            "precision": settings.precision,
             "npz_layout": exporter.npz_layout,
         },
         "vitctl": __version__,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vitctl.config import ExportConfig
 from vitctl.conversation import Conversation
+from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.errors import DataError, ModelError, SettingError
@@ -141,18 +142,25 @@ def choose_images(place: Place, source: Source, config: ExportConfig, conversati
         labelled = _labelled(split, source, place)
         if labelled is None and source.has_classifier:
             conversation.line("The classes of the images are not the model's, so accuracy is not measured.")
-        return _chosen(labelled or split, labelled is not None, most, opened.spec, f"given, split {split_name}")
+        return _chosen(
+            labelled or split, labelled is not None, most, opened.spec, f"given, split {split_name}", conversation
+        )
     if place.run is not None:
         try:
             found = images_of_run(place.run, None)
             labelled = _labelled(found.split, source, place)
             return _chosen(
-                labelled or found.split, labelled is not None, most, found.spec, "the run's own validation images"
+                labelled or found.split,
+                labelled is not None,
+                most,
+                found.spec,
+                "the run's own validation images",
+                conversation,
             )
         except DataError as error:
             conversation.warn(f"{error} Verifying on the embedded digits instead.")
     split = open_source(FALLBACK_DATA, SourceOptions()).split("test")
-    return _chosen(split, False, most, FALLBACK_DATA, "the embedded images; --verify names others")
+    return _chosen(split, False, most, FALLBACK_DATA, "the embedded images; --verify names others", conversation)
 
 
 def _labelled(split: Split, source: Source, place: Place) -> Split | None:
@@ -165,10 +173,16 @@ def _labelled(split: Split, source: Source, place: Place) -> Split | None:
         return None
 
 
-def _chosen(split: Split, is_labelled: bool, most: int, spec: str, reason: str) -> VerificationImages:
-    """Return a seeded draw of at most ``most`` images."""
+def _chosen(
+    split: Split, is_labelled: bool, most: int, spec: str, reason: str, conversation: Conversation
+) -> VerificationImages:
+    """Return a seeded draw of at most ``most`` images, less those that cannot be read."""
     generator = random_generator(0, "verification")
     positions = tuple(sorted(generator.permutation(len(split))[:most].tolist()))
+    chosen = split.select(positions)
+    scan = scan_images(chosen, num_threads=num_scan_threads(), conversation=conversation)
+    for line in check_bad_images(chosen, scan, allow=True, needs_every_class=False):
+        conversation.warn(f"left out: {line}")
     reason += "" if is_labelled else ", labels not used"
-    images = real_images(split, positions, use_labels=is_labelled)
-    return VerificationImages(images, f"{len(positions):,} images of {spec}", reason)
+    images = real_images(chosen, scan.good.tolist(), use_labels=is_labelled)
+    return VerificationImages(images, f"{len(scan.good):,} image{'s' * (len(scan.good) > 1)} of {spec}", reason)

@@ -50,7 +50,7 @@ def images_of_run(run: Path, split_name: str | None) -> Images:
     """
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
     listing = run / "validation.json"
-    held_out = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else None
+    held_out = _read_listing(listing) if listing.is_file() else None
     if split_name in (None, "val"):
         if held_out is None:
             raise DataError(f"{run} was made without validation images; name others with --data SPEC or --split test.")
@@ -69,6 +69,17 @@ def images_of_run(run: Path, split_name: str | None) -> Images:
         kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
         return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
     return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
+
+
+def _read_listing(path: Path) -> dict[str, Any]:
+    try:
+        listing: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = (listing["data"], listing["images"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); expected the validation images of a run. Name others with --data SPEC."
+        ) from error
+    return listing
 
 
 def _options_of(settings: Mapping[str, Any]) -> SourceOptions:
