@@ -45,7 +45,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "bit": ("resnetv2_50x1_bit", {"num_classes": 5}, {"onnx", "timm", "pt2"}),
     "convnext": ("convnext_atto", {"depths": (1, 1, 1, 1)}, {"onnx", "timm", "pt2"}),
 }
-DYNAMIC = ("vit_tiny", "deit3", "registers", "siglip", "rectangular", "convnext", "bit")
+DYNAMIC = ("vit_tiny", "deit3", "deit_distilled", "registers", "siglip", "hybrid", "rectangular", "convnext", "bit")
 
 
 def small_folder(folder: Path, family: str) -> Path:
@@ -90,15 +90,6 @@ def test_family_takes_other_sizes(run_cli: Any, tmp_path: Path, family: str) -> 
         assert export["verify"]["passed"]
         assert len(export["verify"]["sizes"]) == 2
         assert export["verify"]["max_abs"] <= 1e-4 * max(1.0, export["verify"]["largest_output"])
-
-
-@pytest.mark.slow
-def test_hybrid_takes_other_sizes_as_onnx_and_says_why_not_as_pt2(run_cli: Any, tmp_path: Path) -> None:
-    folder = small_folder(tmp_path / "hybrid", "hybrid")
-    result = run_cli("export", folder, "--to", "all", "--dynamic-size", "--out", tmp_path / "out", "--json")
-    assert result.exit_code == 0, result.stderr
-    assert {export["format"] for export in result.json["exports"]} == {"onnx", "timm"}
-    assert "ceil" in next(one["reason"] for one in result.json["refused"] if one["format"] == "pt2")
 
 
 @pytest.mark.slow

@@ -7,11 +7,14 @@ Letters: B images; H W px; h w patches; P prefix tokens, D width.
 """
 
 import copy
+import math
 import types
 from typing import Any
 
 import torch
 from timm.layers.format import Format
+from timm.layers.pool2d_same import MaxPool2dSame
+from timm.layers.std_conv import StdConv2dSame
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -51,22 +54,22 @@ class PositionInterpolation(nn.Module):
 def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
     """Return a copy of ``model``, in evaluation mode, that takes (B, 3, H, W) of any multiples of its patch.
 
-    A size that is no multiple is an AssertionError. A CNN that takes any size is copied as it is, and so is a ViT whose
-    positions are rotary only and computed by timm for every size (DINOv3). The guards of ``torch.export`` want two
-    patches or more a side, those of ONNX do not.
+    A size that is no multiple is an AssertionError. A CNN that takes any size is copied as it is. The guards of
+    ``torch.export`` want two patches or more a side; ONNX has no such limit.
 
     Args:
         model: A timm model; not changed.
         name: Its name, for messages.
 
     Raises:
-        ModelError: Something in it is made for one size: windows, relative positions, a rotary table.
+        ModelError: Something in it is made for one size: windows, relative positions, or rotary ones, which timm
+            computes for the size of the example when it exports (DINOv3's ``float(side)``).
     """
     copied: Any = copy.deepcopy(model).eval()
     geometry = geometry_of(copied)
     table = position_table(copied)
     is_fixed = geometry.grid is not None or bool(getattr(copied, "pretrained_cfg", {}).get("fixed_input_size"))
-    if not is_fixed or (isinstance(copied, Eva) and table is None and copied.dynamic_img_size):
+    if not is_fixed:
         return copied  # type: ignore[no-any-return]
     if (
         geometry.grid is None
@@ -87,6 +90,8 @@ def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
     embed: Any = copied.patch_embed
     embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
     embed.register_forward_pre_hook(_check_whole_patches)
+    for parent in list(embed.modules()):
+        _fix_same_padding(parent)
     return copied  # type: ignore[no-any-return]
 
 
@@ -97,6 +102,25 @@ def _check_whole_patches(embed: Any, arguments: tuple[Tensor, ...]) -> None:
         height % patch[0] == 0 and width % patch[1] == 0,
         f"images of {height}x{width} px; expected multiples of the patch of {format_size(patch)} px",
     )
+
+
+def _fix_same_padding(parent: nn.Module) -> None:
+    """Pad by constants before the strided layers of a hybrid's CNN, which every side they meet is a multiple of.
+
+    timm computes TensorFlow's SAME padding from the size, an expression that keeps ``torch.export`` busy for minutes.
+    """
+    for name, child in parent.named_children():
+        if isinstance(child, MaxPool2dSame):
+            pool = nn.MaxPool2d(child.kernel_size, child.stride)
+            setattr(parent, name, nn.Sequential(_same_padding(child, -math.inf), pool))
+        elif isinstance(child, StdConv2dSame) and child.same_pad:
+            child.same_pad = False
+            setattr(parent, name, nn.Sequential(_same_padding(child, 0.0), child))
+
+
+def _same_padding(layer: Any, value: float) -> nn.Module:
+    height, width = (max(kernel - stride, 0) for kernel, stride in zip(layer.kernel_size, layer.stride, strict=True))
+    return nn.ConstantPad2d((width // 2, width - width // 2, height // 2, height - height // 2), value)
 
 
 def _embed_positions(model: Any, tokens: Tensor) -> Tensor:
