@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import ModelError
+from vitctl.exporting import transformers_folder
 from vitctl.exporting.transformers_folder import (
     check_transformers_can_hold,
+    misdescription,
     preprocessor_config,
     transformers_logits,
     transformers_pixels,
@@ -308,6 +310,141 @@ def test_pixels__of_a_border_are_black_not_the_mean(tmp_path: Path) -> None:
     assert levels(pixels, timms)[1, 0, 0] == pytest.approx(128, abs=0.01)  # round(255 * 0.5)
 
 
+@pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000)])
+def test_pixels__of_a_strip_of_one_pixel_are_timms_and_take_no_gigabytes(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocessing, areas, resize = preprocessing_for(image_size=(224, 224), crop_pct=0.875), [], Image.Image.resize
+
+    def noted(image: Image.Image, size: tuple[int, int], **options: Any) -> Image.Image:
+        areas.append(size[0] * size[1])
+        return resize(image, (min(size[0], 9999), min(size[1], 9999)), **options)  # to fail without the gigabytes
+
+    strip, pixels = photo(size), transformers_pixels(write_preprocessor(tmp_path, preprocessing))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "resize", noted)
+        found = pixels(strip)
+    assert max(areas) <= 256 * 256 * 16
+    assert levels(found, EvaluationTransform(preprocessing)(strip)).max() < 0.01
+
+
+def test_pixels__of_a_squashed_strip_show_its_ends(tmp_path: Path) -> None:
+    strip = Image.new("RGB", (2000, 1), "black")
+    strip.paste((255, 255, 255), (0, 0, 500, 1))
+    pixels = transformers_pixels(write_preprocessor(tmp_path, preprocessing_for(crop_mode="squash")))(strip)
+    assert levels(pixels[..., :1], pixels[..., -1:]).min() == pytest.approx(255, abs=0.01)
+
+
+# what the files say
+
+
+def tamper(folder: Path, file: str, **changes: object) -> None:
+    """Write ``changes`` into a JSON file of ``folder``; None takes a key out."""
+    document = json.loads((folder / file).read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in document.items() if value is not None}
+    (folder / file).write_text(json.dumps(kept), encoding="utf-8")
+
+
+def complaint_about(folder: Path, **changes: Any) -> str | None:
+    return misdescription(folder, **({"preprocessing": preprocessing_for(), "class_names": NAMES} | changes))
+
+
+@pytest.mark.parametrize("kind", PROCESSED)
+def test_description__is_right_however_near_transformers_comes_to_timm(kind: str, tmp_path: Path) -> None:
+    preprocessing = preprocessing_for(**PROCESSED[kind])
+    folder = write(build(img_size=preprocessing.image_size), tmp_path / "hf", preprocessing=preprocessing)
+    assert complaint_about(folder, preprocessing=preprocessing) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"img_size": (16, 24), "patch_size": (4, 8)}, {"in_chans": 1}, {"no_embed_class": True}, {"qkv_bias": False}],
+    ids=str,
+)
+def test_description__of_other_models_is_right(changes: dict[str, Any], tmp_path: Path) -> None:
+    preprocessing = preprocessing_for(image_size=changes.get("img_size", (16, 16)))
+    folder = write(build(**changes), tmp_path / "hf", preprocessing=preprocessing)
+    assert complaint_about(folder, preprocessing=preprocessing) is None
+
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+TAMPERED: list[tuple[str, dict[str, Any], str]] = [
+    (PROCESSOR, {"image_mean": [0.5, 0.5, 0.5]}, "has the mean [0.5, 0.5, 0.5], the model's is [0.4, 0.5, 0.6]"),
+    (PROCESSOR, {"image_mean": [0.6, 0.5, 0.4]}, "has the mean [0.6, 0.5, 0.4], the model's is [0.4, 0.5, 0.6]"),
+    (PROCESSOR, {"image_mean": [0.4, 0.5, 0.6000001]}, "has the mean [0.4, 0.5, 0.6000001], the model's is"),
+    (PROCESSOR, {"image_std": [0.25, 0.2]}, "has the standard deviation [0.25, 0.2], the model's is [0.25, 0.2, 0.3]"),
+    (PROCESSOR, {"image_std": None}, "has no standard deviation, the model's is [0.25, 0.2, 0.3]"),
+    (PROCESSOR, {"rescale_factor": 1 / 256}, "has the rescale_factor 0.00390625, the model's is 0.00392156862745098"),
+    (PROCESSOR, {"resample": 2}, "has the resample 2, the model's is 3"),
+    (PROCESSOR, {"resample": "bicubic"}, 'has the resample "bicubic", the model\'s is 3'),
+    (PROCESSOR, {"do_resize": False}, "has the do_resize false, the model's is true"),
+    (PROCESSOR, {"do_rescale": False}, "has the do_rescale false, the model's is true"),
+    (PROCESSOR, {"do_normalize": None}, "has no do_normalize, the model's is true"),
+    (PROCESSOR, {"do_center_crop": False}, "has the do_center_crop false, the model's is true"),
+    (PROCESSOR, {"crop_size": {"height": 16, "width": 20}}, "has the output size [16, 20], the model's is [16, 16]"),
+    (PROCESSOR, {"crop_size": None, "do_center_crop": None},
+     "has the output size [null, null], the model's is [16, 16]"),
+    (PROCESSOR, {"crop_size": None, "size": {"height": 20, "width": 20}},
+     "has the output size [20, 20], the model's is [16, 16]"),
+    (CONFIG, {"id2label": {"0": "red", "1": "a/b, c", "2": "grün"}},
+     "has 'a/b, c' for class 1 in id2label, the model 'grün'"),
+    (CONFIG, {"id2label": {"0": "red", "1": "grün"}}, "has None for class 2 in id2label, the model 'a/b, c'"),
+    (CONFIG, {"id2label": {"0": "red", "1": "grün", "2": "a/b, c", "3": "x"}},
+     "has 'x' for class 3 in id2label, the model None"),
+    (CONFIG, {"label2id": {"red": 0, "grün": 2, "a/b, c": 1}}, "has a label2id that is not the inverse"),
+    (CONFIG, {"label2id": {"red": "0", "grün": "1", "a/b, c": "2"}}, "has a label2id that is not the inverse"),
+    (CONFIG, {"label2id": None}, "has a label2id that is not the inverse"),
+    (CONFIG, {"image_size": 20}, "has the image_size [20, 20], the model's is [16, 16]"),
+    (CONFIG, {"image_size": [8, 32]}, "has the image_size [8, 32], the model's is [16, 16]"),
+    (CONFIG, {"image_size": None}, "has no image_size, the model's is [16, 16]"),
+    (CONFIG, {"patch_size": [4, 8]}, "has the patch_size [4, 8], the model's is [4, 4]"),
+    (CONFIG, {"model_type": "deit"}, 'has the model_type "deit", the model\'s is "vit"'),
+    (CONFIG, {"architectures": ["ViTModel"]},
+     'has the architectures ["ViTModel"], the model\'s is ["ViTForImageClassification"]'),
+    (CONFIG, {"num_channels": 1}, "has the num_channels 1, the model's is 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "changes", "phrase"), TAMPERED, ids=[str(changes) for _, changes, _ in TAMPERED])
+def test_description__that_was_tampered_with_is_found(
+    file: str, changes: dict[str, Any], phrase: str, tmp_path: Path
+) -> None:
+    preprocessing = preprocessing_for(crop_pct=0.8)
+    folder = write(build(), tmp_path / "hf", preprocessing=preprocessing)
+    tamper(folder, file, **changes)
+    complaint = complaint_about(folder, preprocessing=preprocessing)
+    assert complaint is not None
+    assert complaint.startswith(f"its {file} {phrase}")
+
+
+def test_description__of_more_tokens_than_the_weights_have_positions_for(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write(build(), tmp_path / "hf")
+    tensors, positions = load_file(folder / "model.safetensors"), "vit.embeddings.position_embeddings"
+    save_file(tensors | {positions: tensors[positions][:, :10].clone()}, folder / "model.safetensors")
+    assert complaint_about(folder) == "its config.json describes 17 tokens, its model.safetensors has positions for 10"
+
+
+def test_description__names_all_that_is_wrong(tmp_path: Path) -> None:
+    folder = write(build(), tmp_path / "hf")
+    tamper(folder, PROCESSOR, resample=0)
+    tamper(folder, CONFIG, model_type="deit")
+    assert complaint_about(folder) == (
+        "its preprocessor_config.json has the resample 0, the model's is 3 and "
+        'its config.json has the model_type "deit", the model\'s is "vit"'
+    )
+
+
+def test_description__a_mistake_of_the_writer_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mistaken = preprocessor_config(preprocessing_for()) | {"image_mean": list(STD)}
+    monkeypatch.setattr(transformers_folder, "preprocessor_config", lambda _: mistaken)
+    assert "has the mean [0.25, 0.2, 0.3]" in str(complaint_about(write(build(), tmp_path / "hf")))
+
+
+# refused
+
+
 def siglip() -> nn.Module:
     return build("vit_base_patch16_siglip_224")
 
@@ -321,6 +458,13 @@ def unlike_blocks() -> nn.Module:
 def unlike_eps() -> nn.Module:
     model = build()
     model.norm.eps = 1e-5  # type: ignore[union-attr,assignment]  # timm's norm
+    return model
+
+
+def changed(**parts: object) -> nn.Module:
+    model = build()
+    for name, part in parts.items():
+        setattr(model, name, part)
     return model
 
 
@@ -362,6 +506,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "no classifier": (lambda: build(num_classes=0), "no classifier"),
     "padding": (lambda: build(dynamic_img_size=True, dynamic_img_pad=True), "padding in its patch embedding"),
     "unlike blocks": (unlike_blocks, "blocks that differ"),
+    "no blocks": (lambda: build(depth=0), "no blocks"),
+    "foreign part": (lambda: changed(pos_drop=nn.Tanh()), "a part pos_drop of type Tanh"),
+    "stray positions": (lambda: changed(pos_embed=nn.Parameter(torch.ones(1, 9, 16))),
+                        "position embeddings of another shape"),
     "unlike eps": (unlike_eps, r"LayerNorms of different eps \(1e-06, 1e-05\)"),
     "a tensor more": (with_a_tensor_more, "a tensor temperature"),
 }  # fmt: skip

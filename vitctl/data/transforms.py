@@ -35,11 +35,11 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the (3, H, W) float32 tensor of ``image``."""
-        tensor: Tensor = self._transform(_without_far_ends(image) if self._is_centred else image)
+        tensor: Tensor = self._transform(without_far_ends(image) if self._is_centred else image)
         return tensor
 
 
-def _without_far_ends(image: Image.Image) -> Image.Image:
+def without_far_ends(image: Image.Image) -> Image.Image:
     """Return ``image``, of one much longer than wide its middle part, which holds all that a centre crop can show.
 
     Before the crop the short side is resized to the model's size: a strip of 20,000 x 1 px would take gigabytes.

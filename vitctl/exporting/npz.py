@@ -15,22 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import GELU, Attention, DropPath, GELUTanh, LayerNorm, LayerNormFp32, Mlp, PatchDropout, PatchEmbed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError, check_choice
-from vitctl.models.geometry import num_embedded_prefix_tokens
+from vitctl.exporting import plain_vit
+from vitctl.exporting.plain_vit import gelu_form, is_absent
 
 LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
 
 _EPS = 1e-6  # flax.linen.LayerNorm, which both repositories leave at its default
-_LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
-_GELUS = (nn.GELU, GELU, GELUTanh)
-_PARTS = (
-    VisionTransformer, PatchEmbed, Block, Attention, Mlp, nn.Conv2d, nn.Linear, nn.Sequential, *_LAYER_NORMS, *_GELUS,
-    nn.Identity, nn.Dropout, DropPath, PatchDropout,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,111 +148,44 @@ def with_tanh_gelu(model: nn.Module) -> nn.Module | None:
     Returns:
         The copy; None where no GELU is in the erf form.
     """
-    if not any(_is_erf_gelu(module) for module in model.modules()):
+    if not any(gelu_form(module) == "none" for module in model.modules()):
         return None
     changed = copy.deepcopy(model).eval()
     for name, module in list(changed.named_modules(remove_duplicate=False)):
-        if _is_erf_gelu(module):
+        if gelu_form(module) == "none":
             changed.set_submodule(name, nn.GELU(approximate="tanh"))
     return changed
 
 
-def _is_erf_gelu(module: nn.Module) -> bool:
-    return isinstance(module, GELU) or (isinstance(module, nn.GELU) and module.approximate == "none")
-
-
 def _obstacles(vit: Any) -> list[str]:
     """Return what of a VisionTransformer Google's layouts have no place for, as words that follow "has"."""
-    foreign = _foreign_parts(vit)
-    found = _obstacles_outside_blocks(vit) + foreign
-    if not foreign:
-        found += _obstacles_in_patch_embedding(vit.patch_embed)
-        found += [reason for block in vit.blocks for reason in _obstacles_in_block(block, width=vit.embed_dim)]
-        found += _obstacles_in_norms(vit)
-    found = found or _uneven_blocks(vit) or _unknown_modules(vit) or _unwritten_tensors(vit)
-    return list(dict.fromkeys(found))
+    found = _obstacles_outside_blocks(vit) + plain_vit.obstacles_of(vit)
+    if plain_vit.has_plain_parts(vit):
+        found += _obstacles_inside(vit)
+    return found or _unwritten_tensors(vit)
 
 
 def _obstacles_outside_blocks(vit: Any) -> list[str]:
-    has_class_token, table = vit.cls_token is not None, vit.pos_embed
-    num_rows = vit.patch_embed.num_patches + num_embedded_prefix_tokens(vit)
+    has_class_token = vit.cls_token is not None
     found = {
         "register tokens": vit.reg_token is not None,
-        "more prefix tokens than the class token": vit.num_prefix_tokens > vit.num_reg_tokens + has_class_token,
         f"a class token with pooling {vit.global_pool!r}": has_class_token and vit.global_pool != "token",
         f"pooling {vit.global_pool!r} without a class token": not has_class_token and vit.global_pool != "avg",
-        "attention pooling": vit.attn_pool is not None,
-        "no absolute position embeddings": table is None,
-        "position embeddings of another shape": table is not None and table.shape != (1, num_rows, vit.embed_dim),
-        "a norm before the blocks": not _is_absent(vit.norm_pre),
-        "no blocks": len(vit.blocks) == 0,
-        "no norm before pooling": _is_absent(vit.norm),
-        "a norm after pooling": not _is_absent(vit.fc_norm),
-        "a head that is not one linear layer with a bias": not (_is_absent(vit.head) or _is_affine(vit.head)),
+        "no absolute position embeddings": vit.pos_embed is None,
+        "no norm before pooling": is_absent(vit.norm),
     }
-    return [reason for reason, is_found in found.items() if is_found]
+    return plain_vit.reasons_in(found)
 
 
-def _foreign_parts(vit: Any) -> list[str]:
-    """Return the parts whose insides are not those of the Flax models' counterparts in timm."""
-    parts: list[tuple[Any, type[nn.Module]]] = [(vit.patch_embed, PatchEmbed)]
-    for block in vit.blocks:
-        parts += [(block, Block), (getattr(block, "attn", None), Attention), (getattr(block, "mlp", None), Mlp)]
-    return [
-        f"{type(part).__name__} in place of {expected.__name__}"
-        for part, expected in parts
-        if part is not None and type(part) is not expected
-    ]
-
-
-def _obstacles_in_patch_embedding(embed: Any) -> list[str]:
-    projection = embed.proj
+def _obstacles_inside(vit: Any) -> list[str]:
     found = {
-        "a patch embedding that is not one convolution with a bias": type(projection) is not nn.Conv2d
-        or projection.bias is None,
-        "a norm in its patch embedding": not _is_absent(embed.norm),
-        "padding in its patch embedding": bool(embed.dynamic_img_pad),
+        "a patch embedding that is not one convolution with a bias": not plain_vit.is_biased(vit.patch_embed.proj),
+        "a norm within attention": not all(is_absent(block.attn.norm) for block in vit.blocks),
+        "a norm within the MLP": not all(is_absent(block.mlp.norm) for block in vit.blocks),
+        "projections other than linear layers with a bias": not all(map(plain_vit.has_biases, vit.blocks)),
     }
-    return [reason for reason, is_found in found.items() if is_found]
-
-
-def _obstacles_in_block(block: Any, *, width: int) -> list[str]:
-    attention, mlp = block.attn, block.mlp
-    is_affine = type(attention.qkv) is nn.Linear and all(map(_is_affine, (attention.proj, mlp.fc1, mlp.fc2)))
-    found = {
-        "LayerScale": not (_is_absent(block.ls1) and _is_absent(block.ls2)),
-        "qk-norm": not (_is_absent(attention.q_norm) and _is_absent(attention.k_norm)),
-        "a norm within attention": not _is_absent(attention.norm),
-        "a norm within the MLP": not _is_absent(mlp.norm),
-        "gated attention": attention.gate is not None,
-        "attention of another width than its tokens": attention.attn_dim != width,
-        "projections other than linear layers with a bias": not is_affine,
-        f"the activation {type(mlp.act).__name__}": type(mlp.act) not in _GELUS,
-    }
-    return [reason for reason, is_found in found.items() if is_found]
-
-
-def _obstacles_in_norms(vit: Any) -> list[str]:
-    norms = [norm for block in vit.blocks for norm in (block.norm1, block.norm2)]
-    norms += [] if _is_absent(vit.norm) else [vit.norm]
-    if others := [type(norm).__name__ for norm in norms if type(norm) not in _LAYER_NORMS]:
-        return [f"{other} in place of LayerNorm" for other in others]
-    bare = ["a LayerNorm without a weight or a bias" for norm in norms if norm.weight is None or norm.bias is None]
-    return bare + [f"LayerNorm with an eps of {norm.eps:g} in place of {_EPS:g}" for norm in norms if norm.eps != _EPS]
-
-
-def _uneven_blocks(vit: Any) -> list[str]:
-    """Return a reason if heads or MLP widths differ, which the Flax models have one setting for."""
-    settings = {(block.attn.num_heads, block.mlp.fc1.out_features) for block in vit.blocks}
-    return ["blocks that differ from one another"] if len(settings) > 1 else []
-
-
-def _unknown_modules(vit: Any) -> list[str]:
-    return [
-        f"a part {name} of type {type(module).__name__}"
-        for name, module in vit.named_modules()
-        if type(module) not in _PARTS
-    ]
+    others = sorted({norm.eps for norm in plain_vit.layer_norms_of(vit)} - {_EPS})
+    return plain_vit.reasons_in(found) + [f"LayerNorm with an eps of {eps:g} in place of {_EPS:g}" for eps in others]
 
 
 def _unwritten_tensors(vit: Any) -> list[str]:
@@ -267,14 +194,6 @@ def _unwritten_tensors(vit: Any) -> list[str]:
     except KeyError as error:
         return [f"no tensor {error.args[0]}"]
     return [f"a tensor {key} of unknown use" for key in unwritten]
-
-
-def _is_absent(part: nn.Module) -> bool:
-    return type(part) is nn.Identity
-
-
-def _is_affine(part: nn.Module) -> bool:
-    return type(part) is nn.Linear and part.bias is not None
 
 
 def _entries(vit: Any, names: _Names) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -298,7 +217,7 @@ def _entries(vit: Any, names: _Names) -> tuple[dict[str, Tensor], dict[str, Tens
         of_block = _block_entries(rest, f"blocks.{index}", names, num_heads=block.attn.num_heads)
         entries |= _below(f"Transformer/encoderblock_{index}", of_block)
     entries |= _below("Transformer/encoder_norm", _norm_entries(rest, "norm"))
-    if not _is_absent(vit.head):
+    if not is_absent(vit.head):
         entries |= _below("head", _dense_entries(rest, "head"))
     return entries, rest
 

@@ -10,7 +10,7 @@ Letters: B images, C classes, D width, H W px, T tokens.
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save
-from timm.layers import GELU, Attention, GELUTanh, LayerNorm, LayerNormFp32, Mlp, PatchEmbed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitctl.data.transforms import without_far_ends
 from vitctl.errors import ModelError
+from vitctl.exporting import plain_vit
+from vitctl.exporting.plain_vit import is_absent
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.files import write_json
 from vitctl.primitives.preprocessing import Preprocessing
@@ -34,7 +37,6 @@ WEIGHTS_FILE = "model.safetensors"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 _APPROXIMATIONS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # transformers' hidden_act -> torch's approximate
-_LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 
 # timm -> transformers; within a block, and outside of blocks
 _BLOCK_NAMES = {
@@ -120,14 +122,10 @@ def _check_class_names(class_names: Sequence[str], *, num_classes: int, name: st
 
 def _obstacles(vit: Any) -> list[str]:
     """Return what of a VisionTransformer has no place in ViTForImageClassification, as words that follow "has"."""
-    foreign = _foreign_parts(vit)
-    found = _obstacles_outside_blocks(vit) + foreign
-    if not foreign:
-        found += _obstacles_in_patch_embedding(vit.patch_embed)
-        found += [reason for block in vit.blocks for reason in _obstacles_in_block(block)]
-        found += _uneven_parts(vit)
-    found += [f"a tensor {key} of unknown use" for key in vit.state_dict() if not found and not _classic_names(key)]
-    return list(dict.fromkeys(found))
+    found = _obstacles_outside_blocks(vit) + plain_vit.obstacles_of(vit)
+    if plain_vit.has_plain_parts(vit):
+        found += _obstacles_inside(vit)
+    return found or [f"a tensor {key} of unknown use" for key in vit.state_dict() if not _classic_names(key)]
 
 
 def _obstacles_outside_blocks(vit: Any) -> list[str]:
@@ -136,93 +134,28 @@ def _obstacles_outside_blocks(vit: Any) -> list[str]:
         f"{vit.num_reg_tokens} register tokens": vit.num_reg_tokens > 0,
         f"pooling {vit.global_pool!r} in place of the class token's": vit.global_pool != "token",
         "no position embeddings": vit.pos_embed is None,
-        "a norm before the blocks": not _is_absent(vit.norm_pre),
-        "no norm after the blocks": _is_absent(vit.norm),
-        "a norm after pooling": not _is_absent(vit.fc_norm),
-        "no classifier": _is_absent(vit.head),
-        "a classifier that is not one linear layer with a bias": not (_is_absent(vit.head) or _is_affine(vit.head)),
+        "no norm after the blocks": is_absent(vit.norm),
+        "no classifier": is_absent(vit.head),
     }
-    return [reason for reason, is_found in found.items() if is_found]
+    return plain_vit.reasons_in(found)
 
 
-def _foreign_parts(vit: Any) -> list[str]:
-    """Return the parts of another type than ViTForImageClassification's counterparts in timm."""
-    parts: list[tuple[Any, type[nn.Module]]] = [(vit.patch_embed, PatchEmbed)]
-    for block in vit.blocks:
-        parts += [(block, Block), (getattr(block, "attn", None), Attention), (getattr(block, "mlp", None), Mlp)]
-    return [
-        f"{type(part).__name__} in place of {expected.__name__}"
-        for part, expected in parts
-        if part is not None and type(part) is not expected
-    ]
-
-
-def _obstacles_in_patch_embedding(embed: Any) -> list[str]:
+def _obstacles_inside(vit: Any) -> list[str]:
+    eps = sorted({norm.eps for norm in plain_vit.layer_norms_of(vit)})
+    inner_norms = [norm for block in vit.blocks for norm in (block.attn.norm, block.mlp.norm)]
     found = {
-        "a patch embedding without a bias": embed.proj.bias is None,
-        "a norm in its patch embedding": not _is_absent(embed.norm),
-        "padding in its patch embedding": bool(embed.dynamic_img_pad),
-    }
-    return [reason for reason, is_found in found.items() if is_found]
-
-
-def _obstacles_in_block(block: Any) -> list[str]:
-    attention, mlp = block.attn, block.mlp
-    found = {
-        "LayerScale": not (_is_absent(block.ls1) and _is_absent(block.ls2)),
-        "qk-norm": not (_is_absent(attention.q_norm) and _is_absent(attention.k_norm)),
-        "a norm within attention or MLP": not (_is_absent(attention.norm) and _is_absent(mlp.norm)),
-        "gated attention": attention.gate is not None,
-        "attention of another width than its tokens": attention.qkv.out_features != 3 * attention.proj.out_features,
-        "linear layers without a bias": not all(_is_affine(part) for part in (attention.proj, mlp.fc1, mlp.fc2)),
-        f"the activation {type(mlp.act).__name__}": _hidden_act(mlp.act) is None,
-    }
-    return [reason for reason, is_found in found.items() if is_found]
-
-
-def _uneven_parts(vit: Any) -> list[str]:
-    """Return what is not the same throughout, where ViTForImageClassification has one setting for all."""
-    norms = [norm for block in vit.blocks for norm in (block.norm1, block.norm2)] + [vit.norm]
-    norms = [norm for norm in norms if not _is_absent(norm)]
-    others = [type(norm).__name__ for norm in norms if type(norm) not in _LAYER_NORMS]
-    if others:
-        return [f"{other} in place of LayerNorm" for other in others]
-    eps = sorted({norm.eps for norm in norms})
-    found = {
-        "a LayerNorm without a weight or a bias": any(norm.weight is None or norm.bias is None for norm in norms),
+        "a patch embedding without a bias": not plain_vit.is_biased(vit.patch_embed.proj),
+        "a norm within attention or MLP": not all(map(is_absent, inner_norms)),
+        "linear layers without a bias": not all(map(plain_vit.has_biases, vit.blocks)),
         f"LayerNorms of different eps ({', '.join(map(str, eps))})": len(eps) > 1,
-        "blocks that differ from one another": len({_block_settings(block) for block in vit.blocks}) != 1,
     }
-    return [reason for reason, is_found in found.items() if is_found]
-
-
-def _block_settings(block: Any) -> tuple[int, int, bool, str | None]:
-    """Return a block's number of heads, the width of its MLP, whether q, k and v have biases, its activation."""
-    has_bias = block.attn.qkv.bias is not None
-    return block.attn.num_heads, block.mlp.fc1.out_features, has_bias, _hidden_act(block.mlp.act)
-
-
-def _is_absent(part: nn.Module) -> bool:
-    return isinstance(part, nn.Identity)
-
-
-def _is_affine(part: nn.Module) -> bool:
-    return type(part) is nn.Linear and part.bias is not None
-
-
-def _hidden_act(activation: nn.Module) -> str | None:
-    """Return transformers' name of an activation, or None for one that is neither form of GELU."""
-    if type(activation) is nn.GELU:
-        approximate = activation.approximate
-    else:
-        approximate = {GELU: "none", GELUTanh: "tanh"}.get(type(activation), "")
-    return next((name for name, value in _APPROXIMATIONS.items() if value == approximate), None)
+    return plain_vit.reasons_in(found)
 
 
 def _model_config(model: nn.Module, class_names: Sequence[str]) -> dict[str, Any]:
     vit: Any = model
     geometry = geometry_of(model)
-    num_heads, intermediate_size, has_qkv_bias, hidden_act = _block_settings(vit.blocks[0])
+    num_heads, intermediate_size, has_qkv_bias, form = plain_vit.block_settings(vit.blocks[0])
     return {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
@@ -233,7 +166,7 @@ def _model_config(model: nn.Module, class_names: Sequence[str]) -> dict[str, Any
         "num_hidden_layers": len(vit.blocks),
         "num_attention_heads": num_heads,
         "intermediate_size": intermediate_size,
-        "hidden_act": hidden_act,
+        "hidden_act": next(name for name, known in _APPROXIMATIONS.items() if known == form),
         "layer_norm_eps": vit.norm.eps,
         "qkv_bias": has_qkv_bias,
         "hidden_dropout_prob": 0.0,
@@ -320,6 +253,102 @@ def _resized_to(scaled: tuple[int, ...], *, crop_mode: str) -> dict[str, int]:
     return {"shortest_edge": height}
 
 
+def misdescription(folder: Path, *, preprocessing: Preprocessing, class_names: Sequence[str]) -> str | None:
+    """Return what the files of a written folder say that is not so, None if nothing was found.
+
+    It goes by the files and the source alone, so that a mistake of ``write_transformers_folder`` shows. How much is cut
+    off around the output is not compared: transformers cannot say all that timm does, see ``preprocessor_config``.
+
+    Args:
+        folder: With ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+        preprocessing: What the exported model expects of an image.
+        class_names: One per output of the exported model, in order.
+
+    Returns:
+        Complaints such as "its config.json has no image_size, the model's is [16, 16]", joined by "and".
+
+    Raises:
+        OSError: A file is missing.
+        KeyError: The patch or position embeddings are missing.
+    """
+    config, processor = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG_FILE, PREPROCESSOR_FILE)
+    )
+    with safe_open(folder / WEIGHTS_FILE, framework="numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no dict
+    found = [
+        *_complaints(PREPROCESSOR_FILE, _processor_facts(processor, preprocessing)),
+        *_complaints(CONFIG_FILE, _config_facts(config, shapes, image_size=preprocessing.image_size)),
+        *_unfitting_positions(config, shapes),
+        *_misnamed(config, class_names),
+    ]
+    return " and ".join(found) or None
+
+
+def _complaints(file: str, facts: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Return a phrase for each of ``facts``, (what the file has, what is so) by name, that differs."""
+    return [
+        f"its {file} has {f'the {fact} {json.dumps(has)}' if has is not None else f'no {fact}'}, the model's is "
+        f"{json.dumps(is_so)}"
+        for fact, (has, is_so) in facts.items()
+        if has != is_so
+    ]
+
+
+def _processor_facts(processor: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, tuple[Any, Any]]:
+    numbers = {one.name.lower(): int(one) for one in Image.Resampling}
+    is_cropped = "crop_size" in processor
+    output = processor["crop_size"] if is_cropped else processor.get("size", {})
+    steps = ["do_resize", "do_rescale", "do_normalize"] + ["do_center_crop"] * is_cropped
+    return {
+        "mean": (processor.get("image_mean"), list(preprocessing.mean)),
+        "standard deviation": (processor.get("image_std"), list(preprocessing.std)),
+        "rescale_factor": (processor.get("rescale_factor"), 1 / 255),
+        "resample": (processor.get("resample"), numbers[preprocessing.interpolation]),
+        "output size": ([output.get("height"), output.get("width")], list(preprocessing.image_size)),
+        **{step: (processor.get(step), True) for step in steps},
+    }
+
+
+def _config_facts(
+    config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], *, image_size: tuple[int, int]
+) -> dict[str, tuple[Any, Any]]:
+    _, num_channels, *patch_size = shapes["vit.embeddings.patch_embeddings.projection.weight"]
+    return {
+        "model_type": (config.get("model_type"), "vit"),
+        "architectures": (config.get("architectures"), ["ViTForImageClassification"]),
+        "image_size": (_height_and_width(config.get("image_size")), list(image_size)),
+        "patch_size": (_height_and_width(config.get("patch_size")), patch_size),
+        "num_channels": (config.get("num_channels"), num_channels),
+    }
+
+
+def _unfitting_positions(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    size, patch = (_height_and_width(config.get(key)) for key in ("image_size", "patch_size"))
+    num_rows = shapes["vit.embeddings.position_embeddings"][1]
+    if size and patch and (num_tokens := 1 + size[0] // patch[0] * (size[1] // patch[1])) != num_rows:
+        return [f"its {CONFIG_FILE} describes {num_tokens} tokens, its {WEIGHTS_FILE} has positions for {num_rows}"]
+    return []
+
+
+def _height_and_width(size: int | list[int] | None) -> list[int] | None:
+    return [size, size] if isinstance(size, int) else size
+
+
+def _misnamed(config: Mapping[str, Any], class_names: Sequence[str]) -> list[str]:
+    """Return a phrase for the first class that goes by another name, and one for names that lead elsewhere."""
+    names, indices = config.get("id2label", {}), config.get("label2id", {})
+    expected = {str(index): name for index, name in enumerate(class_names)}
+    found = [
+        f"its {CONFIG_FILE} has {names.get(key)!r} for class {key} in id2label, the model {expected.get(key)!r}"
+        for key in expected | names
+        if names.get(key) != expected.get(key)
+    ][:1]
+    if indices != {name: index for index, name in enumerate(class_names)}:
+        found.append(f"its {CONFIG_FILE} has a label2id that is not the inverse of the model's class names")
+    return found
+
+
 def transformers_logits(folder: Path) -> Callable[[Tensor], Tensor]:
     """Return what ViTForImageClassification computes from the files in ``folder``, in plain torch on the CPU.
 
@@ -388,7 +417,9 @@ def transformers_pixels(folder: Path) -> Callable[[Image.Image], Tensor]:
     """Return what transformers' image processor makes of an image by the file in ``folder``, to the last bit.
 
     The processor of transformers 5 that works on Pillow images (``backend="pil"``); the resize of the one that works
-    on tensors is up to a level of 255 off (measured, torchvision 0.28, bicubic).
+    on tensors is up to a level of 255 off (measured, torchvision 0.28, bicubic). Where the aspect ratio is kept,
+    images of an aspect above 16 lose their far ends first (``without_far_ends``), and their middle may then be found
+    half a pixel beside.
 
     Args:
         folder: With a ``preprocessor_config.json`` of ``preprocessor_config``'s.
@@ -404,6 +435,8 @@ def transformers_pixels(folder: Path) -> Callable[[Image.Image], Tensor]:
 
     def pixels(image: Image.Image) -> Tensor:
         """Return the pixels (3, H, W) of an RGB image."""
+        if "shortest_edge" in config["size"]:
+            image = without_far_ends(image)
         resized = image.resize(_resized_size(image.size, config["size"]), resample=config["resample"])
         if config.get("do_center_crop"):
             resized = _cropped(resized, config["crop_size"])
