@@ -241,8 +241,14 @@ def _given_validation(
     return None, source.spec, ""
 
 
-def find_images(split: Split, names: list[str], *, where: str) -> Split:
+def find_images(split: Split, names: list[str], *, where: str, advice: str) -> Split:
     """Return the part of ``split`` with these image names, in that order.
+
+    Args:
+        split: Where they are looked for.
+        names: As ``Split.image_name`` gives them.
+        where: The file that lists them, for the message.
+        advice: What the message tells to try.
 
     Raises:
         DataError: One is no longer there.
@@ -252,6 +258,6 @@ def find_images(split: Split, names: list[str], *, where: str) -> Split:
     if gone:
         raise DataError(
             f"{len(gone)} of the {len(names)} images listed in {where} are no longer in the data, {gone[0]} first; "
-            "expected the images the run was made with. Name others with --data."
+            f"expected the images the run was made with. {advice}"
         )
     return split.select([position[name] for name in names], name="val")

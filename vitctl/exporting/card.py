@@ -168,10 +168,10 @@ def _verified(export: Mapping[str, Any]) -> str:
         rows.append(("under the tanh GELU of Google's Flax models", _figure(verify["tanh_gelu_max_abs"])))
     body = "".join(f"| {name} | {value} |\n" for name, value in rows)
     sizes = ", ".join(format_size((size[0], size[1])) for size in verify["sizes"])
+    batches = " and ".join(map(str, verify["batch_sizes"]))
     return (
-        f"Against the source in PyTorch, on {verify['images']} and "
-        f"{verify['num_noise_images']} images of noise, at batch sizes {' and '.join(map(str, verify['batch_sizes']))}, at "
-        f"{sizes} px:\n\n| what | figure |\n|---|---|\n{body}"
+        f"Against the source in PyTorch, on {verify['images']} and {verify['num_noise_images']} images of noise, at "
+        f"batch sizes {batches}, at {sizes} px:\n\n| what | figure |\n|---|---|\n{body}"
     )
 
 
@@ -220,8 +220,8 @@ def _npz_snippet(source: Source, architecture: str, model_args: Mapping[str, Any
     arguments = "".join(f", {key}={value!r}" for key, value in model_args.items())
     answer = 'about["class_names"][int(found.argmax())]' if source.class_names else "found.shape"
     return (
-        "import json\nimport timm\nimport torch\nfrom PIL import Image\n\n"
-        'about = json.load(open("vitctl.json", encoding="utf-8"))\n'
+        "import json\nfrom pathlib import Path\nimport timm\nimport torch\nfrom PIL import Image\n\n"
+        'about = json.loads(Path("vitctl.json").read_text(encoding="utf-8"))\n'
         f'model = timm.create_model("{architecture}"{arguments}, num_classes={len(source.class_names)}).eval()\n'
         'model.load_pretrained("model.npz")\n'
         'transform = timm.data.create_transform(**about["preprocessing"])\n'

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from vitctl.exporting.graph import quiet_exporters
 
@@ -23,6 +24,9 @@ def write_pt2(exported: ExportedProgram, path: Path, *, metadata: dict[str, Any]
     The example inputs, which torch would store as a pickle, are left out.
     """
     archive = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    for module in exported.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
     kept, exported.example_inputs = exported.example_inputs, None
     try:
         with quiet_exporters():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
@@ -161,6 +162,11 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
             model: nn.Module = timm.create_model(address, pretrained=True)
     except Exception as error:  # the hub client's errors have no common base class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if folder is not None and isinstance(error, SafetensorError):
+            raise ModelError(
+                f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
+                "again, or name another folder."
+            ) from error
         if folder is not None:
             raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
         found = f"{type(error).__name__}: {reason}" if is_reachable else "the Hugging Face hub cannot be reached"

@@ -88,7 +88,7 @@ def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
     """Return the images to evaluate on: those asked for, else the run's own validation images."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):
-        chosen = images_of_run(run, config.split)
+        chosen = images_of_run(run, config.split, advice="Name others with --data SPEC, or --split test.")
     elif config.data is None:
         raise SettingError(
             f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC."

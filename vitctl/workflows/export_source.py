@@ -108,9 +108,14 @@ def _origin(place: Place, name: str, licence: str | None) -> tuple[str, str | No
     if place.folder is not None:
         found = json.loads((place.folder / "config.json").read_text(encoding="utf-8")).get("base_model")
         if isinstance(found, dict) and isinstance(found.get("name"), str):
-            return found["name"], found.get("license")
+            return _without_folders(found["name"]), found.get("license")
         return place.name, licence
     return name, licence
+
+
+def _without_folders(name: str) -> str:
+    """Return a path's last part, a name as it is: what is exported may be published."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def choose_images(place: Place, source: Source, config: ExportConfig, conversati
         )
     if place.run is not None:
         try:
-            found = images_of_run(place.run, None)
+            found = images_of_run(place.run, None, advice="Name others with --verify SPEC.")
             labelled = _labelled(found.split, source, place)
             return _chosen(
                 labelled or found.split,
@@ -158,7 +163,8 @@ def choose_images(place: Place, source: Source, config: ExportConfig, conversati
                 conversation,
             )
         except DataError as error:
-            conversation.warn(f"{error} Verifying on the embedded digits instead.")
+            conversation.warn(str(error))
+            conversation.line("Verifying on the embedded digits instead.")
     split = open_source(FALLBACK_DATA, SourceOptions()).split("test")
     return _chosen(split, False, most, FALLBACK_DATA, "the embedded images; --verify names others", conversation)
 
@@ -185,4 +191,6 @@ def _chosen(
         conversation.warn(f"left out: {line}")
     reason += "" if is_labelled else ", labels not used"
     images = real_images(chosen, scan.good.tolist(), use_labels=is_labelled)
-    return VerificationImages(images, f"{len(scan.good):,} image{'s' * (len(scan.good) > 1)} of {spec}", reason)
+    return VerificationImages(
+        images, f"{len(scan.good):,} image{'s' * (len(scan.good) > 1)} of {_without_folders(spec)}", reason
+    )

@@ -38,27 +38,28 @@ def preferred_split(source: Source) -> str:
     return next(name for name in SPLIT_PREFERENCE if name in source.splits)
 
 
-def images_of_run(run: Path, split_name: str | None) -> Images:
+def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
     """Return a split of the data that ``run`` was made with; ``val`` and ``train`` as the run divided them.
 
     Args:
         run: A run folder.
         split_name: ``val``, ``test``, ``train``, ``all``; None is ``val``.
+        advice: What a message tells to try.
 
     Raises:
         DataError: There are no such images, or not where the run found them.
     """
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
     listing = run / "validation.json"
-    held_out = _read_listing(listing) if listing.is_file() else None
+    held_out = _read_listing(listing, advice) if listing.is_file() else None
     if split_name in (None, "val"):
         if held_out is None:
-            raise DataError(f"{run} was made without validation images; name others with --data SPEC or --split test.")
+            raise DataError(f"{run} was made without validation images. {advice}")
         source = open_source(held_out["data"], _options_of(settings), is_strict=False)
         return Images(
             source.spec,
             "val",
-            find_images(_all_images(source, held_out["images"]), held_out["images"], where=str(listing)),
+            find_images(_all_images(source, held_out["images"]), held_out["images"], where=str(listing), advice=advice),
             source,
             "the run's own validation images",
         )
@@ -71,14 +72,12 @@ def images_of_run(run: Path, split_name: str | None) -> Images:
     return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
 
 
-def _read_listing(path: Path) -> dict[str, Any]:
+def _read_listing(path: Path, advice: str) -> dict[str, Any]:
     try:
         listing: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _ = (listing["data"], listing["images"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error}); expected the validation images of a run. Name others with --data SPEC."
-        ) from error
+        raise DataError(f"{path} is damaged ({error}); expected the validation images of a run. {advice}") from error
     return listing
 
 
