@@ -145,7 +145,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
     "no weights": (no_weights, "{run}", 4, ("no weights in best/", "best/model.safetensors", "vitctl finetune")),
     "best without its file": (no_best_weights, "{run}", 4, ("no weights in best/", "best/model.safetensors")),
     "last that is not there": (no_last, "{run} --which last", 4, ("no weights in last/", "last/model.safetensors")),
-    "truncated weights": (truncated_weights, "{run} --to timm", 4, ("model.safetensors is damaged", "photos/best", "header")),
+    "truncated weights": (
+        truncated_weights,
+        "{run} --to timm",
+        4,
+        ("model.safetensors is damaged", "photos/best", "header"),
+    ),
     "best is no JSON": (no_json_in_best, "{run} --to timm", 4, ("config.json",)),
     "last of a plain folder": (nothing, "{tiny} --which last", 2, ("--which last", "no run folder", "leave it out")),
     "last of best/": (nothing, "{run}/best --which last", 2, ("--which last", "no run folder")),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.models.geometry import change_resolution
-from vitctl.models.timm_folder import save_timm_folder
+from vitctl.models.timm_folder import reconstruction_of, save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
@@ -182,3 +182,52 @@ def test_class_names__are_kept_letter_for_letter(tmp_path: Path) -> None:
     folder = save(build(), tmp_path / "m", class_names=names)
     assert config_of(folder)["label_names"] == names
     assert list(reopen(folder).pretrained_cfg["label_names"]) == names  # type: ignore[index,operator,arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg", "fc_norm": False, "qkv_bias": False}),
+        ("vit_small_patch14_reg4_dinov2", {}),
+        ("deit3_small_patch16_224", {}),
+        ("vit_base_patch16_siglip_224", {}),
+        ("eva02_tiny_patch14_224", {}),
+    ],
+)
+@pytest.mark.parametrize("image_size", [(16, 16), (24, 12)])
+def test_reconstruction__with_timm_alone_gives_a_model_that_takes_the_weights(
+    name: str, changes: dict[str, Any], image_size: tuple[int, int]
+) -> None:
+    import timm
+
+    model = build(name, **changes)
+    change_resolution(model, image_size, method="paper", name=name)
+    architecture, arguments = reconstruction_of(model)
+    assert architecture == name
+    assert "num_classes" not in arguments
+    rebuilt = timm.create_model(architecture, **arguments, num_classes=3).eval()
+    rebuilt.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(rebuilt, image_size), logits_of(model, image_size))
+
+
+def test_reconstruction__survives_a_folder_and_a_change_of_classes(tmp_path: Path) -> None:
+    import timm
+
+    model: Any = reopen(save(build(), tmp_path / "m"))
+    before = reconstruction_of(model)
+    model.reset_classifier(5)
+    assert reconstruction_of(model) == before
+    architecture, arguments = before
+    assert architecture == "vit_tiny_patch16_224"
+    rebuilt = timm.create_model(architecture, **arguments, num_classes=5).eval()
+    rebuilt.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(rebuilt, (16, 16)), logits_of(model, (16, 16)))
+
+
+def test_reconstruction__is_plain_python_that_can_be_written_down(tmp_path: Path) -> None:
+    model = build()
+    change_resolution(model, (24, 12), method="paper", name="tiny")
+    _, arguments = reconstruction_of(model)
+    assert eval(repr(arguments)) == arguments  # as a card's lines of Python have it
+    assert json.loads(json.dumps(arguments)) is not None

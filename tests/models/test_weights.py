@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
+from vitctl.exporting.npz import write_npz
 from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.models.weights import load_weights_file
 
@@ -292,6 +293,41 @@ def test_rectangular_grid__fits_a_model_of_the_same_rectangle(tmp_path: Path) ->
     model = small_vit(img_size=(16, 24))
     load_weights_file(model, tmp_path / "w.safetensors", name="small")
     assert torch.equal(model.get_parameter("pos_embed"), source.get_parameter("pos_embed"))
+
+
+@pytest.mark.parametrize("layout", ["vit_jax", "big_vision", "big_vision_scan"])
+def test_rectangular_grid__and_a_class_token_that_make_a_square_are_read_as_they_are(
+    layout: str, tmp_path: Path
+) -> None:
+    source = small_vit(seed=1, img_size=(8, 16))  # 2x4 patches and a class token: nine rows, which are no 3x3
+    write_npz(source, tmp_path / "w.npz", layout=layout, name="small")
+    model = small_vit(img_size=(8, 16))
+    load_weights_file(model, tmp_path / "w.npz", name="small")
+    assert geometry_of(model).grid == (2, 4)
+    assert torch.equal(model.get_parameter("pos_embed"), source.get_parameter("pos_embed"))
+    images = torch.randn(2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(logits_of(model, images), logits_of(source, images))
+
+
+def test_square_grid__of_big_vision_without_a_row_for_the_class_token_still_gets_one(tmp_path: Path) -> None:
+    source = small_vit(seed=1)
+
+    def fold(entries: dict[str, np.ndarray]) -> None:  # big_vision adds the positions before the token is there
+        entries["params/cls"] = entries["params/cls"] + entries["params/pos_embedding"][:, :1]
+        entries["params/pos_embedding"] = entries["params/pos_embedding"][:, 1:]
+
+    write_npz(source, tmp_path / "whole.npz", layout="big_vision", name="small")
+    with np.load(tmp_path / "whole.npz") as archive:
+        entries = {key: archive[key] for key in archive.files}
+    fold(entries)
+    np.savez(tmp_path / "folded.npz", **entries)  # type: ignore[arg-type]
+    model = small_vit()
+    load_weights_file(model, tmp_path / "folded.npz", name="small")
+    table = model.get_parameter("pos_embed")
+    assert table.shape == (1, 17, 16)
+    assert not table[:, 0].any()
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(logits_of(model, images), logits_of(source, images), rtol=0, atol=1e-5)
 
 
 def test_no_embed_class__grid_is_counted_without_prefix_tokens(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from vitctl.primitives.interrupts import StopRequest, stop_requests
+from vitctl.errors import InterruptedRun
+from vitctl.primitives.interrupts import StopRequest, stop_requests, termination_as_error
 
 
 class _Terminated(Exception):
@@ -89,3 +90,68 @@ def test_outside_the_main_thread_nothing_is_caught_and_nothing_fails() -> None:
 
 def test_exit_code_of_a_request_without_a_signal_is_that_of_ctrl_c() -> None:
     assert StopRequest().exit_code == 130
+
+
+def test_termination__leaves_the_block_as_an_error_with_its_exit_code() -> None:
+    steps: list[str] = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append("went on")
+        finally:
+            steps.append("cleared away")
+
+    with pytest.raises(InterruptedRun, match="nothing was written") as caught, termination_as_error():
+        work()
+    assert caught.value.exit_code == 143
+    assert steps == ["cleared away"]
+
+
+def test_termination__is_not_taken_for_an_ordinary_failure() -> None:
+    def try_another_way() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:  # as around anything that may fail
+            pytest.fail("a SIGTERM was caught as a failure")
+
+    with pytest.raises(InterruptedRun), termination_as_error():
+        try_another_way()
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_termination__without_a_signal_changes_nothing(error: type[BaseException] | None) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    if error is None:
+        with termination_as_error():
+            assert signal.getsignal(signal.SIGINT) is before[0]
+            assert signal.getsignal(signal.SIGTERM) is not before[1]
+    else:
+        with pytest.raises(error), termination_as_error():
+            raise error
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_termination__after_the_block_acts_as_before() -> None:
+    with pytest.raises(InterruptedRun), termination_as_error():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(_Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_termination__ctrl_c_is_still_ctrl_c() -> None:
+    with pytest.raises(KeyboardInterrupt), termination_as_error():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_termination__outside_the_main_thread_nothing_is_caught_and_nothing_fails() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), list[bool]()
+
+    def work() -> None:
+        with termination_as_error():
+            seen.append(signal.getsignal(signal.SIGTERM) is before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]

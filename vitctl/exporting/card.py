@@ -1,5 +1,6 @@
 """The README.md of an export: what it is, its classes, its input, how to run it, what was verified."""
 
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def card(
     """
     parts = [
         _front_matter(format_name, has_classifier=source.has_classifier),
-        f"# {source.name}: {TITLES[format_name]}\n",
+        f"# {_plain(source.name)}: {TITLES[format_name]}\n",
         _origin(source, architecture),
         "## Files\n\n" + _files(export),
         "## Input and output\n\n" + _input(source.preprocessing, is_raw, is_size_dynamic and not is_raw, outputs),
@@ -75,9 +76,11 @@ def _front_matter(format_name: str, *, has_classifier: bool) -> str:
 
 def _origin(source: Source, architecture: str) -> str:
     what = f"An image classifier of {len(source.class_names)} classes" if source.class_names else "An image encoder"
-    licence = source.base_licence or "not known"
+    licence = _plain(source.base_licence) if source.base_licence else "not known"
+    name = source.base_model
+    shown = _plain(name) if "`" in name or " ".join(name.split()) != name else f"`{name}`"
     return (
-        f"{what} ({architecture}), exported by vitctl {__version__}. Made from `{source.base_model}` (licence of those "
+        f"{what} ({architecture}), exported by vitctl {__version__}. Made from {shown} (licence of those "
         f"weights: {licence}). Weights: sha256 `{source.weights_sha256}` as float32 safetensors.\n"
     )
 
@@ -144,8 +147,8 @@ def _classes(source: Source) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a class name with what Markdown would take for mark-up or HTML made harmless."""
-    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>#|~" else letter for letter in name)
+    """Return a name, which may be anyone's, as Markdown that shows it: on one line, its punctuation escaped."""
+    escaped = "".join(f"\\{letter}" if letter in string.punctuation else letter for letter in name)
     return " ".join(escaped.split()) or '""'
 
 

@@ -232,7 +232,7 @@ class Exporter:
                 return opened.open_npz(folder, self.source.model, name=self.source.name, first_output=first)
             if format_name == "pt2":
                 return opened.open_pt2(folder)
-            return opened.open_onnx(folder / ONNX_FILE)
+            return opened.open_onnx(folder / ONNX_FILE, precision=self.settings.precision)
         except Exception as error:  # readers raise whatever damaged files provoke
             raise ModelError(
                 f"The {format_name} export of {self.source.name} cannot be read back ({first_line(error)}); nothing "

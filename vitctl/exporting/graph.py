@@ -165,7 +165,7 @@ def first_that_works(attempts: Sequence[tuple[str, Callable[[], T]]], *, what: s
         except (OSError, MemoryError):
             raise
         except Exception as error:  # exporters raise whatever the graph provokes
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = f"{type(_root(error)).__name__}: {first_line(error)}"
     raise ModelError(
         f"{what} failed in every way tried ({', '.join(name for name, _ in attempts)}): {reason}. Other formats may "
         "hold it (--to timm), or a newer operator set of ONNX (--opset 23)."
@@ -173,8 +173,13 @@ def first_that_works(attempts: Sequence[tuple[str, Callable[[], T]]], *, what: s
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in one line, without a full stop: of its cause, where it has one."""
+    """Return what an error, or its cause, says: its first two lines as one, without a full stop."""
+    lines = [line.strip() for line in str(_root(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Please")]  # onnxruntime's, to its own users
+    return " ".join(lines[:2] or [type(_root(error)).__name__])[:200].rstrip(". ")
+
+
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(". ")
+    return error

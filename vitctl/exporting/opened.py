@@ -35,6 +35,7 @@ class OpenedExport:
         preprocessing: What the files say the model expects; None where they say it in transformers' words.
         transform_at: From (H, W) px to the function of an image that the files describe.
         misdescription: What the files say that is not so; None where nothing was found.
+        intermediates: Of a graph in 16 bits, everything that its nodes hand to each other, by name.
     """
 
     run: Run
@@ -42,6 +43,7 @@ class OpenedExport:
     preprocessing: Preprocessing | None
     transform_at: Callable[[tuple[int, int]], ImageTransform]
     misdescription: str | None = None
+    intermediates: Run | None = None
 
 
 def open_timm(folder: Path, *, first_output: str) -> OpenedExport:
@@ -96,9 +98,9 @@ def open_pt2(folder: Path) -> OpenedExport:
     )
 
 
-def open_onnx(path: Path) -> OpenedExport:
+def open_onnx(path: Path, *, precision: str = "fp32") -> OpenedExport:
     """Open an ONNX file with onnxruntime on the CPU."""
-    from vitctl.exporting.to_onnx import open_session, session_metadata
+    from vitctl.exporting.to_onnx import open_session, run_intermediates, session_metadata
 
     session = open_session(path)
     metadata = session_metadata(session)
@@ -109,7 +111,13 @@ def open_onnx(path: Path) -> OpenedExport:
     def _run(images: Tensor) -> dict[str, np.ndarray]:
         return dict(zip(names, session.run(None, {feed: images.numpy()}), strict=True))
 
-    return OpenedExport(_run, tuple(metadata["class_names"]), preprocessing, _transforms_of(preprocessing))
+    return OpenedExport(
+        _run,
+        tuple(metadata["class_names"]),
+        preprocessing,
+        _transforms_of(preprocessing),
+        intermediates=(lambda images: run_intermediates(path, images.numpy())) if precision == "fp16" else None,
+    )
 
 
 def opset_of(path: Path) -> int:

@@ -272,6 +272,35 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def run_intermediates(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every 16-bit float between the nodes of an fp16 graph for one batch: arrays (B, ...) by name.
+
+    onnxruntime's CPU kernels compute neighbouring nodes in 32 bits, where nothing overflows; asked for what is
+    between them, they round it to 16 bits as a GPU would.
+
+    Args:
+        path: A file that ``reduce_precision`` wrote.
+        images: (B, 3, H, W) float32 or (B, H, W, 3) uint8.
+    """
+    told = path.with_name(f"shapes-of-{path.name}")
+    onnx.shape_inference.infer_shapes_path(str(path), str(told))
+    try:
+        model = onnx.load(str(told), load_external_data=False)
+        known = {output.name for output in model.graph.output}
+        between = [
+            value
+            for value in model.graph.value_info
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT16 and value.name not in known
+        ]
+        model.graph.output.extend(between)
+        told.write_bytes(model.SerializeToString())
+        session = open_session(told)
+    finally:
+        told.unlink(missing_ok=True)
+    names = [value.name for value in between]
+    return dict(zip(names, session.run(names, {INPUT: images}), strict=True)) if names else {}
+
+
 def session_metadata(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     """Return what ``write_onnx`` was given as metadata.
 

@@ -120,12 +120,13 @@ class _Tally:
     levels_sum: float = 0.0
     num_levels: int = 0
     own_answers: list[bool] = field(default_factory=list)
+    overflowing: str | None = None
 
     def compare(self, reference: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> None:
         """Add the outputs of one batch, (B, C) and others; ``found`` may lack those its format has no place for."""
         first = next(iter(reference))
         for name, expected in reference.items():
-            if name not in found and name != first:
+            if name not in found:
                 continue
             got = found[name]
             if got.shape != expected.shape:
@@ -144,6 +145,11 @@ class _Tally:
         self.levels_max = max(self.levels_max, float(levels.max()))
         self.levels_sum += float(levels.sum())
         self.num_levels += levels.numel()
+
+
+def _first_not_finite(values: dict[str, np.ndarray]) -> str | None:
+    """Return the name of the first array, of any shape (B, ...), that holds NaN or infinity."""
+    return next((name for name, array in values.items() if not np.isfinite(array).all()), None)
 
 
 def _largest(values: np.ndarray) -> float:
@@ -284,6 +290,7 @@ class Verifier:
             own = batch.pixels(candidate.opened.transform_at(candidate.sizes[0]))
             tally.compare_levels(pixels, own, std=self._source.preprocessing.std)
             found = self._show_at_every_batch_size(candidate.opened.run, tally, batch, own, reference)
+            self._look_inside(candidate.opened, tally, batch, own)
             for size in candidate.sizes[1:] if batch.is_resized_too else ():
                 expected = self._runs[size](batch.pixels(EvaluationTransform(self._source.preprocessing.at(size))))
                 tally.compare(expected, candidate.opened.run(batch.pixels(candidate.opened.transform_at(size))))
@@ -301,6 +308,11 @@ class Verifier:
             one = pixels[row : row + 1]
             tally.compare(self._runs[self._source.preprocessing.image_size](one), run(one))
         return found[self._outputs[0]]
+
+    def _look_inside(self, opened: OpenedExport, tally: _Tally, batch: _Batch, images: Tensor) -> None:
+        """Look for overflows between the nodes of a 16-bit graph, on the images that are shown singly too."""
+        if opened.intermediates is not None and batch.is_single_too and tally.overflowing is None:
+            tally.overflowing = _first_not_finite(opened.intermediates(images))
 
     def _show_foreign(
         self, candidate: Candidate, tally: _Tally, batch: _Batch, pixels: Tensor, reference: dict[str, np.ndarray]
@@ -326,6 +338,7 @@ class Verifier:
             answers.append(found[self._outputs[0]])
             with torch.inference_mode():
                 tally.compare_levels(expected, twin.preprocess(one)[0], std=self._source.preprocessing.std)
+            self._look_inside(opened, tally, batch, one)
             if batch.is_single_too:
                 three = torch.cat([one, one.flip(1), one.flip(2)])
                 tally.compare(run_twin(three), opened.run(three))
@@ -430,6 +443,8 @@ def _too_different(candidate: Candidate, tally: _Tally, outputs: Sequence[str]) 
         if limit is not None and difference > limit * max(1.0, tally.largest[name]):
             allowed = limit * max(1.0, tally.largest[name])
             return f"its {name} differ from the source's by {difference:.2g} where at most {allowed:.2g} is allowed"
+        if tally.overflowing is not None:
+            return f"its numbers overflow in 16 bits at {tally.overflowing!r} (NaN or infinity) on some images"
         if tally.cosines[name] < LEAST_COSINE[candidate.precision]:
             return f"the cosine between its {name} and the source's is {tally.cosines[name]:.3f} on some image"
     return None
