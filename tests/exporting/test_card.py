@@ -128,7 +128,7 @@ def test_card__says_what_it_is_and_where_it_comes_from() -> None:
     text = written()
     assert "# pets: ONNX\n" in text
     assert "An image classifier of 2 classes (vit_tiny_patch16_224)" in text
-    assert "`vit_tiny.in21k` (licence of those weights: apache-2.0)" in text
+    assert r"Made from vit\_tiny\.in21k (licence of those weights: apache\-2\.0)" in text
     assert f"sha256 `{'ab' * 32}`" in text
     assert f"| `model.onnx` | 2.5 MiB | `{'cd' * 32}` |" in text
     assert "Precision: fp32, opset 18." in text

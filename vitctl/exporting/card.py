@@ -77,10 +77,9 @@ def _front_matter(format_name: str, *, has_classifier: bool) -> str:
 def _origin(source: Source, architecture: str) -> str:
     what = f"An image classifier of {len(source.class_names)} classes" if source.class_names else "An image encoder"
     licence = _plain(source.base_licence) if source.base_licence else "not known"
-    name = source.base_model
-    shown = _plain(name) if "`" in name or " ".join(name.split()) != name else f"`{name}`"
+    origin = _plain(source.base_model)
     return (
-        f"{what} ({architecture}), exported by vitctl {__version__}. Made from {shown} (licence of those "
+        f"{what} ({architecture}), exported by vitctl {__version__}. Made from {origin} (licence of those "
         f"weights: {licence}). Weights: sha256 `{source.weights_sha256}` as float32 safetensors.\n"
     )
 
