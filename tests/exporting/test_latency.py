@@ -43,9 +43,10 @@ def test_latency__is_what_the_clock_says_and_images_follow_from_it(clock: Simple
 
 
 def test_latency__percentiles_worked_by_hand(clock: SimpleNamespace) -> None:
-    slow = [9000.0] * latency.NUM_WARM_UP  # not counted, and so slow that 20 rounds follow
-    rounds = [float(one) for one in range(20, 0, -1)]  # the median lies between 10 and 11, p95 at 1 + 0.95 * 19
-    milliseconds: Iterator[float] = itertools.chain(slow, rounds, slow, [40.0] * 20)
+    slow = [9000.0] * latency.NUM_WARM_UP  # not counted, and so slow that 20 rounds follow, four per turn
+    turns = [[float(one) for one in range(last, last - 4, -1)] for last in (20, 16, 12, 8, 4)]
+    rounds = [one for turn in turns for one in (*slow, *turn)]  # the median is between 10 and 11, p95 at 1 + 0.95 * 19
+    milliseconds: Iterator[float] = itertools.chain(slow, rounds, slow, [*slow, *[40.0] * 4] * 5)
     found = measure(a=taking(clock, lambda _: next(milliseconds) / 1000, []))["a"]
     assert found["batch_1"] == pytest.approx({"p50": 10.5, "p95": 19.05, "images_per_s": 95.24})
     assert found["batch_8"] == pytest.approx({"p50": 40.0, "p95": 40.0, "images_per_s": 200.0})
@@ -58,8 +59,9 @@ def test_latency__percentiles_worked_by_hand(clock: SimpleNamespace) -> None:
 def test_latency__rounds_fill_three_seconds_within_limits(clock: SimpleNamespace, seconds: float, rounds: int) -> None:
     seen: list[Any] = []
     measure(a=taking(clock, lambda _: seconds, seen))
-    assert [size for _, size in seen].count(1) == rounds + latency.NUM_WARM_UP
-    assert [size for _, size in seen].count(8) == rounds + latency.NUM_WARM_UP
+    not_counted = latency.NUM_WARM_UP * (1 + latency.NUM_TURNS)
+    assert [size for _, size in seen].count(1) == rounds + not_counted
+    assert [size for _, size in seen].count(8) == rounds + not_counted
 
 
 def test_latency__contenders_take_turns_and_the_slowest_decides(clock: SimpleNamespace) -> None:
@@ -72,7 +74,8 @@ def test_latency__contenders_take_turns_and_the_slowest_decides(clock: SimpleNam
     assert found["a"]["batch_8"]["p50"] == pytest.approx(1.0)
     assert found["b"]["batch_8"]["p50"] == pytest.approx(800.0)
     after_warm_up = [name for name, size in seen if size == 1][2 * latency.NUM_WARM_UP :]
-    assert after_warm_up == ["a", "b"] * 30  # 3 s at 0.1 s
+    turn = latency.NUM_WARM_UP + 6  # 3 s at 0.1 s are 30 rounds, in five turns
+    assert after_warm_up == [*["a"] * turn, *["b"] * turn] * 5
 
 
 def test_latency__real_clock_gives_figures_in_order() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitctl.conversation import Conversation
 
 BATCH_SIZES = (1, 8)
-NUM_WARM_UP, LEAST_ROUNDS, MOST_ROUNDS = 3, 20, 200
+NUM_TURNS, NUM_WARM_UP, LEAST_ROUNDS, MOST_ROUNDS = 5, 3, 20, 200
 LONG_ENOUGH_S = 3.0  # per batch size and way
 
 
@@ -34,9 +34,9 @@ class Contender:
 def measure_latencies(
     contenders: Mapping[str, Contender], *, conversation: Conversation
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return what one forward pass takes for every contender, measured in turns so that all see the same machine.
+    """Return what one forward pass takes for every contender, measured in five turns so that all see the same machine.
 
-    Each is run at least 20 times after 3 that do not count, at most 200 times, for about 3 s.
+    Each is run at least 20 times, at most 200 times, for about 3 s; three runs that do not count begin every turn.
 
     Returns:
         ``{contender: {"batch_1": {"p50", "p95", "images_per_s"}, "batch_8": ...}}``; p50 and p95 in ms,
@@ -47,14 +47,15 @@ def measure_latencies(
         for size in BATCH_SIZES:
             batches = {name: contender.batch(size) for name, contender in contenders.items()}
             warm = {
-                name: [_seconds(contenders[name], batches[name]) for _ in range(NUM_WARM_UP)] for name in contenders
+                name: min(_seconds(contenders[name], batches[name]) for _ in range(NUM_WARM_UP)) for name in contenders
             }
-            slowest = max(min(times) for times in warm.values())
-            rounds = int(np.clip(LONG_ENOUGH_S / max(slowest, 1e-6), LEAST_ROUNDS, MOST_ROUNDS))
+            rounds = int(np.clip(LONG_ENOUGH_S / max(*warm.values(), 1e-6), LEAST_ROUNDS, MOST_ROUNDS))
             times: dict[str, list[float]] = {name: [] for name in contenders}
-            for _ in range(rounds):
+            for _ in range(NUM_TURNS):
                 for name, contender in contenders.items():
-                    times[name].append(_seconds(contender, batches[name]))
+                    for _ in range(NUM_WARM_UP):  # the threads of the one before are still waiting for work
+                        _seconds(contender, batches[name])
+                    times[name] += [_seconds(contender, batches[name]) for _ in range(-(-rounds // NUM_TURNS))]
             for name, taken in times.items():
                 results[name][f"batch_{size}"] = _summary(taken, size)
                 bar.advance()

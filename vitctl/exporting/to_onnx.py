@@ -269,6 +269,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised as well
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow torch down beside it
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
