@@ -16,7 +16,7 @@ from vitctl.errors import ModelError
 from vitctl.exporting import npz, opened, to_torch, transformers_folder
 from vitctl.exporting.dynamic_size import make_size_dynamic
 from vitctl.exporting.graph import GraphModel, InputForm, first_line, first_that_works, trace, with_plain_attention
-from vitctl.exporting.graph_preprocessing import GraphPreprocessing, check_embeddable
+from vitctl.exporting.graph_preprocessing import GraphPreprocessing
 from vitctl.exporting.opened import NPZ_FILE, NPZ_METADATA_FILE, OpenedExport
 from vitctl.exporting.source import Source
 from vitctl.exporting.verification import Candidate
@@ -134,8 +134,7 @@ class Exporter:
             model = make_size_dynamic(model, name=name)
         preprocessing = None
         if self.settings.is_raw:
-            check_embeddable(self.source.preprocessing, name=name)
-            preprocessing = GraphPreprocessing(self.source.preprocessing)
+            preprocessing = GraphPreprocessing(self.source.preprocessing, name=name)
         return GraphModel(model, self.settings.outputs, preprocessing).eval()
 
     def _trace(self, attention: str) -> ExportedProgram:
