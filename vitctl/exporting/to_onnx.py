@@ -201,6 +201,7 @@ def reduce_precision(path: Path, reduced: Path, *, precision: str) -> None:
                 model, keep_io_types=True, node_block_list=exact, disable_shape_infer=is_large
             )
         _mend_casts(half)
+        del half.graph.value_info[:]  # of before the casts, some of which are gone
         OnnxModel(half).topological_sort()
         save_onnx(half, reduced)
         check_onnx(reduced, opset=opset_of(path))
@@ -288,10 +289,11 @@ def run_intermediates(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     try:
         model = onnx.load(str(told), load_external_data=False)
         known = {output.name for output in model.graph.output}
+        made = {name for node in model.graph.node for name in node.output}
         between = [
             value
             for value in model.graph.value_info
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT16 and value.name not in known
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT16 and value.name in made - known
         ]
         model.graph.output.extend(between)
         told.write_bytes(model.SerializeToString())
