@@ -81,7 +81,7 @@ def test_lists__of_neighbours_ways_and_poolings() -> None:
         ({"classifier": "linear"}, "--classifier is 'linear'; it can be ridge, logistic, knn, centroid"),
         ({"classifier": "rigde"}, "Did you mean 'ridge'"),
         ({"balance": "equal"}, "--balance is 'equal'; it can be none, intercept, weighted"),
-        ({"pool": "max"}, r"--pool is 'max'; it can be native, cls, mean, cls\+mean, tokens"),
+        ({"pool": "max"}, r"--pool is 'max'; it can be native, cls, mean, cls\+mean, mean-all, first, tokens"),
         ({"pool": "mean,"}, "--pool is ''"),
         ({"preprocess": "bigvision"}, "--preprocess is 'bigvision'.*Did you mean 'big_vision'"),
         ({"protocol": "episode"}, "--protocol is 'episode'.*Did you mean 'episodes'"),

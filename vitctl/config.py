@@ -22,7 +22,7 @@ MAX_LR = 1000.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
 HEADS = ("zero", "ridge")
 FEWSHOT_CLASSIFIERS = ("ridge", "logistic", "knn", "centroid")
-POOLS = ("native", "cls", "mean", "cls+mean", "tokens")
+POOLS = ("native", "cls", "mean", "cls+mean", "mean-all", "first", "tokens")
 PREPROCESSINGS = ("model", "big_vision")
 PROTOCOLS = ("linear", "episodes")
 BALANCES = ("none", "intercept", "weighted")
@@ -33,13 +33,34 @@ PRECISIONS = ("fp32", "fp16", "int8-dynamic")
 OUTPUTS = ("logits", "probabilities", "embedding", "tokens")
 NPZ_LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
 MIN_OPSET, MAX_OPSET = 18, 25
+ANALYSES = (
+    "filters",
+    "pos-embed",
+    "attention",
+    "rollout",
+    "distance",
+    "cka",
+    "heads-vs-cnn",
+    "norm-ratio",
+    "localisation",
+    "features",
+    "receptive-field",
+    "probe",
+    "equivariance",
+)
+ALL_ANALYSES = "all"
+FUSIONS = ("mean", "max", "min")
+GRANULARITIES = ("block", "sublayer")
+TOKENS = ("all", "cls", "patches", "mean")
+WHERES = ("post", "pre")
+MIN_MINIBATCH = 4
 MAX_SEEDS = 10_000
 MIN_L2, MAX_L2 = 1e-9, 1e15
 
 
 def option_of(field_name: str) -> str:
     """Return the command-line spelling of a field: ``image_size`` is ``--image-size``, the argument ``run`` RUN."""
-    if field_name in ("run", "pattern"):
+    if field_name in ("analysis", "run", "pattern"):
         return field_name.upper()
     return "--" + field_name.replace("_", "-")
 
@@ -264,7 +285,7 @@ class FewshotEvalConfig:
     layers: str = "last"
     """last, all, or a list of ``embed``, 0 to L-1 and ``final``."""
     pool: str = "native"
-    """native, cls, mean, cls+mean or tokens; a list for several."""
+    """native, cls, mean, cls+mean, mean-all, first or tokens; a list for several."""
     image_size: str | None = None
     """px, ``N`` or ``HxW``; None is each model's own."""
     preprocess: str = "model"
@@ -551,6 +572,208 @@ class ExportConfig:
         for part in parts:
             check_choice(part, OUTPUTS, what="--outputs")
         return tuple(name for name in OUTPUTS if name in parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Settings of ``vitctl inspect``."""
+
+    analysis: str
+    """What to look at: a name of ``ANALYSES``, or all."""
+    run: str | None = None
+    """A run folder (its best/ is used) or a timm folder; the first model."""
+    model: tuple[str, ...] | None = None
+    """Models instead of ``run``, or to compare it with: demo, timm names, run folders, timm folders."""
+    weights: tuple[str, ...] | None = None
+    """Of the models: pretrained, none, or a file; one for all or one for each."""
+    data: str | None = None
+    """Images to show; None is the run's validation images, else digits."""
+    image_root: str | None = None
+    """Folder that the relative paths of a table given with ``data`` start from; None is the table's own."""
+    image_column: str | None = None
+    """Column of images or paths in ``data``; None finds it."""
+    label_column: str | None = None
+    """Column of classes in ``data``; None finds it."""
+    on_bad_image: str = "fail"
+    """fail, or skip: leave out images that cannot be read."""
+    num_images: int | None = None
+    """How many of them, the first of a seeded order, >= 1; None is 256 (receptive-field and equivariance 32, rollout
+    4)."""
+    image: tuple[str, ...] | None = None
+    """attention, rollout, features, receptive-field: image files to show instead."""
+    image_size: str | None = None
+    """px, ``N`` or ``HxW``; None is each model's own. pos-embed: the size to resample to."""
+    pos_embed_interp: str | None = None
+    """How position embeddings are resampled: paper, bicubic, bicubic-aa; None as the weights' authors did."""
+    components: int = 28
+    """filters: principal components, >= 1."""
+    layer: str | None = None
+    """attention, heads-vs-cnn: a block, from 0; localisation, features: embed, a block, or final."""
+    head: int | None = None
+    """attention: the head to show, from 0; None shows each."""
+    query: str | None = None
+    """attention, rollout, features, receptive-field: cls, or the patch ``ROW,COL`` from 0."""
+    fusion: str = "mean"
+    """rollout: how heads become one map: mean, max or min."""
+    discard: float = 0.0
+    """rollout: share of the lowest attention to leave out, 0 to below 1."""
+    residual: float = 0.5
+    """rollout: weight of the skip connection beside attention, 0 to below 1."""
+    renormalise: bool = False
+    """distance: attention to patches sums to 1, without what prefix tokens get."""
+    granularity: str = "block"
+    """cka: block or sublayer."""
+    tokens: str = "all"
+    """cka: all, cls, patches or mean."""
+    diagonal: bool = False
+    """cka: each layer of two models with itself only, as before and after fine-tuning."""
+    minibatch: int = 64
+    """cka, heads-vs-cnn, localisation: images that are compared with each other, >= 4."""
+    subset: int | None = None
+    """heads-vs-cnn: heads in a subset, >= 1; None is a quarter of them."""
+    where: str = "post"
+    """receptive-field: post, after the skip connection is added, or pre, the branches alone."""
+    shots: int = 10
+    """probe: support images per class, >= 1."""
+    seeds: int = 3
+    """probe: support draws, 0 to N-1."""
+    l2: float = 1024.0
+    """probe: penalty, > 0."""
+    seed: int = 0
+    """Of the images' order, of random weights and random pairs, >= 0."""
+    batch_size: int = 64
+    """Images at a time, >= 1; the result does not depend on it."""
+    num_workers: int | None = None
+    """Processes that read images, >= 0."""
+    num_threads: int | None = None
+    """CPU threads of torch, >= 1."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    out: str | None = None
+    """Folder for arrays, figures and the report; None is RUN/inspect, or inspect."""
+
+    def __post_init__(self) -> None:
+        _check_not_empty(self)
+        check_choice(self.analysis, (*ANALYSES, ALL_ANALYSES), what="ANALYSIS")
+        for name, allowed in (
+            ("on_bad_image", BAD_IMAGE),
+            ("fusion", FUSIONS),
+            ("granularity", GRANULARITIES),
+            ("tokens", TOKENS),
+            ("where", WHERES),
+            ("device", DEVICES),
+        ):
+            check_choice(getattr(self, name), allowed, what=option_of(name))
+        if self.pos_embed_interp is not None:
+            check_choice(self.pos_embed_interp, INTERPOLATIONS, what="--pos-embed-interp")
+        _check_at_least(self, 1, "num_images", "components", "subset", "shots", "seeds", "batch_size", "num_threads")
+        _check_at_least(self, 0, "head", "seed", "num_workers")
+        _check_at_least(self, MIN_MINIBATCH, "minibatch")
+        _check_seed(self.seed)
+        if self.seeds > MAX_SEEDS:
+            raise SettingError(f"--seeds is {self.seeds}; expected at most {MAX_SEEDS:,} support draws, e.g. 3.")
+        if not MIN_L2 <= self.l2 <= MAX_L2:
+            raise SettingError(f"--l2 is {self.l2:g}; expected a number from {MIN_L2:g} to {MAX_L2:g}.")
+        for name in ("discard", "residual"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingError(f"{option_of(name)} is {getattr(self, name)}; expected a fraction, 0 to below 1.")
+        _ = self.asked_query
+        self._check_models()
+        self._check_combinations()
+
+    def _check_models(self) -> None:
+        models, weights = self.model or (), self.weights or ()
+        if self.run is None and not models:
+            raise SettingError(
+                f"No model is given; expected a run folder or --model NAME, e.g. vitctl inspect {self.analysis} "
+                "--model demo."
+            )
+        if weights and not models:
+            raise SettingError("--weights is given beside a run folder, which has its own; expected --model with it.")
+        if len(weights) not in (0, 1, len(models)):
+            raise SettingError(
+                f"--weights is given {len(weights)} times and --model {len(models)} times; expected one for each."
+            )
+        named = [*([(self.run, "pretrained")] if self.run is not None else []), *self.models_with_weights]
+        twice = sorted({name for name, weights in named if named.count((name, weights)) > 1})
+        if twice:
+            raise SettingError(f"The model {twice[0]} is given twice; expected different ones.")
+        if self.analysis == "heads-vs-cnn" and len(named) != 2:
+            raise SettingError(
+                f"heads-vs-cnn compares two models and {len(named)} {'is' if len(named) == 1 else 'are'} given; "
+                "expected a ViT first and a CNN, e.g. --model resnet50."
+            )
+        if self.analysis == "cka" and len(named) > 2:
+            raise SettingError(f"cka compares two models and {len(named)} are given; expected one or two.")
+        if self.analysis == "cka" and self.diagonal and len(named) != 2:
+            raise SettingError(
+                "--diagonal compares the layers of two models and one is given; name another with --model."
+            )
+
+    def _check_combinations(self) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        given = {name for name, default in defaults.items() if getattr(self, name) != default}
+        for option, analyses in _ANALYSES_WITH.items():
+            if self.analysis not in analyses:
+                _refuse(given, (option,), why=f"to {self.analysis}, and is for {', '.join(analyses)}")
+        if self.analysis in ("filters", "pos-embed"):
+            of_images = (
+                "data",
+                "image_root",
+                "image_column",
+                "label_column",
+                "on_bad_image",
+                "num_images",
+                "batch_size",
+            )
+            _refuse(given, (*of_images, "num_workers"), why=f"to {self.analysis}, which looks at weights only")
+        if self.analysis == "filters":
+            _refuse(given, ("image_size", "pos_embed_interp"), why="to filters, which do not depend on it")
+        if self.image is not None:
+            _refuse(given, ("data", "num_images"), why="beside --image, whose files are the images")
+        if self.data is None:
+            _refuse(given, ("image_root", "image_column", "label_column"), why="without --data")
+        if self.pos_embed_interp is not None and self.image_size is None:
+            raise SettingError("--pos-embed-interp is given without --image-size; nothing is resampled.")
+
+    @property
+    def models_with_weights(self) -> tuple[tuple[str, str], ...]:
+        """(model, weights) of every ``--model``."""
+        models, weights = self.model or (), self.weights or ("pretrained",)
+        return tuple(zip(models, weights if len(weights) > 1 else weights * len(models), strict=True))
+
+    @property
+    def asked_query(self) -> str | tuple[int, int] | None:
+        """None, ``cls``, or (row, column) of a patch."""
+        if self.query is None or self.query.strip() == "cls":
+            return None if self.query is None else "cls"
+        parts = [part.strip() for part in self.query.split(",")]
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+            raise SettingError(f"--query is {self.query!r}; expected cls, or a patch as ROW,COL from 0, e.g. 3,5.")
+        return int(parts[0]), int(parts[1])
+
+
+# the options that not every analysis takes, and those that take them
+_ANALYSES_WITH: dict[str, tuple[str, ...]] = {
+    "image": ("attention", "rollout", "features", "receptive-field"),
+    "layer": ("attention", "heads-vs-cnn", "localisation", "features"),
+    "head": ("attention",),
+    "query": ("attention", "rollout", "features", "receptive-field"),
+    "components": ("filters",),
+    "fusion": ("rollout",),
+    "discard": ("rollout",),
+    "residual": ("rollout",),
+    "renormalise": ("distance",),
+    "granularity": ("cka",),
+    "tokens": ("cka",),
+    "diagonal": ("cka",),
+    "minibatch": ("cka", "heads-vs-cnn", "localisation", ALL_ANALYSES),
+    "subset": ("heads-vs-cnn",),
+    "where": ("receptive-field",),
+    "shots": ("probe", ALL_ANALYSES),
+    "seeds": ("probe", ALL_ANALYSES),
+    "l2": ("probe", ALL_ANALYSES),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ IMAGES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
         nothing,
         "--data {data} --pool native,max",
         2,
-        ("'max'", "native, cls, mean, cls+mean, tokens"),
+        ("'max'", "native, cls, mean, cls+mean, mean-all, first, tokens"),
     ),
     "big_vision, not square": (
         nothing,

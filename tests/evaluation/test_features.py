@@ -128,6 +128,8 @@ def test_poolings_of_tokens(name: str, num_prefix: int) -> None:
     torch.testing.assert_close(_feature(model, "final", "cls"), first)
     torch.testing.assert_close(_feature(model, "final", "mean"), mean)
     torch.testing.assert_close(_feature(model, "final", "cls+mean"), torch.cat([first, mean], dim=1))
+    torch.testing.assert_close(_feature(model, "final", "mean-all"), tokens.mean(dim=1))
+    torch.testing.assert_close(_feature(model, "final", "first"), tokens[:, num_prefix])
     torch.testing.assert_close(_feature(model, "final", "tokens"), tokens[:, num_prefix:])
 
 
@@ -145,6 +147,8 @@ def test_poolings__the_norm_behind_the_pooling_is_applied(name: str) -> None:
     torch.testing.assert_close(_feature(model, "final", "native"), mean)
     torch.testing.assert_close(_feature(model, "final", "cls"), norm(tokens[:, 0]))
     torch.testing.assert_close(_feature(model, "final", "cls+mean"), torch.cat([norm(tokens[:, 0]), mean], dim=1))
+    torch.testing.assert_close(_feature(model, "final", "mean-all"), norm(tokens.mean(dim=1)))
+    torch.testing.assert_close(_feature(model, "final", "first"), norm(tokens[:, 1]))
     torch.testing.assert_close(_feature(model, "final", "tokens"), norm(tokens[:, 1:]))
     assert not torch.allclose(mean, tokens[:, 1:].mean(dim=1), atol=1e-3)
 
@@ -155,6 +159,8 @@ def test_poolings__inner_layers_are_not_normed(name: str) -> None:
     prefix, patches = _inner(model, 1)
     torch.testing.assert_close(_feature(model, 1, "mean"), patches.mean(dim=1))
     torch.testing.assert_close(_feature(model, 1, "cls"), prefix[:, 0])
+    torch.testing.assert_close(_feature(model, 1, "mean-all"), torch.cat([prefix, patches], dim=1).mean(dim=1))
+    torch.testing.assert_close(_feature(model, 1, "first"), patches[:, 0])
     torch.testing.assert_close(_feature(model, 1, "tokens"), patches)
     cls_and_mean = torch.cat([prefix[:, 0], patches.mean(dim=1)], dim=1)
     torch.testing.assert_close(_feature(model, 1, "cls+mean"), cls_and_mean)
@@ -170,7 +176,8 @@ def test_poolings_of_maps(name: str) -> None:
     assert feature_map.shape[2:] == (2, 3)
     rows = torch.stack([feature_map[:, :, row, column] for row in range(2) for column in range(3)], dim=1)
     torch.testing.assert_close(_feature(model, "final", "tokens", images), rows)
-    for pool in ("mean", "native"):
+    torch.testing.assert_close(_feature(model, "final", "first", images), feature_map[:, :, 0, 0])
+    for pool in ("mean", "mean-all", "native"):
         torch.testing.assert_close(_feature(model, 1, pool, images), inner.mean(dim=(2, 3)))
 
 
@@ -246,6 +253,17 @@ def test_several_keys_are_what_each_is_alone_in_one_pass() -> None:
     some = extractor.only([FeatureKey(1, "mean")])
     assert some.keys == ((1, "mean"),)
     assert torch.equal(some(_images())[FeatureKey(1, "mean")], found[FeatureKey(1, "mean")])
+
+
+def test_tokens__some_positions_only() -> None:
+    model, keys = _tiny("vit"), [FeatureKey(0, "tokens"), FeatureKey(1, "tokens"), FeatureKey(0, "mean")]
+    extractor = FeatureExtractor(model, keys, device=CPU, name="it", positions={0: np.array([2, 9, 15])})
+    whole = _extractor(model, *keys)(_images())
+    for one in (extractor, extractor.only(keys)):
+        found = one(_images())
+        assert torch.equal(found[keys[0]], whole[keys[0]][:, [2, 9, 15]])
+        assert torch.equal(found[keys[1]], whole[keys[1]])
+        assert torch.equal(found[keys[2]], whole[keys[2]])  # the mean is that of all
 
 
 def test_the_model_is_in_evaluation_mode_and_keeps_no_graph() -> None:

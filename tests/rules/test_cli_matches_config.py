@@ -21,9 +21,10 @@ NOT_SETTINGS = {
     "data": {"as_json"},
     "fewshot-eval": {"as_json"},
     "export": {"as_json"},
+    "inspect": {"as_json", "analysis"},
 }
 # fields that no option sets: predict's positional arguments, what a config.json holds
-NOT_OPTIONS = {"predict": {"run", "images"}, "finetune": {"recipe_settings"}}
+NOT_OPTIONS = {"predict": {"run", "images"}, "finetune": {"recipe_settings"}, "inspect": {"analysis"}}
 CONFIGS = {
     "finetune": config.FinetuneConfig,
     "evaluate": config.EvaluateConfig,
@@ -32,6 +33,7 @@ CONFIGS = {
     "data": config.DataConfig,
     "fewshot-eval": config.FewshotEvalConfig,
     "export": config.ExportConfig,
+    "inspect": config.InspectConfig,
 }
 
 

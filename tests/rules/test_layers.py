@@ -13,12 +13,13 @@ PACKAGE = Path(vitctl.__file__).parent
 FLOORS = {
     "cli": {"workflows", "config", "recipes", "conversation", "primitives", "errors", ""},
     "workflows": {
-        "training", "evaluation", "exporting", "reporting", "models", "data", "primitives", "config", "recipes",
+        "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "config", "recipes",
         "conversation", "errors", "",
     },
     "training": {"models", "data", "primitives", "recipes", "conversation", "errors"},
     "evaluation": {"models", "data", "primitives", "conversation", "errors"},
     "exporting": {"models", "data", "primitives", "conversation", "errors", ""},
+    "inspecting": {"models", "data", "primitives", "conversation", "errors"},
     "reporting": {"primitives", "errors"},
     "models": {"primitives", "conversation", "errors"},
     "data": {"primitives", "conversation", "errors"},
@@ -49,9 +50,9 @@ HOMES = {
     "PIL": {"data", "exporting"},
     "sklearn": {"evaluation", "data"},
     "scipy": {"evaluation"},
-    "torch": {"workflows", "training", "evaluation", "exporting", "models", "data", "primitives"},
-    "numpy": {"workflows", "training", "evaluation", "exporting", "reporting", "models", "data", "primitives"},
-}
+    "torch": {"workflows", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives"},
+    "numpy": {"workflows", "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives"},
+}  # fmt: skip
 
 
 def unit_of(path: Path) -> str:

@@ -69,12 +69,13 @@ def _root(
 
 
 def _add_commands() -> None:
-    from vitctl.cli import data, evaluate, export, fewshot_eval, finetune, models, predict, recipes
+    from vitctl.cli import data, evaluate, export, fewshot_eval, finetune, inspect_model, models, predict, recipes
 
     app.command("data", epilog=data.EXAMPLES)(data.data)
     app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
     app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
     app.command("fewshot-eval", epilog=fewshot_eval.EXAMPLES)(fewshot_eval.fewshot_eval)
+    app.command("inspect", epilog=inspect_model.EXAMPLES)(inspect_model.inspect)
     app.command("export", epilog=export.EXAMPLES)(export.export)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
     app.command("models", epilog=models.EXAMPLES)(models.models)

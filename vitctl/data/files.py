@@ -1,13 +1,17 @@
 """Image files without labels: list them, read them in batches, keep the reason of those that fail."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from vitctl.data.images import EXTENSIONS, is_hidden, read_rgb, reason_of
+from vitctl.data.images import EXTENSIONS, is_hidden, open_image, read_rgb, reason_of
+from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
-from vitctl.primitives.files import user_path
+from vitctl.primitives.files import file_stamp, user_path
 from vitctl.primitives.natural_order import natural_key
 
 
@@ -44,3 +48,35 @@ def read_batches(
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
             yield list(zip(batch, pool.map(_read, batch), strict=True))
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Image files in the order they were given.
+
+    Attributes:
+        paths: As a user wrote them.
+    """
+
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row`` as Pillow opens it."""
+        return open_image(user_path(self.paths[row]))
+
+    def name(self, row: int) -> str:
+        """Return the path."""
+        return self.paths[row]
+
+    def stamp(self, row: int) -> str:
+        """Return size and time of the file."""
+        return file_stamp(user_path(self.paths[row]))
+
+
+def split_of_files(paths: Sequence[str]) -> Split:
+    """Return image files as a split without classes: every label is 0, of the class ``image``."""
+    nothing = np.zeros(len(paths), dtype=np.int64)
+    return Split("given", FileImages(tuple(paths)), np.arange(len(paths)), nothing, ("image",))

@@ -4,7 +4,7 @@ Letters: N images, B in a batch, T patch tokens, D width.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from vitctl.errors import ModelError, SettingError
 from vitctl.models.layers import EMBED, FINAL, Layer, LayerTap, Tokens, has_class_token, pooled_by_model
 from vitctl.primitives.formatting import format_bytes
 
-POOLS = ("native", "cls", "mean", "cls+mean", "tokens")
+POOLS = ("native", "cls", "mean", "cls+mean", "mean-all", "first", "tokens")
 
 
 class FeatureKey(NamedTuple):
@@ -26,7 +26,8 @@ class FeatureKey(NamedTuple):
     Attributes:
         layer: ``embed``, 0 to L-1 or ``final``.
         pool: ``native``: the model's own pooling (before the last layer its plain part: the class token, or the
-            mean); ``cls``; ``mean`` of the patch tokens or places; ``cls+mean``, side by side; ``tokens``: each alone.
+            mean); ``cls``; ``mean`` of the patch tokens or places; ``cls+mean``, side by side; ``mean-all``: of prefix
+            and patch tokens; ``first``: the first patch token alone; ``tokens``: each patch token alone.
     """
 
     layer: Layer
@@ -41,10 +42,20 @@ class FeatureExtractor:
         keys: What to keep.
         device: Where to compute.
         name: The model's name, for messages.
+        positions: By layer, which patch tokens ``tokens`` keeps, (T,) int64; all of a layer that is not named.
     """
 
-    def __init__(self, model: nn.Module, keys: Sequence[FeatureKey], *, device: torch.device, name: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        keys: Sequence[FeatureKey],
+        *,
+        device: torch.device,
+        name: str,
+        positions: Mapping[Layer, np.ndarray] | None = None,
+    ) -> None:
         self._model, self.device, self._name = model.to(device).eval(), device, name
+        self._positions = dict(positions or {})
         self.keys = tuple(keys)
         layers = tuple(dict.fromkeys(key.layer for key in keys if key != (FINAL, "native")))
         self._tap = LayerTap(self._model, layers, name=name)
@@ -56,7 +67,7 @@ class FeatureExtractor:
 
     def only(self, keys: Sequence[FeatureKey]) -> "FeatureExtractor":
         """Return the extractor of some of the keys."""
-        return FeatureExtractor(self._model, keys, device=self.device, name=self._name)
+        return FeatureExtractor(self._model, keys, device=self.device, name=self._name, positions=self._positions)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[FeatureKey, Tensor]:
@@ -86,7 +97,12 @@ class FeatureExtractor:
         elif pool == "native":
             pool = "cls" if getattr(self._model, "global_pool", "") == "token" and found.prefix.shape[1] else "mean"
         if pool == "tokens":
-            return self._normed(key.layer, found.patches)
+            chosen = self._positions.get(key.layer)
+            return self._normed(key.layer, found.patches if chosen is None else found.patches[:, chosen])
+        if pool == "first":
+            return self._normed(key.layer, found.patches[:, 0])
+        if pool == "mean-all":
+            return self._normed(key.layer, torch.cat([found.prefix, found.patches], dim=1).mean(dim=1))
         parts = []
         if pool in ("cls", "cls+mean"):
             if key.layer == EMBED:

@@ -32,10 +32,12 @@ class Tokens:
     Attributes:
         prefix: (B, P, D), class token first where the model has one; P may be 0.
         patches: (B, N, D) patch tokens, or the places of a feature map row by row.
+        grid: (h, w) of the patches or places, h w = N; None where it is not known.
     """
 
     prefix: Tensor
     patches: Tensor
+    grid: tuple[int, int] | None = None
 
 
 def find_blocks(model: nn.Module) -> tuple[nn.Module, ...]:
@@ -80,7 +82,8 @@ def choose_layers(text: str, model: nn.Module, *, name: str) -> tuple[Layer, ...
 
 def has_class_token(model: nn.Module) -> bool:
     """Return whether the first prefix token is a class token."""
-    return getattr(model, "cls_token", None) is not None and int(getattr(model, "num_prefix_tokens", 1)) > 0
+    holder = getattr(model, "embeds", model)  # where NaFlexViT keeps it
+    return getattr(holder, "cls_token", None) is not None and int(getattr(model, "num_prefix_tokens", 1)) > 0
 
 
 class LayerTap:
@@ -137,10 +140,17 @@ class LayerTap:
         if output.ndim == 2:
             return Tokens(output[:, :0, None].expand(-1, -1, output.shape[1]), output[:, None])
         if output.ndim == 4:
-            patches = (output if self._is_channels_last(output, images) else output.movedim(1, -1)).flatten(1, 2)
-            return Tokens(patches[:, :0], patches)
+            places = output if self._is_channels_last(output, images) else output.movedim(1, -1)
+            patches = places.flatten(1, 2)
+            return Tokens(patches[:, :0], patches, (places.shape[1], places.shape[2]))
         num_prefix = self._num_prefix(output.shape[1], layer)
-        return Tokens(output[:, :num_prefix], output[:, num_prefix:])
+        patches = output[:, num_prefix:]
+        return Tokens(output[:, :num_prefix], patches, self._grid_of(patches.shape[1]))
+
+    def _grid_of(self, num_patches: int) -> tuple[int, int] | None:
+        embed = getattr(self._model, "patch_embed", getattr(self._model, "stem", None))  # MLP-Mixer calls it stem
+        grid = getattr(embed, "grid_size", None)
+        return (int(grid[0]), int(grid[1])) if grid is not None and grid[0] * grid[1] == num_patches else None
 
     def _is_channels_last(self, feature_map: Tensor, images: Tensor) -> bool:
         """Return whether a map is (B, h, w, D): as timm notes on the model, else as the images' aspect tells."""

@@ -57,12 +57,15 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def termination_as_error() -> Iterator[None]:
+def termination_as_error(text: str = "terminated; nothing was written.") -> Iterator[None]:
     """Leave the block with ``InterruptedRun`` at a SIGTERM, so that what is half done is cleared away.
 
     Inside it travels as an exception that ``except Exception`` does not stop, like Ctrl-C.
 
     Outside the main thread, where Python delivers no signals, nothing is caught.
+
+    Args:
+        text: What the user is told.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -75,7 +78,6 @@ def termination_as_error() -> Iterator[None]:
     try:
         yield
     except _Terminated:
-        text = "terminated; nothing was written."
         raise InterruptedRun(text, exit_code=EXIT_CODES[signal.SIGTERM]) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -23,6 +23,7 @@ PURPOSES = {
     "episodes": 7,
     "leave-one-out": 8,
     "verification": 9,
+    "inspection": 10,
 }
 
 

@@ -4,7 +4,7 @@ Supports are drawn from the labels first; only the images they use, and the test
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
@@ -61,7 +61,7 @@ from vitctl.evaluation.supports import (
 from vitctl.models.build import DEMO, LoadedModel, load_model
 from vitctl.models.fitting import fit_preprocessing, fit_resolution
 from vitctl.models.geometry import geometry_of
-from vitctl.models.layers import choose_layers
+from vitctl.models.layers import Layer, choose_layers
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import lies_inside, user_path
 from vitctl.primitives.image_sizes import format_size, parse_image_size
@@ -146,16 +146,18 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> dict[str, Any]
         check_folder(user_path(config.cache), option="--cache")
     device, device_reason = resolve_device(config.device)
     resolve_num_threads(config.num_threads)
-    probe = _probe(config)
+    probe = probe_of(config)
     findings = Findings()
     if config.features is not None:
         tasks = [_task_of_file(config, conversation)]
         conversation.header("vitctl fewshot-eval", [*_task_settings(tasks, config), Setting("files", str(out))])
         _solve_file(config, tasks[0], probe, findings, conversation)
     else:
-        models = _models(config, device)
-        prepared = [_prepare(config, *one, conversation) for one in models]  # all of them, before anything slow
-        tasks = _open_tasks(config, out, conversation)
+        models = models_of(config, device)
+        prepared = [
+            prepare_model(config, chosen.value, weights, conversation) for _, chosen, weights in models
+        ]  # all of them, before anything slow
+        tasks = open_tasks(config, conversation, out=out)
         conversation.header(
             "vitctl fewshot-eval",
             [
@@ -191,8 +193,25 @@ def _num_seeds(config: FewshotEvalConfig) -> int:
     return config.seeds or (DEFAULT_SEEDS if config.protocol == "linear" else 1)
 
 
-def _open_tasks(config: FewshotEvalConfig, out: Path, conversation: Conversation) -> list[Task]:
-    """Open every data set, draw supports or episodes from its labels, and look at the images they use."""
+def open_tasks(
+    config: FewshotEvalConfig,
+    conversation: Conversation,
+    *,
+    out: Path | None = None,
+    choose_test: Callable[[int], np.ndarray] | None = None,
+) -> list[Task]:
+    """Open every data set, draw supports or episodes from its labels, and look at the images they use.
+
+    Args:
+        config: Which data, and what is drawn of them.
+        conversation: Hears of what is odd about them.
+        out: Where results go, which must lie elsewhere; None writes none.
+        choose_test: From the number of test images to the positions (M,) int64 of those to use; None uses all.
+
+    Raises:
+        SettingError: Data are given twice, lie where results go, or have too few classes for ``--ways``.
+        DataError: They cannot be read, or are too few.
+    """
     options = SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column)
     tests: Sequence[str | None] = config.test or [None] * len(config.data or (DEFAULT_DATA,))
     tasks: list[Task] = []
@@ -200,7 +219,8 @@ def _open_tasks(config: FewshotEvalConfig, out: Path, conversation: Conversation
         images = open_support_pool(
             data, test, options=options, group_pattern=config.group_pattern, is_strict=len(tests) == 1 and test is None
         )
-        _check_elsewhere(config, out, images)
+        if out is not None:
+            _check_elsewhere(config, out, images)
         if images.source.spec in {task.name for task in tasks}:
             raise SettingError(f"--data {data} is given twice; expected different ones.")
         for note in images.source.notes:
@@ -209,6 +229,8 @@ def _open_tasks(config: FewshotEvalConfig, out: Path, conversation: Conversation
             images, skipped = leave_out_bad(images, num_threads=num_scan_threads(), conversation=conversation)
             for line in skipped:
                 conversation.warn(f"left out: {line}")
+        if choose_test is not None:
+            images = replace(images, test=images.test.select(choose_test(len(images.test))))
         _check_test_labels(images.test.labels, images.pool.class_names, images.test_spec)
         num_tested = np.count_nonzero(np.bincount(images.test.labels))
         if num_tested < len(images.pool.class_names):
@@ -336,7 +358,8 @@ def _task_of_file(config: FewshotEvalConfig, conversation: Conversation) -> Task
 # --- embedding and solving ---------------------------------------------------------------------------------
 
 
-def _probe(config: FewshotEvalConfig) -> Probe:
+def probe_of(config: FewshotEvalConfig) -> Probe:
+    """Return the classifier that is asked for."""
     return Probe(config.classifier, config.penalties, config.balance, config.neighbour_counts)
 
 
@@ -357,7 +380,7 @@ def _solve_file(
     )
 
 
-def _models(config: FewshotEvalConfig, device: torch.device) -> list[tuple[str, Decision[str], str]]:
+def models_of(config: FewshotEvalConfig, device: torch.device) -> list[tuple[str, Decision[str], str]]:
     """Return (name in results, model, weights) of every model."""
     if config.model is None:
         model = decide_model(None, has_data=config.data is not None, device_type=device.type)
@@ -371,8 +394,30 @@ def _models(config: FewshotEvalConfig, device: torch.device) -> list[tuple[str, 
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A model at its size, with its transform and all that its features depend on."""
+class FeatureChoice:
+    """Which features of a model are kept.
+
+    Attributes:
+        keys: Layers and poolings.
+        positions: By layer, which of its patch tokens, (T,) int64; all of a layer that is not named.
+    """
+
+    keys: tuple[FeatureKey, ...]
+    positions: Mapping[Layer, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model at its size, with its transform and all that its features depend on.
+
+    Attributes:
+        loaded: The model.
+        extractor: Gives its features.
+        transform: From an RGB image to what it sees.
+        image_size: (H, W) px.
+        identity: What its features depend on, for the cache.
+        shapes: Of every feature of one image.
+    """
 
     loaded: LoadedModel
     extractor: FeatureExtractor
@@ -382,28 +427,45 @@ class _Prepared:
     shapes: dict[FeatureKey, tuple[int, ...]]
 
 
-def _prepare(
+def prepare_model(
     config: FewshotEvalConfig,
-    _name: str,
-    chosen: Decision[str],
+    model: str,
     weights: str,
     conversation: Conversation,
-) -> _Prepared:
-    model = chosen.value
+    *,
+    choose: Callable[[LoadedModel, tuple[int, int]], FeatureChoice] | None = None,
+    method: str | None = None,
+    seed: int = 0,
+) -> PreparedModel:
+    """Load a model, bring it to its size and say what to keep of it.
+
+    Args:
+        config: Its size, preprocessing, and the layers and poolings to keep.
+        model: For ``load_model``.
+        weights: pretrained, none, or a file.
+        conversation: Says what is loaded.
+        choose: From the model and its image size (H, W) px to what to keep; None is as ``config`` says.
+        method: Interpolation of position embeddings; None is timm's, and the authors' for ``.npz`` weights.
+        seed: For random weights.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        SettingError: It cannot take the size, or has no such layer or pooling.
+    """
     conversation.line(f"loading {model}" + ("" if weights == "pretrained" else f", weights {weights}"))
-    loaded = load_model(model, weights=weights)
+    loaded = load_model(model, weights=weights, seed=seed)
     wanted = geometry_of(loaded.model).image_size
     if config.image_size is not None:
         wanted = parse_image_size(config.image_size)
-    method = "paper" if weights.endswith(".npz") else "bicubic-aa"
-    loaded, _ = fit_resolution(loaded, wanted, spec=model, method=method, seed=0)
+    method = method or ("paper" if weights.endswith(".npz") else "bicubic-aa")
+    loaded, _ = fit_resolution(loaded, wanted, spec=model, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
         conversation.warn(note)
-    keys = [
-        FeatureKey(layer, pool)
-        for layer in choose_layers(config.layers, loaded.model, name=loaded.name)
-        for pool in config.pools
-    ]
+    if choose is None:
+        layers = choose_layers(config.layers, loaded.model, name=loaded.name)
+        chosen = FeatureChoice(tuple(FeatureKey(layer, pool) for layer in layers for pool in config.pools))
+    else:
+        chosen = choose(loaded, wanted)
     preprocessing = fit_preprocessing(loaded, wanted, crop="model")
     transform: ImageTransform = EvaluationTransform(preprocessing)
     described: dict[str, Any] = dict(preprocessing.data_config())
@@ -426,15 +488,17 @@ def _prepare(
         "preprocessing": described,
         "versions": {package: version(package) for package in _PACKAGES},
     }
-    extractor = FeatureExtractor(loaded.model, keys, device=torch.device("cpu"), name=loaded.name)
-    return _Prepared(loaded, extractor, transform, wanted, identity, extractor.shapes(wanted))
+    extractor = FeatureExtractor(
+        loaded.model, chosen.keys, device=torch.device("cpu"), name=loaded.name, positions=chosen.positions
+    )
+    return PreparedModel(loaded, extractor, transform, wanted, identity, extractor.shapes(wanted))
 
 
 def _evaluate_model(
     config: FewshotEvalConfig,
     name: str,
     weights: str,
-    prepared: _Prepared,
+    prepared: PreparedModel,
     tasks: Sequence[Task],
     probe: Probe,
     device: torch.device,
@@ -445,20 +509,18 @@ def _evaluate_model(
         if task.images is None or task.used is None:
             raise AssertionError("a task without images")
         if weights == "pretrained":
-            _warn_of_known_classes(prepared.loaded, task, conversation)
+            warn_of_known_classes(prepared.loaded, task, conversation)
         facts = {"data": task.name, "model": name}
-        with _enough_memory(config):
+        with enough_memory(config):
             prepared.extractor.to(device)
             num_numbers = sum(int(np.prod(shape)) for shape in prepared.shapes.values())
             is_streamed = _can_stream(config, probe)
             check_memory(4 * num_numbers * (len(task.used.test) + (0 if is_streamed else len(task.used.support))))
-            test = _embed(config, prepared, task, task.used.test, task.used.test_hashes, findings, conversation)
+            test = embed(config, prepared, task, task.used.test, task.used.test_hashes, findings, conversation)
             if is_streamed:
                 _solve_streaming(config, prepared, task, test, facts, probe, findings, conversation)
                 continue
-            support = _embed(
-                config, prepared, task, task.used.support, task.used.support_hashes, findings, conversation
-            )
+            support = embed(config, prepared, task, task.used.support, task.used.support_hashes, findings, conversation)
         _solve(config, task, support, test, facts, probe, findings, conversation)
         findings.cost["images_skipped"] += task.num_images - len(task.used.support) - len(task.used.test)
 
@@ -470,7 +532,12 @@ def _can_stream(config: FewshotEvalConfig, probe: Probe) -> bool:
 
 
 @contextmanager
-def _enough_memory(config: FewshotEvalConfig) -> Iterator[None]:
+def enough_memory(config: FewshotEvalConfig) -> Iterator[None]:
+    """Say which setting to change where the device runs out of memory.
+
+    Raises:
+        SettingError: It does.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -479,16 +546,26 @@ def _enough_memory(config: FewshotEvalConfig) -> Iterator[None]:
         ) from error
 
 
-def _embed(
+def embed(
     config: FewshotEvalConfig,
-    prepared: _Prepared,
+    prepared: PreparedModel,
     task: Task,
     split: Split,
     hashes: list[str],
     findings: Findings,
     conversation: Conversation,
 ) -> dict[FeatureKey, np.ndarray]:
-    """Return the features of ``split``, from the cache where they are there."""
+    """Return the features of ``split``, (M, D) or (T, M, D) float32, from the cache where they are there.
+
+    Args:
+        config: Batches, workers, cache.
+        prepared: The model.
+        task: Whose images they are.
+        split: Which of its images.
+        hashes: Of their pixels.
+        findings: Counts the cost.
+        conversation: Shows progress.
+    """
     started = time.perf_counter()
     extractor = prepared.extractor
     cache = FeatureCache(user_path(config.cache), conversation) if config.cache is not None else None
@@ -516,7 +593,7 @@ def _embed(
     return {key: found[key] for key in extractor.keys}
 
 
-def _batches(config: FewshotEvalConfig, prepared: _Prepared, task: Task, split: Split, device: torch.device) -> Any:
+def _batches(config: FewshotEvalConfig, prepared: PreparedModel, task: Task, split: Split, device: torch.device) -> Any:
     is_in_memory = task.images is not None and task.images.is_in_memory
     workers, _ = resolve_num_workers(config.num_workers, is_in_memory=is_in_memory, device_type=device.type)
     return evaluation_batches(split, prepared.transform, batch_size=config.batch_size, num_workers=workers)
@@ -524,7 +601,7 @@ def _batches(config: FewshotEvalConfig, prepared: _Prepared, task: Task, split: 
 
 def _solve_streaming(
     config: FewshotEvalConfig,
-    prepared: _Prepared,
+    prepared: PreparedModel,
     task: Task,
     test: dict[FeatureKey, np.ndarray],
     facts: dict[str, Any],
@@ -746,7 +823,7 @@ def _paired(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _model_settings(
-    config: FewshotEvalConfig, models: Sequence[tuple[str, Decision[str], str]], prepared: Sequence[_Prepared]
+    config: FewshotEvalConfig, models: Sequence[tuple[str, Decision[str], str]], prepared: Sequence[PreparedModel]
 ) -> list[Setting]:
     sizes = ", ".join(dict.fromkeys(format_size(one.image_size) for one in prepared))
     return [
@@ -797,7 +874,7 @@ def _task_settings(tasks: Sequence[Task], config: FewshotEvalConfig) -> list[Set
     return settings
 
 
-def _warn_of_known_classes(loaded: LoadedModel, task: Task, conversation: Conversation) -> None:
+def warn_of_known_classes(loaded: LoadedModel, task: Task, conversation: Conversation) -> None:
     """Say so where the model's own classes carry the names of the support's: it is no few-shot learning then."""
     if loaded.name == DEMO:
         if "fashion-mnist" in task.name.lower() or "fashion_mnist" in task.name.lower():

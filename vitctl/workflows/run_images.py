@@ -72,6 +72,12 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
     return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
 
 
+def data_of_run(run: Path) -> tuple[str, SourceOptions]:
+    """Return the data spec that ``run`` was made with, and how it was read."""
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    return settings["data"], _options_of(settings)
+
+
 def _read_listing(path: Path, advice: str) -> dict[str, Any]:
     try:
         listing: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

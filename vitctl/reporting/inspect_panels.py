@@ -1,0 +1,362 @@
+"""What the pictures of ``vitctl inspect`` share: axes, heat maps, overlays, layer names, heads as dots.
+
+Colours: Okabe and Ito's palette for lines, viridis for maps; what is not defined is grey, and said.
+Letters: L layers, H heads, R C rows and columns of a map, h w grid of patches, Y X px of a picture.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import SubFigure
+from matplotlib.image import AxesImage
+from matplotlib.legend import Legend
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+
+from vitctl.reporting.fewshot_figures import MARKERS, PALETTE
+from vitctl.reporting.figures import GREY, fitted
+
+BLUE, ORANGE, GREEN = PALETTE[:3]
+COLOUR_MAP = "viridis"
+UNDEFINED = "#BBBBBB"  # in no part of viridis
+MAX_PICTURES = 4
+MAX_TICKS = 14
+MAX_LAYER_NAME, MAX_PICTURE_NAME = 16, 22
+OVERLAY_ALPHA = 0.6
+LABELS_HEIGHT = 0.42  # inches from an axes to below its x label
+UPRIGHT_HEIGHT = 0.068  # inches that a letter of an upright tick label adds
+
+Limits = tuple[float, float]
+Place = Literal["best", "upper right", "lower right", "lower left"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One model's findings, as they are to be drawn.
+
+    Attributes:
+        arrays: Of the analysis, by name.
+        facts: Scalars and short lists, by name; None where a number is not defined.
+        limits: The range that all models drawn together share, for analyses that have one.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+    limits: Limits = (0.0, 1.0)
+
+    def number(self, name: str) -> float | None:
+        """Return a fact as a number, None where it is not there or not defined."""
+        value = self.facts.get(name)
+        return None if value is None else float(value)
+
+    def names(self, name: str) -> list[str]:
+        """Return an array of names as text."""
+        return [str(text) for text in self.arrays[name]]
+
+
+# --- choosing ----------------------------------------------------------------------------------------------
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most ``most`` of 0..count-1, evenly apart, the first and the last among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most)).tolist()}) if count else []
+
+
+def chosen(what: str, shown: int, all_of_them: int) -> str:
+    """Return e.g. "6 of 24 blocks", or nothing where all are shown."""
+    return f"{shown} of {all_of_them} {what}" if shown < all_of_them else ""
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Return the parts that say something, semicolons between."""
+    return "; ".join(part for part in parts if part)
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """Return ``values``, of any shape (N, ...), as float64 with NaN for what is not finite."""
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def mean_of(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis of (L, H), of what is defined, (L,); NaN where nothing is."""
+    numbers = finite(values)
+    is_known = ~np.isnan(numbers)
+    counts = is_known.sum(axis=-1)
+    totals = np.where(is_known, numbers, 0).sum(axis=-1)
+    mean: np.ndarray = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+    return mean
+
+
+def largest(values: np.ndarray, default: float = 1.0) -> float:
+    """Return the largest defined value of (N, ...), ``default`` where none is defined or above 0."""
+    known = finite(values)
+    known = known[~np.isnan(known)]
+    return float(known.max()) if known.size and known.max() > 0 else default
+
+
+def stacked(panel: SubFigure, heights: Sequence[float]) -> list[SubFigure]:
+    """Return a part of ``panel`` for each of ``heights``, below each other."""
+    parts: Any = panel.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    return list(parts[:, 0])
+
+
+# --- axes --------------------------------------------------------------------------------------------------
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Set title, labels and font sizes of an axes with a map or picture."""
+    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_xlabel(x, fontsize=9, parse_math=False)
+    axes.set_ylabel(y, fontsize=9, parse_math=False)
+    axes.tick_params(labelsize=8)
+
+
+def dress_lines(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Set title, labels, font sizes, grid and frame of an axes with lines, dots or bars."""
+    dress(axes, title=title, x=x, y=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def legend(axes: Axes, *, columns: int = 1, place: Place = "best") -> None:
+    """Set a legend without a frame, names as they are; none where nothing has a name."""
+    if axes.get_legend_handles_labels()[1]:
+        _without_math(axes.legend(frameon=False, fontsize=8, ncols=columns, loc=place))
+
+
+def legend_below(axes: Axes, *, columns: int = 2) -> None:
+    """Set a legend below an axes, where it hides nothing."""
+    if not axes.get_legend_handles_labels()[1]:
+        return
+    labels = axes.get_xticklabels()
+    longest = max((len(text.get_text()) for text in labels if text.get_rotation()), default=1)
+    drop = ScaledTranslation(0, -LABELS_HEIGHT - UPRIGHT_HEIGHT * (longest - 1), axes.figure.dpi_scale_trans)
+    drawn = axes.legend(
+        frameon=False, fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=0,
+        bbox_transform=axes.transAxes + drop,
+    )  # fmt: skip
+    _without_math(drawn)
+
+
+def legend_of_all(panel: SubFigure, axes: Axes, *, columns: int) -> None:
+    """Set one legend below all axes of ``panel``, of the names on one of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    drawn = panel.legend(handles, labels, frameon=False, fontsize=8, ncols=columns, loc="outside lower center")
+    _without_math(drawn)
+
+
+def _without_math(drawn: Legend) -> None:
+    for text in drawn.get_texts():
+        text.set_parse_math(False)  # a name may hold a dollar sign
+
+
+def set_layer_ticks(axis: Axis, names: Sequence[str], *, most: int = MAX_TICKS) -> None:
+    """Name the places 0..L-1 of an axis after layers; with many layers only every so many."""
+    step = -(-len(names) // most)
+    places = range(0, len(names), max(step, 1))
+    labels = [fitted(names[place], MAX_LAYER_NAME) for place in places]
+    is_upright = isinstance(axis, XAxis) and len(names) > 1 and max(map(len, labels)) > 3
+    axis.set_ticks(places, labels, rotation=90 if is_upright else 0)
+    for text in axis.get_ticklabels():
+        text.set_parse_math(False)
+
+
+def set_block_axis(axes: Axes, num_blocks: int) -> None:
+    """Set an x axis of blocks, counted from 0."""
+    axes.set_xlim(-0.5, num_blocks - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+
+
+def draw_heads_over_depth(axes: Axes, values: np.ndarray, *, scale: float = 1.0) -> None:
+    """Draw a dot per head and a line for their mean over the blocks.
+
+    Args:
+        axes: Where.
+        values: (L, H); what is not finite is left out.
+        scale: Factor for what is drawn, 100 for percent.
+    """
+    numbers = scale * finite(values)
+    blocks = np.broadcast_to(np.arange(len(numbers))[:, None], numbers.shape)
+    axes.scatter(blocks.ravel(), numbers.ravel(), s=14, color=BLUE, alpha=0.6, linewidths=0, label="a head", zorder=2)
+    axes.plot(mean_of(numbers), "-", color=ORANGE, linewidth=1.6, label="mean of the heads", zorder=3)
+    set_block_axis(axes, len(numbers))
+
+
+def draw_level(axes: Axes, height: float | None, label: str) -> None:
+    """Draw a dashed level line, where there is a height."""
+    if height is not None:
+        axes.axhline(height, color=GREY, linestyle="--", linewidth=1.2, zorder=1, label=label)
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Return colour, marker and line of a series: each colour with its marker, dashed the second time round."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": "-" if number < len(PALETTE) else "--",
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
+
+
+# --- maps and pictures -------------------------------------------------------------------------------------
+
+
+def heat_map(axes: Axes, values: np.ndarray, *, limits: Limits, norm: Normalize | None = None) -> AxesImage:
+    """Draw a map, first row on top; what is not finite is grey.
+
+    Args:
+        axes: Where.
+        values: (R, C) rows and columns.
+        limits: Values of the colours' ends.
+        norm: Another scale of colours, in place of ``limits``.
+    """
+    axes.set_facecolor(UNDEFINED)
+    scale: dict[str, Any] = {"norm": norm} if norm is not None else {"vmin": limits[0], "vmax": limits[1]}
+    return axes.imshow(finite(values), cmap=mpl.colormaps[COLOUR_MAP], **scale)
+
+
+def grey_note(values: np.ndarray) -> str:
+    """Return the sentence that explains grey cells of (N, ...) values, nothing where there are none."""
+    return "" if np.isfinite(values).all() else "grey: not defined"
+
+
+def draw_overlay(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
+    """Draw a picture in grey and values over it, from 0 to their largest.
+
+    Args:
+        axes: Where.
+        picture: (Y, X, 3) uint8.
+        values: (h, w), at least 0; stretched to the picture's size bilinearly.
+    """
+    size = picture.shape[:2]
+    axes.set_facecolor(UNDEFINED)
+    luminance = picture.astype(np.float64) @ (0.299, 0.587, 0.114)
+    axes.imshow(luminance, cmap=mpl.colormaps["gray"], vmin=0, vmax=255)
+    relative = finite(values) / largest(values)
+    axes.imshow(upsampled(relative, size), cmap=mpl.colormaps[COLOUR_MAP], vmin=0, vmax=1, alpha=OVERLAY_ALPHA)
+    hide_ticks(axes)
+
+
+def draw_picture(axes: Axes, picture: np.ndarray, name: str) -> None:
+    """Draw a picture, (Y, X, 3) uint8, with its name at its side."""
+    axes.imshow(picture)
+    hide_ticks(axes)
+    axes.set_ylabel(short_name(name), fontsize=8, parse_math=False)
+
+
+def upsampled(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return (h, w) values at ``size`` (Y, X), bilinear between the middles of cells, level beyond them."""
+    (top, bottom, down), (left, right, across) = (
+        _neighbours(new, old) for new, old in zip(size, values.shape, strict=True)
+    )
+    rows = values[top] * (1 - down)[:, None] + values[bottom] * down[:, None]
+    stretched: np.ndarray = rows[:, left] * (1 - across) + rows[:, right] * across
+    return stretched
+
+
+def _neighbours(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for ``new`` places over ``old`` cells, the cell before, the cell after and the share of the latter."""
+    places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    before = np.floor(places).astype(int)
+    return before, np.minimum(before + 1, old - 1), places - before
+
+
+def mark_cell(axes: Axes, cell: Sequence[int], cell_size: tuple[float, float] = (1.0, 1.0)) -> None:
+    """Draw a frame around a cell of a grid.
+
+    Args:
+        axes: Where.
+        cell: Row and column.
+        cell_size: Height and width of a cell on the axes; a cell's middle lies at whole numbers where it is 1 x 1.
+    """
+    (row, column), (height, width) = cell, cell_size
+    corner = column * width - 0.5, row * height - 0.5
+    for colour, line in (("black", 3.0), ("white", 1.4)):
+        axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line, zorder=5))
+
+
+def colour_bar(
+    panel: SubFigure,
+    beside: Axes | Sequence[Axes],
+    label: str,
+    *,
+    limits: Limits = (0.0, 1.0),
+    norm: Normalize | None = None,
+) -> None:
+    """Set a labelled colour bar to the right of one or several axes.
+
+    Args:
+        panel: That holds them.
+        beside: The axes.
+        label: What the colours say, with the unit.
+        limits: Values of the colours' ends.
+        norm: Another scale of colours, in place of ``limits``.
+    """
+    scale = ScalarMappable(norm or Normalize(*limits), mpl.colormaps[COLOUR_MAP])
+    all_axes = [beside] if isinstance(beside, Axes) else list(beside)
+    bar = panel.colorbar(scale, ax=all_axes, fraction=0.046, pad=0.02, aspect=25)
+    bar.set_label(label, fontsize=8, parse_math=False)
+    bar.ax.tick_params(labelsize=8)
+
+
+def hide_ticks(axes: Axes) -> None:
+    """Leave the axes without ticks: a picture needs none."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def short_name(name: str) -> str:
+    """Return the last part of a picture's name, cut to what fits beside it."""
+    return fitted(name.replace("\\", "/").rsplit("/", 1)[-1], MAX_PICTURE_NAME)
+
+
+def pictures_of(shown: Shown) -> list[tuple[np.ndarray, str]]:
+    """Return the first ``MAX_PICTURES`` pictures, (Y, X, 3) uint8, with their names; [] where there are none."""
+    if "pictures" not in shown.arrays:
+        return []
+    pictures = shown.arrays["pictures"]
+    names = shown.names("picture_names") if "picture_names" in shown.arrays else [""] * len(pictures)
+    return list(zip(pictures, names, strict=True))[:MAX_PICTURES]
+
+
+def picture_height(shown: Shown, width: float) -> float:
+    """Return how many inches high the place of a picture is at ``width`` inches: never higher than wide."""
+    pictures = shown.arrays.get("pictures")
+    if pictures is None or not len(pictures):
+        return width
+    ratio: float = pictures.shape[1] / pictures.shape[2]
+    return width * min(max(ratio, 0.4), 1.0)
+
+
+def query_cell(shown: Shown) -> tuple[int, int] | None:
+    """Return row and column of the query (or target), None where it is no patch."""
+    query = shown.facts.get("query", shown.facts.get("target"))
+    if isinstance(query, (list, tuple)) and len(query) == 2:
+        return int(query[0]), int(query[1])
+    return None
+
+
+def query_name(shown: Shown) -> str:
+    """Return what the query (or target) is called."""
+    cell = query_cell(shown)
+    if cell is not None:
+        return f"patch ({cell[0]}, {cell[1]})"
+    query = shown.facts.get("query", shown.facts.get("target"))
+    return "the class token" if query in ("cls", None) else str(query)
+
+
+def layer_note(shown: Shown) -> str:
+    """Return which layer was looked at, nothing where the facts do not say."""
+    layer = shown.facts.get("layer")
+    return "" if layer is None else f"layer {layer}"

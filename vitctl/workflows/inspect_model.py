@@ -1,0 +1,318 @@
+"""``vitctl inspect``: how a ViT sees, one analysis at a time or all of them with a report.
+
+Every analysis leaves ``NAME.npz`` (arrays), ``NAME.json`` (settings, scalars, what each array is) and ``NAME.png``.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitctl import __version__
+from vitctl.config import ALL_ANALYSES, InspectConfig
+from vitctl.conversation import Conversation, Setting
+from vitctl.errors import DataError, ModelError, SettingError, VitctlError
+from vitctl.inspecting.analyses import ANALYSES
+from vitctl.inspecting.findings import Findings
+from vitctl.inspecting.verdicts import CONTROLLED, Verdict, judge
+from vitctl.primitives.devices import resolve_device, resolve_num_threads
+from vitctl.primitives.files import lies_inside, user_path, whole_file, write_json
+from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.interrupts import termination_as_error
+from vitctl.reporting.inspect_figures import draw_findings
+from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
+from vitctl.training.run_folder import check_writable
+from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis
+from vitctl.workflows.inspect_subjects import LoadedSubject, choose_models, run_of
+
+DEFAULT_OUT = "inspect"
+REPORT = "report.html"
+CONTROL_FOLDER = "random-weights"
+_NOT_OF_RESULTS = ("analysis", "batch_size", "num_workers", "num_threads", "device", "out")
+
+
+def run(config: InspectConfig, conversation: Conversation) -> dict[str, Any]:
+    """Inspect, write arrays, figures (and the report), and return the ``--json`` document.
+
+    Raises:
+        VitctlError: A model, an option or the images cannot be used; of the analysis nothing was written.
+    """
+    out = _decide_out(config)
+    check_writable(out)
+    device, device_reason = resolve_device(config.device)
+    resolve_num_threads(config.num_threads)
+    inspection = Inspection(config, choose_models(config), device=device, conversation=conversation)
+    with termination_as_error(f"terminated; what is whole lies in {out}."), _enough_memory(config):
+        _open(inspection, out)
+        conversation.header("vitctl inspect", _settings(inspection, device_reason, out))
+        if config.analysis == ALL_ANALYSES:
+            return _inspect_all(inspection, out)
+        found = run_analysis(config.analysis, inspection)
+        return _write(config.analysis, found, inspection, out)
+
+
+def _open(inspection: Inspection, out: Path) -> None:
+    """Load the models and look at the images before anything slow begins."""
+    config = inspection.config
+    models = inspection.loaded
+    if config.data is not None and lies_inside(out, str(user_path(config.data).absolute())):
+        raise SettingError(f"--out {out} lies inside the data {config.data}; give a place elsewhere.")
+    if config.image_size is None and len({one.subject.geometry.image_size for one in models}) > 1:
+        sizes = ", ".join(format_size(one.subject.geometry.image_size) for one in models)
+        inspection.conversation.line(f"The models look at images of their own sizes: {sizes} px.")
+    if _shows_images(config.analysis):
+        _ = inspection.images
+
+
+def _shows_images(analysis: str) -> bool:
+    """Return whether the images of ``choose_images`` are needed; a probe draws its own."""
+    return analysis == ALL_ANALYSES or (ANALYSES[analysis].needs_images and analysis != "probe")
+
+
+def _decide_out(config: InspectConfig) -> Path:
+    if config.out is not None:
+        return user_path(config.out).absolute()
+    run = run_of(config)
+    return Path(run) / DEFAULT_OUT if run is not None else Path(DEFAULT_OUT).absolute()
+
+
+@contextmanager
+def _enough_memory(config: InspectConfig) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SettingError(
+            f"The device ran out of memory at a batch of {config.batch_size} images. Try a smaller --batch-size, or "
+            "a smaller --minibatch for cka, heads-vs-cnn and localisation."
+        ) from error
+
+
+# --- one analysis ------------------------------------------------------------------------------------------
+
+
+def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> dict[str, Any]:
+    """Write the three files of an analysis and return what the JSON file says."""
+    for named in found:
+        for note in named.findings.notes:
+            inspection.conversation.warn(f"{named.name}: {note}")
+    document = _document(analysis, found, inspection)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with whole_file(out / f"{analysis}.npz") as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **_arrays(found))
+        draw_findings(
+            analysis,
+            [(named.name, named.findings.arrays, named.findings.facts) for named in found],
+            out / f"{analysis}.png",
+        )
+        write_json(out / f"{analysis}.json", document)
+    except OSError as error:
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
+    return {**document, "out": str(out)}
+
+
+def _arrays(found: Sequence[Named]) -> dict[str, np.ndarray]:
+    """Return every array by name; those of the second model end in ``_2``, of the third in ``_3``."""
+    return {
+        name if number == 1 else f"{name}_{number}": array
+        for number, named in enumerate(found, start=1)
+        for name, array in named.findings.arrays.items()
+    }
+
+
+def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> dict[str, Any]:
+    words = ANALYSES[analysis]
+    return {
+        "analysis": analysis,
+        "title": words.title,
+        "results": [_result(named) for named in found],
+        "images": _images(analysis, inspection) if _shows_images(analysis) else None,
+        "arrays": {
+            name if number == 1 else f"{name}_{number}": meaning
+            for number, named in enumerate(found, start=1)
+            for name, meaning in named.findings.meanings.items()
+        },
+        "method": words.method,
+        "look_for": words.look_for,
+        "random_weights": words.random_weights,
+        "source": words.source,
+        "settings": {"vitctl": __version__}
+        | {
+            f.name: getattr(inspection.config, f.name)
+            for f in fields(inspection.config)
+            if f.name not in _NOT_OF_RESULTS
+        },
+        "files": [f"{analysis}.{ending}" for ending in ("npz", "json", "png")],
+    }
+
+
+def _result(named: Named) -> dict[str, Any]:
+    findings = named.findings
+    return {
+        "name": named.name,
+        "models": [_model(one) for one in named.models],
+        "facts": dict(findings.facts),
+        "header": list(findings.header),
+        "rows": [list(row) for row in findings.rows],
+        "notes": list(findings.notes),
+    }
+
+
+def _model(one: LoadedSubject) -> dict[str, Any]:
+    geometry = one.subject.geometry
+    return {
+        "name": one.choice.name,
+        "model": one.choice.spec,
+        "weights": one.choice.weights,
+        "image_size": list(geometry.image_size),
+        "patch_size": None if geometry.patch_size is None else list(geometry.patch_size),
+        "grid": None if geometry.grid is None else list(geometry.grid),
+        "num_prefix_tokens": geometry.num_prefix_tokens,
+    }
+
+
+def _images(analysis: str, inspection: Inspection) -> dict[str, Any]:
+    images, config = inspection.images, inspection.config
+    wanted = len(images.split) if config.image is not None else num_images_of(analysis, config)
+    return {
+        "data": images.spec,
+        "num_images": min(wanted, len(images.split)),
+        "num_available": images.num_available,
+        "reason": images.reason,
+    }
+
+
+# --- all of them -------------------------------------------------------------------------------------------
+
+
+def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
+    """Run everything that fits the models, the first of them also with random weights, and write the report."""
+    conversation = inspection.conversation
+    control = inspection.of_models([inspection.models[0].with_random_weights])
+    documents: dict[str, Any] = {}
+    skipped: list[Skipped] = []
+    verdicts: list[Verdict] = []
+    sections: list[Section] = []
+    with conversation.progress("inspecting", len(ANALYSES), "analyses") as bar:
+        for analysis in ANALYSES:
+            try:
+                found = run_analysis(analysis, inspection)
+            except (ModelError, SettingError, DataError) as error:
+                conversation.line(f"{analysis}: left out. {error}")
+                skipped.append(Skipped(analysis, str(error)))
+                bar.advance(what=analysis)
+                continue
+            documents[analysis] = _write(analysis, found, inspection, out)
+            beside = _control(analysis, control, inspection, out) if analysis in CONTROLLED else None
+            judged = judge(analysis, found[0].findings, beside)
+            verdicts += judged
+            sections.append(_section(analysis, found, beside, judged, inspection, out))
+            conversation.line(f"{analysis}: done")
+            bar.advance(what=analysis)
+    if not documents:
+        raise ModelError(
+            "No analysis takes this model:\n" + "\n".join(f"  {one.analysis}: {one.reason}" for one in skipped)
+        )
+    write_report(
+        out / REPORT,
+        title=f"How {' and '.join(model.name for model in inspection.models)} see{'s' * (len(inspection.models) == 1)}",
+        facts=[
+            (setting.name, f"{setting.value} ({setting.reason})" if setting.reason else setting.value)
+            for setting in _settings(inspection, "", out)
+        ],
+        sections=sections,
+        verdicts=[_claim(verdict) for verdict in verdicts],
+        skipped=skipped,
+    )
+    return {
+        "analysis": ALL_ANALYSES,
+        "analyses": documents,
+        "verdicts": [
+            {"analysis": one.analysis, "claim": one.claim, "holds": one.holds, "numbers": one.numbers}
+            for one in verdicts
+        ],
+        "skipped": [{"analysis": one.analysis, "reason": one.reason} for one in skipped],
+        "report": str(out / REPORT),
+        "out": str(out),
+    }
+
+
+def _control(analysis: str, control: Inspection, inspection: Inspection, out: Path) -> Findings | None:
+    """Return what ``analysis`` finds in random weights, written beside; None where it cannot be made of them."""
+    try:
+        found = run_analysis(analysis, control)
+    except VitctlError as error:
+        inspection.conversation.line(f"{analysis}: without its control of random weights. {error}")
+        return None
+    _write(analysis, found, control, out / CONTROL_FOLDER)
+    return found[0].findings
+
+
+def _section(
+    analysis: str,
+    found: Sequence[Named],
+    beside: Findings | None,
+    judged: Sequence[Verdict],
+    inspection: Inspection,
+    out: Path,
+) -> Section:
+    words = ANALYSES[analysis]
+    return Section(
+        anchor=analysis,
+        title=words.title,
+        question=words.question,
+        method=words.method,
+        source=words.source,
+        look_for=words.look_for,
+        random_weights=words.random_weights,
+        command=_command(analysis, inspection.config),
+        picture=out / f"{analysis}.png",
+        panels=[Panel(one.name, one.findings.header, one.findings.rows, one.findings.notes) for one in found],
+        control=None if beside is None else out / CONTROL_FOLDER / f"{analysis}.png",
+        claims=[_claim(verdict) for verdict in judged],
+    )
+
+
+def _claim(verdict: Verdict) -> Claim:
+    return Claim(verdict.analysis, verdict.claim, verdict.holds, verdict.numbers)
+
+
+def _command(analysis: str, config: InspectConfig) -> str:
+    """Return the command that repeats one analysis of ``all``."""
+    words = ["vitctl", "inspect", analysis, *([config.run] if config.run is not None else [])]
+    for model, weights in config.models_with_weights:
+        words += ["--model", model]
+        words += ["--weights", weights] if weights != "pretrained" else []
+    if ANALYSES[analysis].needs_images:
+        words += ["--data", config.data] if config.data is not None else []
+        words += ["--num-images", str(config.num_images)] if config.num_images is not None else []
+    if config.image_size is not None and analysis != "filters":
+        words += ["--image-size", config.image_size]
+    return shlex.join(words)
+
+
+# --- saying what is done -----------------------------------------------------------------------------------
+
+
+def _settings(inspection: Inspection, device_reason: str, out: Path) -> list[Setting]:
+    config = inspection.config
+    settings = []
+    for one in inspection.loaded:
+        geometry = one.subject.geometry
+        size = f"{format_size(geometry.image_size)} px"
+        grid = "" if geometry.grid is None else f", {geometry.grid[0]}x{geometry.grid[1]} patches"
+        count = geometry.num_prefix_tokens
+        prefix = f" and {count} prefix token{'s' * (count > 1)}" if count and grid else ""
+        settings.append(Setting("model", one.choice.name, f"{size}{grid}{prefix}"))
+    if _shows_images(config.analysis):
+        images = inspection.images
+        shown = f"{len(images.split):,} of {images.spec}" if config.image is None else images.spec
+        settings.append(Setting("images", shown, images.reason))
+    settings.append(Setting("device", str(inspection.device), device_reason))
+    settings.append(Setting("files", str(out), "given" if config.out else "the default"))
+    return settings

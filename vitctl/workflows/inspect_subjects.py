@@ -1,0 +1,199 @@
+"""What ``vitctl inspect`` looks at: the models it was told, each at its size, and the images to show them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from vitctl.config import InspectConfig
+from vitctl.conversation import Conversation
+from vitctl.data.files import split_of_files
+from vitctl.data.loader import resolve_num_workers
+from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
+from vitctl.data.source import Source, SourceOptions, Split
+from vitctl.data.sources import open_source
+from vitctl.data.transforms import EvaluationTransform
+from vitctl.inspecting.subject import ImageStream, Subject
+from vitctl.models.build import load_model
+from vitctl.models.fitting import fit_preprocessing, fit_resolution
+from vitctl.models.geometry import geometry_of
+from vitctl.primitives.files import user_path
+from vitctl.primitives.image_sizes import parse_image_size
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.seeds import random_generator
+from vitctl.training.decisions import DEFAULT_DATA
+from vitctl.training.run_folder import is_run_folder
+from vitctl.workflows.run_images import images_of_run
+
+SPLIT_PREFERENCE = ("val", "test", "all", "train")
+NUM_IMAGES = 256  # the default
+NUM_OF_GRADIENTS = 32  # R, section 5, for receptive fields; equivariance makes as many passes
+NUM_PICTURES = 4  # shown in figures
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model to look into.
+
+    Attributes:
+        name: On screens and in files.
+        spec: For ``load_model``.
+        weights: pretrained, none, or a file.
+    """
+
+    name: str
+    spec: str
+    weights: str
+
+    @property
+    def with_random_weights(self) -> "ModelChoice":
+        """The same architecture with random weights."""
+        return ModelChoice(f"{self.name}, random weights", self.spec, "none")
+
+
+def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
+    """Return the models in order: RUN, then each ``--model``."""
+    named = [*([(config.run, "pretrained")] if config.run is not None else []), *config.models_with_weights]
+    specs = [spec for spec, _ in named]
+    return tuple(
+        ModelChoice(
+            f"{spec} ({weights})"
+            if specs.count(spec) > 1
+            else f"{spec}, random weights"
+            if weights == "none"
+            else spec,
+            spec,
+            weights,
+        )
+        for spec, weights in named
+    )
+
+
+@dataclass(frozen=True)
+class LoadedSubject:
+    """A subject, and how its images are made.
+
+    Attributes:
+        choice: What it was loaded by.
+        subject: The model at its size.
+        preprocessing: What it expects of an image.
+    """
+
+    choice: ModelChoice
+    subject: Subject
+    preprocessing: Preprocessing
+
+    def stream(self, images: "ShownImages", config: InspectConfig, *, count: int | None = None) -> ImageStream:
+        """Return (the first ``count`` of) the images as this model is shown them."""
+        workers, _ = resolve_num_workers(
+            config.num_workers, is_in_memory=images.is_in_memory, device_type=self.subject.device.type
+        )
+        split = images.split if count is None else images.split.select(range(min(count, len(images.split))))
+        transform = EvaluationTransform(self.preprocessing)
+        return ImageStream(split, transform, self.preprocessing, config.batch_size, workers)
+
+
+def load_subject(
+    choice: ModelChoice,
+    *,
+    image_size: str | None,
+    method: str | None,
+    seed: int,
+    device: torch.device,
+    conversation: Conversation,
+) -> LoadedSubject:
+    """Load a model and bring it to its size.
+
+    Args:
+        choice: Which.
+        image_size: N or HxW, px; None is the model's own.
+        method: Interpolation of position embeddings; None is timm's, and the authors' for ``.npz`` weights.
+        seed: For random weights.
+        device: Where it computes.
+        conversation: Says what is loaded.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        SettingError: It cannot take the size.
+    """
+    conversation.line(f"loading {choice.name}")
+    loaded = load_model(choice.spec, weights=choice.weights, seed=seed)
+    wanted = geometry_of(loaded.model).image_size if image_size is None else parse_image_size(image_size)
+    method = method or ("paper" if choice.weights.endswith(".npz") else "bicubic-aa")
+    loaded, _ = fit_resolution(loaded, wanted, spec=choice.spec, method=method, seed=seed)
+    for note in loaded.report.notes if loaded.report else ():
+        conversation.warn(note)
+    folder = user_path(choice.spec)
+    if is_run_folder(folder) and not (folder / "best").is_dir():
+        conversation.warn(f"{choice.spec} was stopped before its end: these are the weights of its last/.")
+    model = loaded.model.to(device).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    subject = Subject(model, choice.name, geometry_of(model), device)
+    return LoadedSubject(choice, subject, fit_preprocessing(loaded, wanted, crop="model"))
+
+
+@dataclass(frozen=True)
+class ShownImages:
+    """Images to show to models.
+
+    Attributes:
+        split: Which, in order.
+        spec: The data spec, or the files.
+        reason: Why these.
+        num_available: How many there would be.
+        is_in_memory: Whether reading one costs next to nothing.
+    """
+
+    split: Split
+    spec: str
+    reason: str
+    num_available: int
+    is_in_memory: bool
+
+
+def choose_images(config: InspectConfig, most: int, conversation: Conversation) -> ShownImages:
+    """Return the images to show, looked at: files given, or the first ``most`` of a seeded order of a split.
+
+    The split is a run's own validation images, or of ``--data`` (else the embedded digits) the first of val, test,
+    all, train that there is.
+
+    Raises:
+        DataError: There are none, or one cannot be read.
+    """
+    if config.image is not None:
+        split, spec, reason, in_memory = split_of_files(config.image), ", ".join(config.image), "given", False
+        order = list(range(len(split)))
+    else:
+        split, source, reason = _split_to_show(config)
+        spec, in_memory = source.spec, source.is_in_memory
+        order = random_generator(config.seed, "inspection").permutation(len(split))[:most].tolist()
+    chosen = split.select(order)
+    scan = scan_images(chosen, num_threads=num_scan_threads(), conversation=conversation)
+    allow = config.on_bad_image == "skip"
+    for line in check_bad_images(chosen, scan, allow=allow, needs_every_class=False):
+        conversation.warn(f"left out: {line}")
+    return ShownImages(chosen.select(scan.good), spec, reason, len(split), in_memory)
+
+
+def _split_to_show(config: InspectConfig) -> tuple[Split, Source, str]:
+    run = run_of(config)
+    if config.data is None and run is not None:
+        advice = "Name others with --data SPEC."
+        found = images_of_run(user_path(run), None, advice=advice)
+        return found.split, found.source, found.reason
+    options = SourceOptions(config.image_root, config.image_column, config.label_column)
+    source = open_source(config.data or DEFAULT_DATA, options)
+    name = next(name for name in SPLIT_PREFERENCE if name in source.splits)
+    why = f"split {name}" if config.data is not None else f"the embedded ones, split {name}: no --data is given"
+    return source.split(name), source, why
+
+
+def run_of(config: InspectConfig) -> str | None:
+    """Return the run folder that RUN names, itself or by its best/ or last/; None where it names none."""
+    if config.run is None:
+        return None
+    folder = user_path(config.run).absolute()
+    if is_run_folder(folder):
+        return str(folder)
+    is_part = folder.name in ("best", "last") and is_run_folder(folder.parent)
+    return str(folder.parent) if is_part else None
