@@ -42,7 +42,12 @@ def test_report_opens_in_a_browser(run_cli: Callable[..., Any], tmp_path: Path) 
     options = ["--num-images", "32", "--minibatch", "16", "--shots", "2", "--seeds", "1", "--num-workers", "0"]
     result = run_cli("inspect", "all", "--model", "demo", *options, "--out", out, "--json")
     assert result.exit_code == 0, result.stderr
-    analyses = json.loads(result.stdout)["analyses"]
+    document = json.loads(result.stdout)
+    analyses = document["analyses"]
+    verdicts = {(one["analysis"], one["claim"]): one["holds"] for one in document["verdicts"]}
+    learnt = [holds for (analysis, _), holds in verdicts.items() if analysis in ("filters", "pos-embed", "cka")]
+    assert learnt == [True] * 6  # the demo weights against random ones
+    assert verdicts["distance", "heads leave even attention, at which random weights stay"]
     page = out / "report.html"
     shown = browse(page, "--dump-dom")
     for analysis in analyses.values():

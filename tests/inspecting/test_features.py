@@ -154,7 +154,8 @@ def test_unknown_layers_and_queries_outside_are_refused() -> None:
 
 def test_tokens_on_no_known_grid_are_refused() -> None:
     subject = _subject(**VIT)
-    del subject.model.get_submodule("patch_embed").grid_size
+    embed: Any = subject.model.get_submodule("patch_embed")
+    embed.grid_size, embed.dynamic_feat_size = None, lambda _size: (1, 1)
     with pytest.raises(ModelError, match="no known grid.*cka"):
         _features(subject)
 

@@ -13,8 +13,8 @@ PACKAGE = Path(vitctl.__file__).parent
 FLOORS = {
     "cli": {"workflows", "config", "recipes", "conversation", "primitives", "errors", ""},
     "workflows": {
-        "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "config", "recipes",
-        "conversation", "errors", "",
+        "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "config",
+        "recipes", "conversation", "errors", "",
     },
     "training": {"models", "data", "primitives", "recipes", "conversation", "errors"},
     "evaluation": {"models", "data", "primitives", "conversation", "errors"},
@@ -50,8 +50,12 @@ HOMES = {
     "PIL": {"data", "exporting"},
     "sklearn": {"evaluation", "data"},
     "scipy": {"evaluation"},
-    "torch": {"workflows", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives"},
-    "numpy": {"workflows", "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives"},
+    "torch": {
+        "workflows", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives",
+    },
+    "numpy": {
+        "workflows", "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives",
+    },
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from vitctl import config
 from vitctl.inspecting.analyses import ANALYSES
-from vitctl.inspecting.verdicts import CONTROLLED, _JUDGES
+from vitctl.inspecting.verdicts import _JUDGES, CONTROLLED
 from vitctl.workflows.inspect_analyses import _OF_MODEL, _PAIRS
 
 

@@ -242,6 +242,7 @@ def _findings(
         for name in np.array(found.names)[is_constant]
     ]
     facts = facts | {
+        "models": [found.model_name for found in layers],
         "mean_off_diagonal": [_mean(own[~np.eye(len(own), dtype=bool)]) for own in own_maps],
         "low_high_similarity": [_low_high(own) for own in own_maps],
         "mean_diagonal": _mean(maps[0]) if is_diagonal else None,

@@ -61,7 +61,7 @@ def equivariance(subject: Subject, stream: ImageStream, *, seed: int = 0, conver
     plan = _plan(subject, first[:1])
     permutation = _Permutation.of(subject, plan, first[:1], seed=seed)
     sums = _Sums(plan)
-    with torch.inference_mode(), conversation.progress("shifts", len(stream), "images") as bar:
+    with torch.no_grad(), conversation.progress("shifts", len(stream), "images") as bar:
         for images in stream.batches(min(stream.batch_size, MAX_BATCH_SIZE)):
             sums.add(subject, images.to(subject.device))
             permutation.add(subject, images.to(subject.device))
@@ -98,7 +98,7 @@ class _Plan:
 def _plan(subject: Subject, images: Tensor) -> _Plan:
     """Return the plan for images (B, 3, Y, X) of this size."""
     layers = layer_names(subject.model)
-    with torch.inference_mode():
+    with torch.no_grad():
         tokens, _ = LayerTap(subject.model, layers, name=subject.name)(images)
     grids = {layer: _grid(subject, one) for layer, one in tokens.items()}
     size = (images.shape[2], images.shape[3])
@@ -377,7 +377,7 @@ def _has_rows_of_tokens(subject: Subject, images: Tensor) -> bool:
     seen: list[int] = []
     handle = _before_blocks(subject.model).register_forward_pre_hook(lambda _module, args: seen.append(args[0].ndim))
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             _features(subject, images)
     finally:
         handle.remove()
@@ -414,7 +414,7 @@ def _batch_invariance(subject: Subject, images: Tensor) -> tuple[float | None, f
     In evaluation mode the first image is alone and among all. In training mode, of a copy without dropout and
     stochastic depth, it has the second one beside it, as BatchNorm cannot train on a single place.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         in_use = _relative_change(subject, images, 1)
     learner = copy.deepcopy(subject.model).train()
     for module in learner.modules():

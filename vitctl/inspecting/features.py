@@ -24,7 +24,7 @@ _LEAST_RANGE = 1e-3  # guess: of the median; norms that a LayerNorm made equal d
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features(
     subject: Subject,
     stream: ImageStream,

@@ -64,7 +64,7 @@ class ResidualSum:
     total: Tensor | None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def norm_ratio(subject: Subject, stream: ImageStream, *, conversation: Conversation) -> Findings:
     """Return the norm of z over that of f per block, branch and kind of token, and the cosines between them.
 

@@ -49,7 +49,7 @@ class PositionGrid:
         return self.rows.shape[0], self.rows.shape[1]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pos_embed(subject: Subject, *, image_size: tuple[int, int] | None = None, method: str = "bicubic-aa") -> Findings:
     """Return the cosine between the position embeddings of every two patches.
 

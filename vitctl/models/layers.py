@@ -145,12 +145,18 @@ class LayerTap:
             return Tokens(patches[:, :0], patches, (places.shape[1], places.shape[2]))
         num_prefix = self._num_prefix(output.shape[1], layer)
         patches = output[:, num_prefix:]
-        return Tokens(output[:, :num_prefix], patches, self._grid_of(patches.shape[1]))
+        return Tokens(output[:, :num_prefix], patches, self._grid_of(patches.shape[1], images))
 
-    def _grid_of(self, num_patches: int) -> tuple[int, int] | None:
-        embed = getattr(self._model, "patch_embed", getattr(self._model, "stem", None))  # MLP-Mixer calls it stem
-        grid = getattr(embed, "grid_size", None)
-        return (int(grid[0]), int(grid[1])) if grid is not None and grid[0] * grid[1] == num_patches else None
+    def _grid_of(self, num_patches: int, images: Tensor) -> tuple[int, int] | None:
+        """Return (h, w) of N tokens, read from what embeds patches; None where it does not tell."""
+        for name in ("patch_embed", "stem", "embeds"):  # MLP-Mixer calls it stem, NaFlexViT embeds
+            embed: Any = getattr(self._model, name, None)
+            grid = getattr(embed, "grid_size", None)
+            if grid is None and hasattr(embed, "dynamic_feat_size"):
+                grid = embed.dynamic_feat_size(tuple(images.shape[2:]))
+            if grid is not None and grid[0] * grid[1] == num_patches:
+                return int(grid[0]), int(grid[1])
+        return None
 
     def _is_channels_last(self, feature_map: Tensor, images: Tensor) -> bool:
         """Return whether a map is (B, h, w, D): as timm notes on the model, else as the images' aspect tells."""

@@ -145,7 +145,7 @@ def _layers(loaded: LoadedModel, image_size: tuple[int, int], *, text: str, seed
     """Return what a model has at an image size (H, W) px, found by showing it an empty image."""
     model = loaded.model.eval()
     names = layer_names(model) if text == "all" else choose_layers(text, model, name=loaded.name)
-    with torch.inference_mode():
+    with torch.no_grad():
         tokens, _ = LayerTap(model, names, name=loaded.name)(torch.zeros(1, 3, *image_size))
     own = geometry_of(model).grid
     counts = {layer: one.patches.shape[1] for layer, one in tokens.items()}
