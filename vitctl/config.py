@@ -716,25 +716,18 @@ class InspectConfig:
         for option, analyses in _ANALYSES_WITH.items():
             if self.analysis not in analyses:
                 _refuse(given, (option,), why=f"to {self.analysis}, and is for {', '.join(analyses)}")
-        if self.analysis in ("filters", "pos-embed"):
-            of_images = (
-                "data",
-                "image_root",
-                "image_column",
-                "label_column",
-                "on_bad_image",
-                "num_images",
-                "batch_size",
-            )
-            _refuse(given, (*of_images, "num_workers"), why=f"to {self.analysis}, which looks at weights only")
-        if self.analysis == "filters":
-            _refuse(given, ("image_size", "pos_embed_interp"), why="to filters, which do not depend on it")
+        why = f"to {self.analysis}, which looks at weights only"
+        _refuse(given, _WEIGHTS_ONLY.get(self.analysis, ()), why=why)
         if self.image is not None:
             _refuse(given, ("data", "num_images"), why="beside --image, whose files are the images")
         if self.data is None:
             _refuse(given, ("image_root", "image_column", "label_column"), why="without --data")
         if self.pos_embed_interp is not None and self.image_size is None:
             raise SettingError("--pos-embed-interp is given without --image-size; nothing is resampled.")
+
+    def takes(self, option: str, analysis: str) -> bool:
+        """Return whether ``analysis`` takes the option of this field's name."""
+        return analysis in _ANALYSES_WITH.get(option, (analysis,)) and option not in _WEIGHTS_ONLY.get(analysis, ())
 
     @property
     def models_with_weights(self) -> tuple[tuple[str, str], ...]:
@@ -773,6 +766,11 @@ _ANALYSES_WITH: dict[str, tuple[str, ...]] = {
     "shots": ("probe", ALL_ANALYSES),
     "seeds": ("probe", ALL_ANALYSES),
     "l2": ("probe", ALL_ANALYSES),
+}
+_OF_IMAGES = ("data", "image_root", "image_column", "label_column", "on_bad_image", "num_images", "batch_size")
+_WEIGHTS_ONLY: dict[str, tuple[str, ...]] = {
+    "pos-embed": (*_OF_IMAGES, "num_workers"),
+    "filters": (*_OF_IMAGES, "num_workers", "image_size", "pos_embed_interp"),
 }
 
 

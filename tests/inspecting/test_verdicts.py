@@ -54,10 +54,12 @@ def test_cka_compares_means_beside_the_diagonal() -> None:
     alike = np.full((3, 3), 0.99) + 0.01 * np.eye(3)
     assert holds("cka", found({"cka": apart}), found({"cka": alike})) == [True]
     assert holds("cka", found({"cka": alike}), found({"cka": apart})) == [False]
-    pair = found({"cka": np.ones((3, 2)), "cka_self_1": alike, "cka_self_2": apart[:2, :2]})
+    maps = {"cka": np.ones((3, 2)), "cka_self_1": alike, "cka_self_2": apart[:2, :2]}
+    pair = found(maps, kinds=["attention", "convolutions"])
     assert holds("cka", pair, found({"cka": alike})) == [True, False]
     verdict = judge("cka", pair, None)[0]
-    assert verdict.numbers == "mean CKA between layers 0.99, of the second model 0.5"
+    assert verdict.numbers == "mean CKA between layers 0.99, of the CNN 0.5"
+    assert judge("cka", found(maps, kinds=["attention", "attention"]), None) == []
 
 
 def test_a_constant_layer_is_left_out_of_the_mean() -> None:
@@ -108,6 +110,7 @@ def test_equivariance_ignores_layers_without_neighbours() -> None:
 def test_localisation_is_held_against_chance() -> None:
     assert holds("localisation", found(argmax_accuracy=0.4, chance=0.1)) == [True]
     assert holds("localisation", found(argmax_accuracy=0.12, chance=0.1)) == [False]
+    assert holds("localisation", found(argmax_accuracy=1.0, chance=1.0)) == []
 
 
 @pytest.mark.parametrize("analysis", ["attention", "rollout", "features", "heads-vs-cnn"])

@@ -42,7 +42,7 @@ def _say(text: str) -> None:
 
 app = typer.Typer(
     cls=_ErrorBoundary,
-    help="Fine-tune a pretrained Vision Transformer at a higher resolution, evaluate it, use it.",
+    help="Fine-tune a pretrained Vision Transformer at a higher resolution, evaluate it, look into it, use it.",
     epilog="'vitctl COMMAND --help' explains a command. First steps: vitctl finetune",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -65,7 +65,7 @@ def _root(
         typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Fine-tune a pretrained Vision Transformer at a higher resolution, evaluate it, use it."""
+    """Fine-tune a pretrained Vision Transformer at a higher resolution, evaluate it, look into it, use it."""
 
 
 def _add_commands() -> None:

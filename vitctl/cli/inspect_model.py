@@ -247,7 +247,10 @@ def _print_all(report: dict[str, Any]) -> None:
     if rows:
         print_columns(["analysis", "found here", "what the papers found", "numbers"], rows)
         typer.echo("")
-    pairs = [("left out", f"{one['analysis']}: {one['reason']}") for one in report["skipped"]]
+    pairs = []
+    for one in report["skipped"]:
+        whose = "" if one["model"] is None else f" of {one['model']}"
+        pairs.append(("left out", f"{one['analysis']}{whose}: {one['reason']}"))
     print_pairs([*pairs, ("report", report["report"]), ("files", report["out"])])
     typer.echo(
         "Look at the report for the pictures. Random weights, shown beside the main ones, are what no training looks "

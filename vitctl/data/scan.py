@@ -246,7 +246,13 @@ def _thumbs(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
 
 
 def check_bad_images(
-    split: Split, scan: Scan, *, allow: bool, can_skip: bool = True, needs_every_class: bool = True
+    split: Split,
+    scan: Scan,
+    *,
+    allow: bool,
+    can_skip: bool = True,
+    needs_every_class: bool = True,
+    may_be_elsewhere: bool = True,
 ) -> list[str]:
     """Return one line per bad image, path and reason.
 
@@ -256,10 +262,12 @@ def check_bad_images(
         allow: Whether bad images may be left out.
         can_skip: Whether the user could ask for that; if so the message says how.
         needs_every_class: Whether a class must keep at least one image.
+        may_be_elsewhere: Whether ``--image-root`` could move where paths start.
 
     Raises:
         DataError: There are some and ``allow`` is False, or none is left, or a class has lost all its images.
     """
+    hint = _where_to_look(scan) if may_be_elsewhere else ""
     lines = [f"{split.image_name(position)}: {reason}" for position, reason in scan.bad.items()]
     if not lines:
         return lines
@@ -268,11 +276,9 @@ def check_bad_images(
         shown += f"\n  ... and {len(lines) - 20} more"
     if not allow:
         ways = "repair or remove them" + (", or leave them out with --on-bad-image skip" if can_skip else "")
-        raise DataError(
-            f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{_where_to_look(scan)}:\n{shown}"
-        )
+        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:\n{shown}")
     if len(lines) == len(split):
-        raise DataError(f"None of the {len(split)} {split.name} images can be read{_where_to_look(scan)}:\n{shown}")
+        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:\n{shown}")
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))
     lost = [split.class_names[label] for label in np.unique(split.labels) if not left[label]]
     if lost and needs_every_class:

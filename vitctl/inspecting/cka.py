@@ -155,7 +155,13 @@ def cka(
             for subject, found, part in zip(subjects, layers, images, strict=True)
         ]
         similarities.add(vectors, num_images=plan.size)
-    facts = {**plan.facts, "granularity": granularity, "tokens": tokens, "is_diagonal": diagonal}
+    facts = {
+        **plan.facts,
+        "kinds": [one.kind for one in subjects],
+        "granularity": granularity,
+        "tokens": tokens,
+        "is_diagonal": diagonal,
+    }
     return _findings(similarities, layers, facts, [*plan.notes, *_notes_on_layers(layers)])
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vitctl.conversation import Conversation
-from vitctl.errors import ModelError, SettingError, did_you_mean
+from vitctl.errors import ModelError, SettingError
 from vitctl.inspecting.findings import Findings, finite
-from vitctl.inspecting.subject import ImageStream, Subject
+from vitctl.inspecting.subject import ImageStream, Subject, find_layer
 from vitctl.models.layers import FINAL, Layer, LayerTap, Tokens, layer_names
 
 # guess: beyond chance (6.7 standard deviations of a normal distribution), and near the norm of 150 above which
@@ -48,7 +48,7 @@ def features(
         SettingError: The layer is unknown, or the query is outside the grid.
         ModelError: The layer's tokens are on no known grid.
     """
-    layer = check_layer(FINAL if layer is None else layer, subject)
+    layer = find_layer(FINAL if layer is None else layer, subject)
     tap = LayerTap(subject.model, [layer], name=subject.name)
     shown = _shown(subject, tap, layer, torch.split(pictures, stream.batch_size))
     row, column = _query(query, shown, subject)
@@ -90,22 +90,6 @@ def features(
         rows=[(f"{len(norms):,}", f"{quartiles[2]:.2f}", f"{quartiles[4]:.2f}", f"{num_outliers:,}")],
         notes=_notes(subject, layer),
     )
-
-
-def check_layer(layer: Layer, subject: Subject) -> Layer:
-    """Return ``layer`` as the model's layers are named, a block as int.
-
-    Raises:
-        SettingError: There is none of that name; the sentence lists those there are.
-    """
-    known = {str(name): name for name in layer_names(subject.model)}
-    if str(layer) not in known:
-        last = len(known) - 3
-        listed = f"embed, 0 to {last}, final" if len(known) > 1 else "final only (its blocks are not known)"
-        raise SettingError(
-            f"--layer {str(layer)!r} is no layer of {subject.name}; it has {listed}.{did_you_mean(str(layer), known)}"
-        )
-    return known[str(layer)]
 
 
 def principal_colours(tokens: Tensor) -> tuple[np.ndarray, float | None]:

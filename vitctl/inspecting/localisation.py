@@ -14,8 +14,8 @@ from vitctl.errors import ModelError, SettingError
 from vitctl.inspecting.cka import plan_minibatches
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.hsic import CkaSums, gram_matrix, pair_vectors
-from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.layers import FINAL, Layer, LayerTap, Tokens, layer_names
+from vitctl.inspecting.subject import ImageStream, Subject, find_layer
+from vitctl.models.layers import FINAL, Layer, LayerTap, Tokens
 
 _MOST_TOKENS = 4096  # their table with every patch is then 128 MiB
 _TOKENS_AT_A_TIME = 256  # guess: 256 Gram matrices of 64 images are 8 MiB
@@ -47,7 +47,7 @@ def localisation(
         ModelError: The layer has no grid.
     """
     plan = plan_minibatches(len(stream), minibatch)
-    chosen = _choose_layer(FINAL if layer is None else layer, subject)
+    chosen = find_layer(FINAL if layer is None else layer, subject)
     tap = LayerTap(subject.model, (chosen,), name=subject.name)
     grid = _grid_of(_tokens(tap, chosen, torch.zeros(1, 3, *subject.geometry.image_size), subject), chosen, subject)
     sums = CkaSums()
@@ -91,15 +91,6 @@ def _vectors_of_tokens(tokens: Tensor) -> Tensor:
     return torch.cat([pair_vectors(gram_matrix(part)) for part in torch.split(tokens, _TOKENS_AT_A_TIME)])
 
 
-def _choose_layer(layer: Layer, subject: Subject) -> Layer:
-    known = {str(name): name for name in layer_names(subject.model)}
-    if str(layer) not in known:
-        listed = f"embed, 0 to {len(known) - 3}, final" if len(known) > 1 else "final only (its blocks are not known)"
-        raise SettingError(f"--layer {layer} is no layer of {subject.name}; it has {listed}.")
-    return known[str(layer)]
-
-
-@torch.no_grad()
 def _tokens(tap: LayerTap, layer: Layer, images: Tensor, subject: Subject) -> Tokens:
     return tap(images.to(subject.device))[0][layer]
 

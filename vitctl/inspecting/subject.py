@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from vitctl.data.loader import evaluation_batches
 from vitctl.data.source import Split
 from vitctl.data.transforms import ImageTransform
+from vitctl.errors import SettingError, did_you_mean
 from vitctl.models.geometry import Geometry
+from vitctl.models.layers import Layer, layer_names
 from vitctl.primitives.preprocessing import Preprocessing
 
 
@@ -38,6 +40,14 @@ class Subject:
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches."""
         return self.geometry.num_prefix_tokens
+
+    @property
+    def kind(self) -> str:
+        """``attention``, ``convolutions`` or ``other`` (an MLP-Mixer), by the modules it is made of."""
+        modules = list(self.model.modules())
+        if any(hasattr(module, "num_heads") or "Attention" in type(module).__name__ for module in modules):
+            return "attention"
+        return "convolutions" if sum(isinstance(module, nn.Conv2d) for module in modules) > 1 else "other"
 
 
 @dataclass(frozen=True)
@@ -86,3 +96,19 @@ class ImageStream:
         std = torch.tensor(self.preprocessing.std)[:, None, None]
         levels = ((images.cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         return levels.movedim(1, -1).numpy()
+
+
+def find_layer(layer: Layer, subject: Subject) -> Layer:
+    """Return ``layer`` as the model's layers are named, a block as int.
+
+    Raises:
+        SettingError: There is none of that name; the sentence lists those there are.
+    """
+    known = {str(name): name for name in layer_names(subject.model)}
+    if str(layer) not in known:
+        last = len(known) - 3
+        listed = f"embed, 0 to {last}, final" if len(known) > 1 else "final only (its blocks are not known)"
+        raise SettingError(
+            f"--layer {str(layer)!r} is no layer of {subject.name}; it has {listed}.{did_you_mean(str(layer), known)}"
+        )
+    return known[str(layer)]

@@ -11,8 +11,10 @@ from torch import Tensor
 from vitctl.config import ALL_ANALYSES, FewshotEvalConfig, InspectConfig
 from vitctl.conversation import Conversation
 from vitctl.data.source import SourceOptions
-from vitctl.errors import SettingError
+from vitctl.errors import DataError, ModelError, SettingError
+from vitctl.inspecting.analyses import ANALYSES
 from vitctl.inspecting.attention_maps import attention
+from vitctl.inspecting.attention_tap import AttentionTap, check_attention
 from vitctl.inspecting.cka import cka
 from vitctl.inspecting.distance import distance
 from vitctl.inspecting.equivariance import equivariance
@@ -25,7 +27,7 @@ from vitctl.inspecting.norm_ratio import norm_ratio
 from vitctl.inspecting.position import pos_embed
 from vitctl.inspecting.receptive_field import receptive_field
 from vitctl.inspecting.rollout import rollout
-from vitctl.inspecting.subject import ImageStream
+from vitctl.inspecting.subject import ImageStream, find_layer
 from vitctl.models.layers import Layer
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import parse_image_size
@@ -147,9 +149,51 @@ def run_analysis(analysis: str, inspection: Inspection) -> list[Named]:
         return [_PAIRS[analysis](inspection)]
     if analysis == "probe":
         return _probe(inspection)
-    of_model = _OF_MODEL[analysis]
     models = inspection.at_own_size if analysis in ("pos-embed", "filters") else inspection.loaded
-    return [Named(one.choice.name, (one,), of_model(inspection, one)) for one in models]
+    for one in models:
+        _check(analysis, inspection, one)
+    return [_of_model(analysis, inspection, one) for one in models]
+
+
+def run_what_fits(analysis: str, inspection: Inspection) -> tuple[list[Named], list[tuple[LoadedSubject, str]]]:
+    """Return what ``analysis`` finds for the models that it takes, and the others with the reason.
+
+    Raises:
+        VitctlError: It takes none of them.
+    """
+    if analysis in _PAIRS or analysis == "probe":
+        return run_analysis(analysis, inspection), []
+    models = inspection.at_own_size if analysis in ("pos-embed", "filters") else inspection.loaded
+    found: list[Named] = []
+    refused: list[tuple[LoadedSubject, str]] = []
+    for one in models:
+        try:
+            _check(analysis, inspection, one)
+            found.append(_of_model(analysis, inspection, one))
+        except (ModelError, SettingError, DataError) as error:
+            if len(models) == 1 or len(refused) + 1 == len(models):
+                raise
+            refused.append((one, str(error)))
+    return found, refused
+
+
+def _of_model(analysis: str, inspection: Inspection, one: LoadedSubject) -> Named:
+    return Named(one.choice.name, (one,), _OF_MODEL[analysis](inspection, one))
+
+
+def _check(analysis: str, inspection: Inspection, one: LoadedSubject) -> None:
+    """Check what can be known of a model before it is shown images.
+
+    Raises:
+        VitctlError: The analysis does not take it, or an option does not fit it.
+    """
+    config = inspection.config
+    if ANALYSES[analysis].needs_attention:
+        check_attention(one.subject)
+        if config.asked_query is not None:
+            AttentionTap(one.subject).position(config.asked_query)
+    elif config.layer is not None:
+        find_layer(_layer(config.layer) or config.layer, one.subject)
 
 
 def _filters(inspection: Inspection, one: LoadedSubject) -> Findings:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vitctl import __version__
-from vitctl.config import ALL_ANALYSES, InspectConfig
+from vitctl.config import ALL_ANALYSES, InspectConfig, option_of
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import DataError, ModelError, SettingError, VitctlError
 from vitctl.inspecting.analyses import ANALYSES
@@ -27,12 +27,15 @@ from vitctl.primitives.interrupts import termination_as_error
 from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
 from vitctl.training.run_folder import check_writable
-from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis
+from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis, run_what_fits
 from vitctl.workflows.inspect_subjects import LoadedSubject, choose_models, run_of
+from vitctl.workflows.run_images import specs_of_run
 
 DEFAULT_OUT = "inspect"
 REPORT = "report.html"
+ENDINGS = ("npz", "json", "png")
 CONTROL_FOLDER = "random-weights"
+_NOT_OF_ONE = ("analysis", "run", "model", "weights", "num_workers", "num_threads", "device", "out")
 _NOT_OF_RESULTS = ("analysis", "batch_size", "num_workers", "num_threads", "device", "out")
 
 
@@ -60,13 +63,20 @@ def _open(inspection: Inspection, out: Path) -> None:
     """Load the models and look at the images before anything slow begins."""
     config = inspection.config
     models = inspection.loaded
-    if config.data is not None and lies_inside(out, str(user_path(config.data).absolute())):
-        raise SettingError(f"--out {out} lies inside the data {config.data}; give a place elsewhere.")
+    for spec in _data_of(config):
+        if lies_inside(out, str(user_path(spec).absolute())):
+            raise SettingError(f"--out {out} lies inside the data {spec}; give a place elsewhere.")
     if config.image_size is None and len({one.subject.geometry.image_size for one in models}) > 1:
         sizes = ", ".join(format_size(one.subject.geometry.image_size) for one in models)
         inspection.conversation.line(f"The models look at images of their own sizes: {sizes} px.")
     if _shows_images(config.analysis):
         _ = inspection.images
+
+
+def _data_of(config: InspectConfig) -> list[str]:
+    """Return the data specs that are read, or that the run was made with."""
+    run = run_of(config)
+    return [*([config.data] if config.data is not None else []), *(specs_of_run(user_path(run)) if run else [])]
 
 
 def _shows_images(analysis: str) -> bool:
@@ -131,7 +141,7 @@ def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> 
         "analysis": analysis,
         "title": words.title,
         "results": [_result(named) for named in found],
-        "images": _images(analysis, inspection) if _shows_images(analysis) else None,
+        "images": _images(analysis, found, inspection),
         "arrays": {
             name if number == 1 else f"{name}_{number}": meaning
             for number, named in enumerate(found, start=1)
@@ -147,7 +157,7 @@ def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> 
             for f in fields(inspection.config)
             if f.name not in _NOT_OF_RESULTS
         },
-        "files": [f"{analysis}.{ending}" for ending in ("npz", "json", "png")],
+        "files": [f"{analysis}.{ending}" for ending in ENDINGS],
     }
 
 
@@ -176,7 +186,14 @@ def _model(one: LoadedSubject) -> dict[str, Any]:
     }
 
 
-def _images(analysis: str, inspection: Inspection) -> dict[str, Any]:
+def _images(analysis: str, found: Sequence[Named], inspection: Inspection) -> dict[str, Any] | None:
+    """Return which images were shown; None where only weights were looked at."""
+    if analysis == "probe":
+        facts = found[0].findings.facts
+        reason = f"test images; {facts['num_support']} of the others in each support"
+        return {"data": facts["data"], "num_images": facts["num_test"], "num_available": None, "reason": reason}
+    if not _shows_images(analysis):
+        return None
     images, config = inspection.images, inspection.config
     wanted = len(images.split) if config.image is not None else num_images_of(analysis, config)
     return {
@@ -195,29 +212,34 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
     conversation = inspection.conversation
     control = inspection.of_models([inspection.models[0].with_random_weights])
     documents: dict[str, Any] = {}
-    skipped: list[Skipped] = []
+    skipped: list[tuple[str, str | None, str]] = []  # analysis, model (None is every one), reason
     verdicts: list[Verdict] = []
     sections: list[Section] = []
     with conversation.progress("inspecting", len(ANALYSES), "analyses") as bar:
         for analysis in ANALYSES:
+            _remove_old(analysis, out)
             try:
-                found = run_analysis(analysis, inspection)
+                found, refused = run_what_fits(analysis, inspection)
             except (ModelError, SettingError, DataError) as error:
                 conversation.line(f"{analysis}: left out. {error}")
-                skipped.append(Skipped(analysis, str(error)))
+                skipped.append((analysis, None, str(error)))
                 bar.advance(what=analysis)
                 continue
+            for one, reason in refused:
+                conversation.line(f"{analysis}: without {one.choice.name}. {reason}")
+                skipped.append((analysis, one.choice.name, reason))
             documents[analysis] = _write(analysis, found, inspection, out)
-            beside = _control(analysis, control, inspection, out) if analysis in CONTROLLED else None
-            judged = judge(analysis, found[0].findings, beside)
+            beside, judged = None, list[Verdict]()
+            if found[0].models[0].choice == inspection.models[0]:
+                beside = _control(analysis, control, inspection, out) if analysis in CONTROLLED else None
+                judged = judge(analysis, found[0].findings, beside)
             verdicts += judged
             sections.append(_section(analysis, found, beside, judged, inspection, out))
             conversation.line(f"{analysis}: done")
             bar.advance(what=analysis)
     if not documents:
-        raise ModelError(
-            "No analysis takes this model:\n" + "\n".join(f"  {one.analysis}: {one.reason}" for one in skipped)
-        )
+        reasons = "\n".join(f"  {analysis}: {reason}" for analysis, _, reason in skipped)
+        raise ModelError(f"No analysis takes this model:\n{reasons}")
     write_report(
         out / REPORT,
         title=f"How {' and '.join(model.name for model in inspection.models)} see{'s' * (len(inspection.models) == 1)}",
@@ -227,7 +249,7 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
         ],
         sections=sections,
         verdicts=[_claim(verdict) for verdict in verdicts],
-        skipped=skipped,
+        skipped=[Skipped(_left_out(analysis, model), reason) for analysis, model, reason in skipped],
     )
     return {
         "analysis": ALL_ANALYSES,
@@ -236,10 +258,21 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
             {"analysis": one.analysis, "claim": one.claim, "holds": one.holds, "numbers": one.numbers}
             for one in verdicts
         ],
-        "skipped": [{"analysis": one.analysis, "reason": one.reason} for one in skipped],
+        "skipped": [{"analysis": analysis, "model": model, "reason": reason} for analysis, model, reason in skipped],
         "report": str(out / REPORT),
         "out": str(out),
     }
+
+
+def _left_out(analysis: str, model: str | None) -> str:
+    return analysis if model is None else f"{analysis} of {model}"
+
+
+def _remove_old(analysis: str, out: Path) -> None:
+    """Remove what an earlier run wrote of an analysis: this one may leave it out."""
+    for folder in (out, out / CONTROL_FOLDER):
+        for ending in ENDINGS:
+            (folder / f"{analysis}.{ending}").unlink(missing_ok=True)
 
 
 def _control(analysis: str, control: Inspection, inspection: Inspection, out: Path) -> Findings | None:
@@ -285,14 +318,16 @@ def _claim(verdict: Verdict) -> Claim:
 def _command(analysis: str, config: InspectConfig) -> str:
     """Return the command that repeats one analysis of ``all``."""
     words = ["vitctl", "inspect", analysis, *([config.run] if config.run is not None else [])]
+    are_pretrained = all(weights == "pretrained" for _, weights in config.models_with_weights)
     for model, weights in config.models_with_weights:
-        words += ["--model", model]
-        words += ["--weights", weights] if weights != "pretrained" else []
-    if ANALYSES[analysis].needs_images:
-        words += ["--data", config.data] if config.data is not None else []
-        words += ["--num-images", str(config.num_images)] if config.num_images is not None else []
-    if config.image_size is not None and analysis != "filters":
-        words += ["--image-size", config.image_size]
+        words += ["--model", model, *([] if are_pretrained else ["--weights", weights])]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in _NOT_OF_ONE and config.takes(field.name, analysis):
+            words += [
+                option_of(field.name),
+                str(num_images_of(analysis, config) if field.name == "num_images" else value),
+            ]
     return shlex.join(words)
 
 

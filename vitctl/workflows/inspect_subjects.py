@@ -170,7 +170,8 @@ def choose_images(config: InspectConfig, most: int, conversation: Conversation) 
     chosen = split.select(order)
     scan = scan_images(chosen, num_threads=num_scan_threads(), conversation=conversation)
     allow = config.on_bad_image == "skip"
-    for line in check_bad_images(chosen, scan, allow=allow, needs_every_class=False):
+    is_listed = config.image is None
+    for line in check_bad_images(chosen, scan, allow=allow, needs_every_class=False, may_be_elsewhere=is_listed):
         conversation.warn(f"left out: {line}")
     return ShownImages(chosen.select(scan.good), spec, reason, len(split), in_memory)
 

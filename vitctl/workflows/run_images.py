@@ -72,6 +72,12 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
     return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
 
 
+def specs_of_run(run: Path) -> list[str]:
+    """Return the data specs that ``run`` was made with: its training images, and its validation images if others."""
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    return [spec for spec in (settings.get("data"), settings.get("val")) if spec is not None]
+
+
 def data_of_run(run: Path) -> tuple[str, SourceOptions]:
     """Return the data spec that ``run`` was made with, and how it was read."""
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
