@@ -642,7 +642,7 @@ class InspectConfig:
     seed: int = 0
     """Of the images' order, of random weights and random pairs, >= 0."""
     batch_size: int = 64
-    """Images at a time, >= 1; the result does not depend on it."""
+    """Images at a time, >= 1; the last bits of a result depend on it."""
     num_workers: int | None = None
     """Processes that read images, >= 0."""
     num_threads: int | None = None

@@ -344,8 +344,8 @@ def _refusal(name: str, run: Callable[[Subject], None] = check_attention) -> str
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str) -> None:
     assert _refusal(name) == (
-        f"{name} {REFUSED[name]}; attention, rollout and distance need one grid of tokens in every block. filters, "
-        "cka, norm-ratio, localisation, features, receptive-field, probe and equivariance take it."
+        f"{name} {REFUSED[name]}; attention, rollout and distance need one grid of tokens in every block. Try "
+        "filters, cka, norm-ratio, localisation, features, receptive-field, probe or equivariance."
     )
 
 

@@ -201,7 +201,7 @@ def test_few_images__are_one_minibatch_or_refused() -> None:
 
 def test_layers_that_cannot_be_taken__are_refused() -> None:
     stream = _stream((16, 24), 8)
-    with pytest.raises(SettingError, match="--layer 2 is no layer of the vit; it has embed, 0 to 1, final"):
+    with pytest.raises(SettingError, match="--layer '2' is no layer of the vit; it has embed, 0 to 1, final"):
         _localise(_vit(), stream, layer=2)
     with pytest.raises(SettingError, match="128x128 places; expected 4096 at most"):
         _localise(_resnet((512, 512)), stream, layer=0)

@@ -375,7 +375,7 @@ def test_blocks_that_pass_on_something_beside_their_tokens() -> None:
     ],
 )
 def test_outputs_that_are_neither_tokens_nor_a_map_are_refused(change: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(ModelError, match="Layer 0 of it gives neither tokens nor a feature map; try --layers last"):
+    with pytest.raises(ModelError, match="Layer 0 of it gives neither tokens nor a feature map; try the last layer"):
         _tapped(_with_output(change), _images(), (0,))
 
 

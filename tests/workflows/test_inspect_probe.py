@@ -161,6 +161,15 @@ def test_many_tokens__an_even_part_of_them_is_probed(
     np.testing.assert_array_equal(found.arrays["accuracy"][:, :-1], usual.arrays["accuracy"][:, :-1])
 
 
+def test_a_layer_too_large_to_hold__is_probed_in_part(
+    tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect_probe, "BYTES_OF_A_LAYER", 1)
+    (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
+    assert np.isfinite(found.arrays["token_accuracy"]).sum(axis=(1, 2)).tolist() == [1] * 4
+    assert "1 of them" in found.notes[0]
+
+
 @pytest.mark.parametrize("grid", [(56, 56), (17, 17), (1, 1000), (3, 400), (16, 17), (33, 31)])
 def test_even_positions(grid: tuple[int, int]) -> None:
     places = even_positions(grid, most=256, seed=0)

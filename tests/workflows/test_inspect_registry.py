@@ -4,6 +4,7 @@ from vitctl import config
 from vitctl.inspecting.analyses import ANALYSES
 from vitctl.inspecting.verdicts import _JUDGES, CONTROLLED
 from vitctl.workflows.inspect_analyses import _OF_MODEL, _PAIRS
+from vitctl.workflows.inspect_subjects import ModelChoice
 
 
 def test_every_analysis_is_described_and_run() -> None:
@@ -19,3 +20,8 @@ def test_every_analysis_ends_with_what_to_look_for_and_random_weights() -> None:
         assert words.random_weights.startswith("Random weights would "), name
         for text in (words.title, words.question, words.method, words.source):
             assert text, name
+
+
+def test_npz_weights_are_resampled_as_their_authors_do() -> None:
+    assert ModelChoice("vit", "vit", "weights.npz").interpolation == "paper"
+    assert ModelChoice("vit", "vit", "pretrained").interpolation == "bicubic-aa"

@@ -101,7 +101,7 @@ def inspect(
         str | None,
         typer.Option(
             metavar="LAYER",
-            help="attention, heads-vs-cnn: a block, from 0; localisation, features: also embed or final.",
+            help="attention, heads-vs-cnn (else 1): a block, from 0; localisation, features: also embed, final.",
             show_default=False,
         ),
     ] = InspectConfig.layer,
@@ -158,7 +158,7 @@ def inspect(
         int, typer.Option(metavar="N", help="Of the images' order and of random weights.")
     ] = InspectConfig.seed,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images at a time; no result depends on it.")
+        int, typer.Option(metavar="N", help="Images at a time; the last bits of a result depend on it.")
     ] = InspectConfig.batch_size,
     num_workers: NumWorkersOption = InspectConfig.num_workers,
     num_threads: NumThreadsOption = InspectConfig.num_threads,
@@ -243,9 +243,11 @@ def _print_one(report: dict[str, Any]) -> None:
 
 def _print_all(report: dict[str, Any]) -> None:
     words = {True: "yes", False: "no", None: "cannot be said"}
-    rows = [[one["analysis"], words[one["holds"]], one["claim"], one["numbers"]] for one in report["verdicts"]]
+    rows = []
+    for one in report["verdicts"]:
+        rows += [[one["analysis"], words[one["holds"]], one["claim"]], ["", "", f"  {one['numbers']}"]]
     if rows:
-        print_columns(["analysis", "found here", "what the papers found", "numbers"], rows)
+        print_columns(["analysis", "holds", "claim"], rows)
         typer.echo("")
     pairs = []
     for one in report["skipped"]:

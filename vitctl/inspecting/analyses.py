@@ -4,7 +4,7 @@ V is arXiv 2010.11929 ("An image is worth 16x16 words"), R is arXiv 2108.08810 (
 convolutional neural networks?").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class Analysis:
     def last_line(self) -> str:
         """What the command says last."""
         return f"{self.look_for} {self.random_weights}"
+
+    def of_diagonal(self) -> "Analysis":
+        """Return the words for ``cka --diagonal``."""
+        return replace(
+            self,
+            question="Which layers did training change?",
+            look_for="Look for layers well below 1, which training changed; fine-tuning mostly changes the last ones.",
+            random_weights="Random weights would be near 0 beside trained ones, except where the input shows through.",
+            source="R, figure 12 and appendix G",
+        )
 
 
 ANALYSES: dict[str, Analysis] = {
@@ -107,7 +117,7 @@ ANALYSES: dict[str, Analysis] = {
         method="Heads of a block sorted by mean attention distance; CKA between what a sliding subset of them gives "
         "and the CNN's lower layers.",
         look_for="Look for similarity that falls as the subsets get more global.",
-        random_weights="Random weights would show no trend, as all heads have the same distance.",
+        random_weights="Random weights would show a trend by chance only: their heads differ by a fraction of a pixel.",
         source="R, figure 5",
         needs_attention=True,
     ),
@@ -154,10 +164,11 @@ ANALYSES: dict[str, Analysis] = {
         title="Linear probes",
         question="In which layers, and in which tokens, can a linear classifier find the class?",
         method="Closed-form few-shot classifiers on frozen features, the code of vitctl fewshot-eval, per layer, per "
-        "pooling and per patch token.",
+        "patch token and per pooling: native is the model's own, cls the class token, mean that of the patches, "
+        "mean-all that of all tokens, first the first patch, tokens each patch alone, their accuracies averaged.",
         look_for="Look for accuracy that rises with depth, and for single patch tokens that stay weak where the model "
         "was trained with a class token.",
-        random_weights="Random weights would stay low and fall, rather than rise, with depth.",
+        random_weights="Random weights would stay well below, and gain little from block to block.",
         source="R, figures 11 and 13, D.4; V, section 4.1",
     ),
     "equivariance": Analysis(

@@ -56,7 +56,7 @@ def attention(
             maps.append(_maps_of(tap, batch, token))
             _check_index("--head", head, maps[0].shape[2], f"heads of {subject.name}")
             bar.advance(len(batch))
-        for batch in stream.batches():
+        for batch in stream.batches(min(stream.batch_size, tap.images_at_once)):
             tap(batch, statistics.add)
             bar.advance(len(batch))
     shown = torch.cat(maps).numpy()  # (I, L, H, N)

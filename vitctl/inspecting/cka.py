@@ -86,7 +86,8 @@ def plan_minibatches(num_images: int, minibatch: int) -> MinibatchPlan:
         note = f"There are {num_images} images only, one minibatch of {num_images} instead of {minibatch}."
         return MinibatchPlan(num_images, 1, 0, (note,))
     count, dropped = divmod(num_images, minibatch)
-    notes = (f"The last {dropped} images were left out: they do not fill a minibatch of {minibatch}.",) * bool(dropped)
+    last = "The last image was" if dropped == 1 else f"The last {dropped} images were"
+    notes = (f"{last} left out: too few for a minibatch of {minibatch}.",) * bool(dropped)
     return MinibatchPlan(minibatch, count, dropped, notes)
 
 
@@ -243,7 +244,7 @@ def _findings(
         arrays["layers_2"] = names[1]
         arrays |= {f"cka_self_{position}": own for position, own in enumerate(own_maps, start=1)}
     undefined = [
-        f"{found.model_name}: {name}" if len(layers) == 2 else name
+        f"{found.model_name}: {name}" if len(layers) == 2 else str(name)
         for found, is_constant in zip(layers, constant, strict=False)
         for name in np.array(found.names)[is_constant]
     ]

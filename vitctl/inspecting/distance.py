@@ -94,7 +94,7 @@ def distance(
     tap = AttentionTap(subject)
     distances, masses = [], []
     with conversation.progress("attention distance", len(stream), "images") as bar:
-        for batch in stream.batches():
+        for batch in stream.batches(min(stream.batch_size, tap.images_at_once)):
             found = _Distances(tap, subject.device, renormalise=renormalise)
             tap(batch, found.add)
             distances.append(torch.stack(found.distance_px, dim=1))
@@ -138,5 +138,5 @@ def _findings(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Findings:
             "head_spread_per_layer": (distance_px.max(axis=1) - distance_px.min(axis=1)).tolist(),
         },
         header=("block", "nearest head (px)", "mean (px)", "farthest head (px)", "share to prefix tokens"),
-        rows=rows,
+        rows=[*rows, ("even attention", "", f"{facts['uniform_px']:.1f}", "", "")],
     )

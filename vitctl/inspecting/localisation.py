@@ -91,6 +91,7 @@ def _vectors_of_tokens(tokens: Tensor) -> Tensor:
     return torch.cat([pair_vectors(gram_matrix(part)) for part in torch.split(tokens, _TOKENS_AT_A_TIME)])
 
 
+@torch.no_grad()
 def _tokens(tap: LayerTap, layer: Layer, images: Tensor, subject: Subject) -> Tokens:
     return tap(images.to(subject.device))[0][layer]
 

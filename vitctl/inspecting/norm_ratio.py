@@ -457,7 +457,12 @@ def _notes(subject: Subject, tables: Sequence[_Table], facts: Mapping[str, Any])
             f"{facts['num_left_out']} units and {facts['num_branches_left_out']} branches of {subject.name} are left "
             "out: what they pass on is not what they take plus what their branch gives."
         )
-    if facts["num_infinite"]:
+    if facts["num_infinite"] and not any(np.isfinite(table.cells[0][-1].median) for table in tables):
+        notes.append(
+            "The branches are 0, as untrained ones are whose last norm starts at 0: skip connections carry everything, "
+            "and there is no ratio."
+        )
+    elif facts["num_infinite"]:
         notes.append(f"The branch is 0 for {facts['num_infinite']:,} tokens: their ratio is infinite, see the median.")
     return tuple(notes)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from vitctl.inspecting.findings import Findings
 
+NOTICEABLE = 0.02  # of the larger value: what is closer together than that cannot be told apart; a guess
 PEAKED = 0.9  # share of position embeddings most like themselves (or a neighbour's); a guess
 CORRELATED = 0.2  # between similarity and nearness; a guess: random weights stay within 0.05, the demo shows 0.5
 
@@ -53,6 +54,30 @@ def _verdict(analysis: str, claim: str, values: Mapping[str, float | None], hold
     return Verdict(analysis, claim, bool(holds(*known)) if is_known else None, numbers)
 
 
+def _larger(
+    analysis: str,
+    claim: str,
+    large: tuple[str, float | None],
+    small: tuple[str, float | None],
+    *,
+    margin: float | None = None,
+) -> Verdict:
+    """Return the verdict that one value is larger than another; closer than ``margin`` it cannot be said.
+
+    Args:
+        analysis: Its name.
+        claim: What is claimed.
+        large: Name and value of what the claim says is larger.
+        small: Likewise of what it says is smaller.
+        margin: In the unit of the values; None is ``NOTICEABLE`` of the larger one.
+    """
+    verdict = _verdict(analysis, claim, dict([large, small]), lambda first, second: first > second)
+    if verdict.holds is None or large[1] is None or small[1] is None:
+        return verdict
+    least = NOTICEABLE * max(abs(large[1]), abs(small[1])) if margin is None else margin
+    return replace(verdict, holds=None) if abs(large[1] - small[1]) <= least else verdict
+
+
 def _number(value: float | None) -> str:
     return "not defined" if value is None or not np.isfinite(value) else f"{value:.3g}"
 
@@ -64,20 +89,18 @@ def _fact(findings: Findings | None, name: str) -> float | None:
 
 def _filters(found: Findings, control: Findings | None) -> list[Verdict]:
     return [
-        _verdict(
+        _larger(
             "filters",
             "few components explain most of the filters, fewer than of random ones",
-            {
-                "effective rank": _fact(found, "effective_rank"),
-                "random weights": _fact(control, "effective_rank"),
-            },
-            lambda trained, random: trained < random,
+            ("effective rank with random weights", _fact(control, "effective_rank")),
+            ("of these", _fact(found, "effective_rank")),
         ),
-        _verdict(
+        _larger(
             "filters",
             "the filters are smooth: neighbouring pixels agree more than in random ones",
-            {"correlation": _fact(found, "smoothness"), "random weights": _fact(control, "smoothness")},
-            lambda trained, random: trained > max(random, 0),
+            ("correlation", _fact(found, "smoothness")),
+            ("random weights", _fact(control, "smoothness")),
+            margin=0.05,
         ),
     ]
 
@@ -99,43 +122,43 @@ def _pos_embed(found: Findings, control: Findings | None) -> list[Verdict]:
             },
             lambda trained, random: trained > CORRELATED and trained > 2 * random,
         ),
-        _verdict(
+        _larger(
             "pos-embed",
             "patches of one row or column are more alike than others as far apart",
-            {"excess": _fact(found, "row_column_excess"), "random weights": _fact(control, "row_column_excess")},
-            lambda trained, random: trained > max(random, 0),
+            ("excess", _fact(found, "row_column_excess")),
+            ("random weights", _fact(control, "row_column_excess")),
+            margin=0.02,
         ),
     ]
 
 
 def _distance(found: Findings, control: Findings | None) -> list[Verdict]:
-    px = found.arrays["distance_px"]
+    px, uniform = found.arrays["distance_px"], float(found.facts["uniform_px"])
     third = max(1, len(px) // 3)
     spread = px.max(axis=1) - px.min(axis=1)
-    uniform = _fact(found, "uniform_px")
-    off = None if control is None or uniform is None else float(np.abs(control.arrays["distance_px"] - uniform).mean())
-    own = None if uniform is None else float(np.abs(px - uniform).mean())
+    random = None if control is None else float(np.abs(control.arrays["distance_px"] - uniform).mean())
+    margin = 0.01 * uniform
     return [
-        _verdict(
+        _larger(
             "distance",
             "the lowest block mixes local and global heads more than the highest",
-            {"spread of block 0 in px": float(spread[0]), "of the last block": float(spread[-1])},
-            lambda first, last: first > last,
+            ("spread of block 0 in px", float(spread[0])),
+            ("of the last block", float(spread[-1])),
+            margin=margin,
         ),
-        _verdict(
+        _larger(
             "distance",
             "distance grows with depth",
-            {
-                "mean of the first third in px": float(px[:third].mean()),
-                "of the last third": float(px[-third:].mean()),
-            },
-            lambda first, last: last > first,
+            ("mean of the last third in px", float(px[-third:].mean())),
+            ("of the first third", float(px[:third].mean())),
+            margin=margin,
         ),
-        _verdict(
+        _larger(
             "distance",
             "heads leave even attention, at which random weights stay",
-            {"mean departure from it in px": own, "random weights": off},
-            lambda trained, random: trained > random,
+            ("mean departure from it in px", float(np.abs(px - uniform).mean())),
+            ("random weights", random),
+            margin=margin,
         ),
     ]
 
@@ -145,21 +168,21 @@ def _cka(found: Findings, control: Findings | None) -> list[Verdict]:
     if found.facts.get("kinds") == ["attention", "convolutions"] and "cka_self_1" in found.arrays:
         first, second = (_off_diagonal(found.arrays[name]) for name in ("cka_self_1", "cka_self_2"))
         claims.append(
-            _verdict(
+            _larger(
                 "cka",
                 "the layers of a ViT are more alike than those of a CNN",
-                {"mean CKA between layers": first, "of the CNN": second},
-                lambda vit, cnn: vit > cnn,
+                ("mean CKA between layers", first),
+                ("of the CNN", second),
             )
         )
     own = found.arrays.get("cka_self_1", found.arrays["cka"])
     if control is not None and own.ndim == 2 and own.shape[0] == own.shape[1]:
         claims.append(
-            _verdict(
+            _larger(
                 "cka",
                 "training moves the layers apart: with random weights all are alike",
-                {"mean CKA between layers": _off_diagonal(own), "random weights": _off_diagonal(control.arrays["cka"])},
-                lambda trained, random: trained < random,
+                ("mean CKA between layers with random weights", _off_diagonal(control.arrays["cka"])),
+                ("of these", _off_diagonal(own)),
             )
         )
     return claims
@@ -178,11 +201,11 @@ def _norm_ratio(found: Findings, control: Findings | None) -> list[Verdict]:
     for column, tokens, sign in ((0, "class token", 1), (1, "patches", -1)):
         first, last = _halves(found, column)
         random_first, random_last = (None, None) if control is None else _halves(control, column)
-        verdict = _verdict(
+        halves = (("mean ratio of the first half", first), ("mean ratio of the second half", last))
+        verdict = _larger(
             "norm-ratio",
             f"{tokens}: the skip connection dominates in the {'first' if sign > 0 else 'second'} half",
-            {"mean ratio of the first half": first, "of the second half": last},
-            lambda early, late, sign=sign: (early - late) * sign > 0,
+            *(halves if sign > 0 else halves[::-1]),
         )
         beside = f", random weights {_number(random_first)} and {_number(random_last)}" if control is not None else ""
         claims.append(replace(verdict, numbers=verdict.numbers + beside))
@@ -199,53 +222,65 @@ def _halves(findings: Findings, column: int) -> tuple[float, float]:
     )
 
 
-def _localisation(found: Findings, _control: Findings | None) -> list[Verdict]:
+def _localisation(found: Findings, control: Findings | None) -> list[Verdict]:
     chance = _fact(found, "chance")
     if chance is not None and 2 * chance >= 1:
         return []  # a map of one or two places
+    verdict = _verdict(
+        "localisation",
+        "a token of the last layer is most similar to its own patch, more often than by chance",
+        {"share of tokens": _fact(found, "argmax_accuracy"), "chance": chance},
+        lambda share, chance: share > 2 * chance,
+    )
+    beside = "" if control is None else f", random weights {_number(_fact(control, 'argmax_accuracy'))}"
     return [
-        _verdict(
-            "localisation",
-            "a token of the last layer is most similar to its own patch, more often than by chance",
-            {"share of tokens": _fact(found, "argmax_accuracy"), "chance": chance},
-            lambda share, chance: share > 2 * chance,
-        )
+        replace(verdict, numbers=verdict.numbers + beside),
     ]
 
 
-def _receptive_field(found: Findings, _control: Findings | None) -> list[Verdict]:
-    is_after_block = found.arrays["layers"] != "embed"
-    extent = found.arrays["extent_px"][is_after_block]
+def _receptive_field(found: Findings, control: Findings | None) -> list[Verdict]:
+    extent = _extent(found)
     if len(extent) < 2:
         return []
-    return [
-        _verdict(
-            "receptive-field",
-            "the receptive field grows with depth",
-            {"extent after the first block in px": float(extent[0]), "after the last": float(extent[-1])},
-            lambda first, last: last > first,
-        )
-    ]
+    verdict = _larger(
+        "receptive-field",
+        "the receptive field grows with depth",
+        ("extent after the last block in px", float(extent[-1])),
+        ("after the first", float(extent[0])),
+    )
+    random = None if control is None else _extent(control)
+    beside = "" if random is None else f", random weights {_number(random[-1])} and {_number(random[0])}"
+    return [replace(verdict, numbers=verdict.numbers + beside)]
+
+
+def _extent(findings: Findings) -> np.ndarray:
+    """Return the extent after every block, (L,) px."""
+    extent: np.ndarray = findings.arrays["extent_px"][findings.arrays["layers"] != "embed"]
+    return extent
 
 
 def _probe(found: Findings, control: Findings | None) -> list[Verdict]:
     accuracy, pools = found.arrays["accuracy"], [str(pool) for pool in found.arrays["pools"]]
     if "native" not in pools:
         return []
-    own = accuracy[:, pools.index("native")]
+    is_after_block = found.arrays["layers"] != "embed"  # there a class token has seen nothing
+    own = accuracy[is_after_block, pools.index("native")]
     random = None if control is None else float(control.arrays["accuracy"][-1, pools.index("native")])
+    margin = _fact(found, "interval_half_width") or 0.0
     return [
-        _verdict(
+        _larger(
             "probe",
             "accuracy rises with depth",
-            {"first layer": float(own[0]), "last layer": float(own[-1])},
-            lambda first, last: last > first,
+            ("last layer", float(own[-1])),
+            ("after the first block", float(own[0])),
+            margin=margin,
         ),
-        _verdict(
+        _larger(
             "probe",
             "the last layer is better than that of random weights",
-            {"last layer": float(own[-1]), "random weights": random},
-            lambda trained, other: trained > other,
+            ("last layer", float(own[-1])),
+            ("random weights", random),
+            margin=margin,
         ),
     ]
 
@@ -262,7 +297,7 @@ def _equivariance(found: Findings, _control: Findings | None) -> list[Verdict]:
         ),
         _verdict(
             "equivariance",
-            "in use, the output of an image does not depend on the batch",
+            "the output of an image does not depend on the batch",
             {"largest relative difference": _fact(found, "batch_invariance_eval")},
             lambda difference: difference < 1e-4,
         ),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from vitctl.models.build import DEMO, LoadedModel, load_model, preprocessing_of, replace_head
 from vitctl.models.geometry import Resolution, change_resolution, geometry_of
+from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.preprocessing import Preprocessing
 
 
@@ -34,6 +35,8 @@ def fit_resolution(
     if loaded.report is not None or own.grid is None:
         resolution = change_resolution(loaded.model, image_size, method=method, name=loaded.name)
         return loaded, resolution if loaded.report is not None else None
+    if own.patch_size is not None:
+        check_divisible(image_size, own.patch_size, model=loaded.name)
     if image_size != own.image_size:
         loaded = load_model(spec, weights="none", image_size=image_size, seed=seed)
     return loaded, None

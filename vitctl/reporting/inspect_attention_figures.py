@@ -76,6 +76,7 @@ def draw_attention(panel: SubFigure, shown: Shown) -> str:
     error = largest(shown.arrays["row_sum_error"], default=0.0)
     notes = [f"query: {query_name(shown)}", f"rows of every map sum to 1 within {error:.0e}"]
     if len(parts) > 1:
+        notes.append(grey_note(shown.arrays["maps"]))
         notes += [_draw_maps_over_depth(parts[1], shown), _draw_head_maps(parts[2], shown)]
     return joined(notes)
 
@@ -94,7 +95,7 @@ def _draw_attention_statistics(panel: SubFigure, shown: Shown) -> None:
     if has_prefix:
         draw_heads_over_depth(all_axes[2], prefix.mean(axis=0), scale=100)
         all_axes[2].set_ylim(0, None)
-        dress_lines(all_axes[2], title="of the query, to prefix tokens", x="block", y="attention (%)")
+        dress_lines(all_axes[2], title="attention of the query to prefix tokens", x="block", y="attention (%)")
         legend_below(all_axes[2])
     layer = _layer(shown)
     matrix = shown.arrays["head_similarity"][layer]
@@ -158,16 +159,17 @@ def _draw_head_maps(panel: SubFigure, shown: Shown) -> str:
     maps, layer, special = shown.arrays["maps"], _layer(shown), shown.facts.get("head")
     (picture, name), *_ = pictures_of(shown)
     heads = evenly(maps.shape[2], MAX_HEADS)
-    num_columns = min(HEADS_PER_ROW, len(heads))
-    all_axes = panel.subplots(-(-len(heads) // num_columns), num_columns, squeeze=False)
-    for axes, head in zip(all_axes.ravel(), heads, strict=False):
+    all_axes = panel.subplots(-(-len(heads) // HEADS_PER_ROW), HEADS_PER_ROW, squeeze=False)
+    head_axes = list(all_axes.ravel()[: len(heads)])
+    for axes, head in zip(head_axes, heads, strict=True):
         draw_overlay(axes, picture, maps[0, layer, head])
         _mark_query(axes, shown, maps.shape[-2:])
         axes.set_title(f"head {head}", fontsize=9, fontweight="bold" if head == special else "normal")
     for axes in all_axes.ravel()[len(heads) :]:
         axes.set_axis_off()
-    panel.suptitle(f"heads of block {layer}, first picture", fontsize=10)
-    colour_bar(panel, list(all_axes.ravel()), OVERLAY_LABEL)
+    title = f"heads of block {layer}, first picture"
+    panel.suptitle(title, fontsize=10, x=0.5 * min(1.0, len(heads) / HEADS_PER_ROW))
+    colour_bar(panel, head_axes, OVERLAY_LABEL)
     return chosen("heads", len(heads), maps.shape[2])
 
 
@@ -217,7 +219,7 @@ def draw_rollout(panel: SubFigure, shown: Shown) -> str:
     colour_bar(panel, list(all_axes.ravel()), "share of the token / the largest of the map")
     settings = ", ".join(f"{key} {shown.facts[key]}" for key in ("fusion", "discard", "residual") if key in shown.facts)
     left_out = [chosen("blocks", len(layers), per_layer.shape[1]), _left_out_pictures(shown)]
-    return joined([f"of {query_name(shown)}", settings, *left_out])
+    return joined([f"of {query_name(shown)}", settings, *left_out, grey_note(per_layer)])
 
 
 # --- distance ----------------------------------------------------------------------------------------------
@@ -232,6 +234,11 @@ def distance_limits(all_shown: Sequence[Shown]) -> Limits:
     """Return 0 and the largest distance in px, of heads or of even attention."""
     highest = max(max(largest(shown.arrays["distance_px"]), shown.number("uniform_px") or 0.0) for shown in all_shown)
     return 0.0, 1.05 * highest
+
+
+def distance_scale(shown: Shown) -> float | None:
+    """Return the distance in px of even attention: models of other image sizes have another."""
+    return shown.number("uniform_px")
 
 
 def draw_distance(panel: SubFigure, shown: Shown) -> str:
@@ -260,7 +267,13 @@ def draw_distance(panel: SubFigure, shown: Shown) -> str:
     prefix_axes.set_ylim(0, max(1.0, 105 * largest(shown.arrays["prefix_mass"], default=0.0)))
     dress_lines(prefix_axes, title="attention of patches to prefix tokens", x="block", y="attention (%)")
     legend_below(prefix_axes)
-    return "attention among patches renormalised" if shown.facts.get("is_renormalised") else ""
+    size = shown.facts.get("image_size")
+    return joined(
+        [
+            f"images of {size[0]} x {size[1]} px" if size else "",
+            "attention among patches renormalised" if shown.facts.get("is_renormalised") else "",
+        ]
+    )
 
 
 # --- heads against a CNN -----------------------------------------------------------------------------------
@@ -277,14 +290,16 @@ def draw_heads_vs_cnn(panel: SubFigure, shown: Shown) -> str:
     cka_axes, head_axes = panel.subplots(1, 2, width_ratios=(1.5, 1))
     lines = evenly(len(layers), MAX_LINES)
     order = np.argsort(shown.arrays["subset_distance_px"], kind="stable")
-    for number, layer in enumerate(lines):
-        distances, values = finite(shown.arrays["subset_distance_px"][order]), finite(cka[order, layer])
-        cka_axes.plot(distances, values, label=layers[layer], **series_style(number))
-    cka_axes.set_ylim(min(0.0, -largest(-cka, default=0.0)), None)
-    num_heads = shown.arrays["subsets"].shape[1]
+    for number, line in enumerate(lines):
+        distances, values = finite(shown.arrays["subset_distance_px"][order]), finite(cka[order, line])
+        cka_axes.plot(distances, values, label=layers[line], **series_style(number))
+    low, high = min(0.0, -largest(-cka, default=0.0)), largest(cka)
+    cka_axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    num_heads, layer = shown.arrays["subsets"].shape[1], shown.facts.get("layer")
+    of_block = "" if layer is None else f" of block {layer}"
     dress_lines(
         cka_axes,
-        title=f"subsets of {num_heads} head{'s' * (num_heads != 1)} against the CNN's lower layers",
+        title=f"subsets of {num_heads} head{'s' * (num_heads != 1)}{of_block} against the CNN's lower layers",
         x="mean attention distance of the subset (px)",
         y="CKA",
     )
@@ -293,5 +308,10 @@ def draw_heads_vs_cnn(panel: SubFigure, shown: Shown) -> str:
     head_axes.bar(range(len(heads)), np.nan_to_num(finite(shown.arrays["head_distance_px"][heads])), color=GREEN)
     shown_heads = evenly(len(heads), MAX_HEADS)
     head_axes.set_xticks(shown_heads, [str(heads[place]) for place in shown_heads])
-    dress_lines(head_axes, title="heads of the block", x="head, nearest first", y="mean attention distance (px)")
+    dress_lines(
+        head_axes,
+        title=f"heads{of_block or ' of the block'}",
+        x="head, nearest first",
+        y="mean attention distance (px)",
+    )
     return chosen("CNN layers", len(lines), len(layers))

@@ -5,7 +5,7 @@ Drawn from arrays and facts alone, as the analyses name them.
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def draw_findings(analysis: str, models: Sequence[Model], path: Path) -> None:
 
 
 def findings_figure(analysis: str, models: Sequence[Model]) -> Figure:
-    """Return the picture of an analysis, each model in a sub-figure under its name, on scales that they share.
+    """Return the picture of an analysis, each model in a sub-figure under its name, alike models on a shared scale.
 
     Where the models do not fit into 20 x 20 inches the first ones are shown, and the title says so.
 
@@ -40,8 +40,7 @@ def findings_figure(analysis: str, models: Sequence[Model]) -> Figure:
         models: Name, arrays and facts of each, at least one.
     """
     drawing = DRAWINGS[analysis]
-    limits = drawing.limits([Shown(arrays, facts) for _, arrays, facts in models])
-    all_shown = [Shown(arrays, facts, limits) for _, arrays, facts in models]
+    all_shown = _with_limits(drawing, [Shown(arrays, facts) for _, arrays, facts in models])
     sizes = [drawing.size(shown) for shown in all_shown]
     width, height = (max(sides) for sides in zip(*sizes, strict=True))
     num_columns = max(1, min(len(models), int(MAX_SIDE / width))) if drawing.is_beside else 1
@@ -57,6 +56,13 @@ def findings_figure(analysis: str, models: Sequence[Model]) -> Figure:
     return figure
 
 
+def _with_limits(drawing: "_Drawing", all_shown: Sequence[Shown]) -> list[Shown]:
+    """Return the findings, each with the limits of all that are on its scale."""
+    scales = [drawing.scale(shown) for shown in all_shown]
+    groups = [[other for other, its in zip(all_shown, scales, strict=True) if its == scale] for scale in scales]
+    return [replace(shown, limits=drawing.limits(group)) for shown, group in zip(all_shown, groups, strict=True)]
+
+
 def _set_title(panel: SubFigure, name: str, note: str, *, longest: int) -> None:
     """Set the model's name and, below it, what its picture says of itself, in lines of ``longest`` characters."""
     lines = [" ".join(fitted(name, longest).split()), *textwrap.wrap(note, longest, max_lines=3, placeholder=" …")]
@@ -67,6 +73,10 @@ def _no_limits(_: Sequence[Shown]) -> Limits:
     return 0.0, 1.0
 
 
+def _one_scale(_: Shown) -> float | None:
+    return None
+
+
 @dataclass(frozen=True)
 class _Drawing:
     """How an analysis is drawn.
@@ -75,7 +85,8 @@ class _Drawing:
         title: Above the picture.
         size: Inches that a model needs, width and height.
         draw: Draws a model's findings; returns what it left out and other remarks.
-        limits: The range that all models share.
+        limits: The range that models on one scale share.
+        scale: What models have in common that are on one scale; all of them, unless told otherwise.
         is_beside: Whether models stand side by side, as far as there is room, rather than below each other.
     """
 
@@ -83,6 +94,7 @@ class _Drawing:
     size: Callable[[Shown], tuple[float, float]]
     draw: Callable[[SubFigure, Shown], str]
     limits: Callable[[Sequence[Shown]], Limits] = _no_limits
+    scale: Callable[[Shown], float | None] = _one_scale
     is_beside: bool = False
 
 
@@ -94,7 +106,11 @@ DRAWINGS: dict[str, _Drawing] = {
     "attention": _Drawing("Attention maps", attention.attention_size, attention.draw_attention),
     "rollout": _Drawing("Attention rollout", attention.rollout_size, attention.draw_rollout),
     "distance": _Drawing(
-        "Mean attention distance", attention.distance_size, attention.draw_distance, attention.distance_limits
+        "Mean attention distance",
+        attention.distance_size,
+        attention.draw_distance,
+        attention.distance_limits,
+        attention.distance_scale,
     ),
     "cka": _Drawing("Similarity of layers (CKA)", layers.cka_size, layers.draw_cka, is_beside=True),
     "heads-vs-cnn": _Drawing("Heads against a CNN", attention.heads_vs_cnn_size, attention.draw_heads_vs_cnn),

@@ -31,13 +31,17 @@ from vitctl.reporting.inspect_panels import (
     legend,
     legend_below,
     legend_of_all,
+    lowest_and_evenly,
+    map_height,
     series_style,
     set_layer_ticks,
     stacked,
+    wrapped,
 )
 
 MAX_MAPS, MAPS_PER_ROW = 8, 4
 MAX_SHIFTS = 6
+SAME_PERCENT = 0.2  # percentage points, less than the width of a line
 EXACT = 1e-9  # left end of the errors' axis
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 ROUNDING = 1e-6  # measured: two orders of the same float32 sums
@@ -89,7 +93,7 @@ def _draw_cka_maps(
         axes.invert_yaxis()
         axes.set_aspect("auto")
         axes.set_box_aspect(1)
-        dress(axes, title=joined([fitted(title, 44), grey_note(values)]))
+        dress(axes, title=joined([wrapped(title, 48), grey_note(values)]))
         axes.set_xlabel(_layer_label(column_name), fontsize=9, parse_math=False)
         axes.set_ylabel(_layer_label(row_name), fontsize=9, parse_math=False)
         set_layer_ticks(axes.xaxis, columns)
@@ -98,23 +102,23 @@ def _draw_cka_maps(
 
 
 def _layer_label(name: str) -> str:
-    return "layer" if name == "layer" else f"layer of {fitted(name, 32)}"
+    return "layer" if name == "layer" else wrapped(f"layer of {name}", 40)
 
 
 def _draw_cka_diagonal(axes: Axes, shown: Shown) -> None:
     layers, values = shown.names("layers_1"), finite(shown.arrays["cka"])
-    if "batch_spread" in shown.arrays:
-        spread = finite(shown.arrays["batch_spread"])
+    spread = finite(shown.arrays.get("batch_spread", np.array([])))
+    if not np.isnan(spread).all():
         axes.fill_between(
             range(len(layers)), values - spread, values + spread, color=BLUE, alpha=0.2, linewidth=0,
             label="± standard deviation over minibatches",
         )  # fmt: skip
-    axes.plot(values, "o-", color=BLUE, markersize=4, label="CKA of a layer with itself")
+    axes.plot(values, "o-", color=BLUE, markersize=4, label="the same layer of both models")
     axes.set_ylim(min(0.0, -largest(-values, default=0.0)), 1.03)
     axes.set_xlim(-0.5, len(layers) - 0.5)
     set_layer_ticks(axes.xaxis, layers, most=32)
     first, second = _model_names(shown)
-    dress_lines(axes, title=fitted(f"{first} x {second}", 90), x="layer", y="CKA")
+    dress_lines(axes, title=wrapped(f"{first} x {second}", 90), x="layer", y="CKA")
     legend(axes, place="lower left")
 
 
@@ -153,6 +157,9 @@ def draw_norm_ratio(panel: SubFigure, shown: Shown) -> str:
             if not np.isnan(line).all():
                 style = series_style(token) | {"linestyle": "-" if branch == 0 else "--", "marker": "os^D"[number % 4]}
                 axes.plot(line, label=f"{branches[branch]}, {tokens[token]}", **style)
+        if not axes.get_lines():
+            text = "every branch is 0: no " + ("ratio" if name == "ratio" else "cosine")
+            axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes, fontsize=9)
         axes.set_xlim(-0.5, len(values) - 0.5)
         set_layer_ticks(axes.xaxis, [str(unit) for unit in range(len(values))])
         dress_lines(axes, title=label, x="block" if len(branches) > 1 else "residual unit", y=label.split(" of ")[0])
@@ -161,7 +168,8 @@ def draw_norm_ratio(panel: SubFigure, shown: Shown) -> str:
     all_axes[0].set_yscale("log")
     all_axes[0].set_ylim(shown.limits)
     all_axes[0].axhline(1, color=GREY, linestyle=":", linewidth=1)
-    legend_of_all(panel, all_axes[0], columns=4)
+    fullest = max(all_axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+    legend_of_all(panel, fullest, columns=4)
     num_infinite = int(shown.facts.get("num_infinite") or 0)
     return f"{num_infinite} tokens to which a branch adds nothing are left out" if num_infinite else ""
 
@@ -171,22 +179,39 @@ def draw_norm_ratio(panel: SubFigure, shown: Shown) -> str:
 
 def probe_size(shown: Shown) -> tuple[float, float]:
     """Return width and height in inches."""
-    num_maps = min(MAX_MAPS, len(shown.arrays["layers"])) if "token_accuracy" in shown.arrays else 0
-    return 9.5, 4.0 + -(-num_maps // MAPS_PER_ROW) * 2.3
+    return 9.5, 4.0 + _token_maps_height(shown)
+
+
+def _token_map_layers(shown: Shown) -> tuple[list[int], list[int]]:
+    """Return the layers whose tokens form a grid with known accuracies, and the others; both empty without maps."""
+    maps = finite(shown.arrays.get("token_accuracy", np.zeros((0, 1, 1))))
+    is_known = ~np.isnan(maps).all(axis=(1, 2))
+    return np.flatnonzero(is_known).tolist(), np.flatnonzero(~is_known).tolist()
+
+
+def _token_maps_height(shown: Shown) -> float:
+    """Return inches."""
+    num_rows = -(-min(MAX_MAPS, len(_token_map_layers(shown)[0])) // MAPS_PER_ROW)
+    return num_rows * (0.35 + map_height(shown.arrays["token_accuracy"][0], 1.95)) + 0.15 if num_rows else 0.0
 
 
 def draw_probe(panel: SubFigure, shown: Shown) -> str:
     """Draw accuracy over depth, a line per pooling; below, the accuracy of each patch token of some layers."""
-    layers, maps = shown.names("layers"), shown.arrays.get("token_accuracy")
-    places = evenly(len(layers), MAX_MAPS) if maps is not None else []
-    num_rows = -(-len(places) // MAPS_PER_ROW)
-    parts = stacked(panel, (4.0, 2.3 * num_rows)) if num_rows else [panel]
+    layers, (with_grid, without) = shown.names("layers"), _token_map_layers(shown)
+    no_grid = f"no grid at: {', '.join(layers[place] for place in without)}" if without else ""
+    parts = stacked(panel, (4.0, _token_maps_height(shown))) if with_grid else [panel]
     _draw_probe_lines(parts[0].subplots(), shown, layers)
-    if maps is None:
-        return ""
+    return joined([_draw_token_maps(parts[1], shown, with_grid), no_grid]) if with_grid else no_grid
+
+
+def _draw_token_maps(panel: SubFigure, shown: Shown, with_grid: Sequence[int]) -> str:
+    """Draw the accuracy of each patch token of some of the layers ``with_grid``."""
+    layers, maps = shown.names("layers"), shown.arrays["token_accuracy"]
+    places = [with_grid[number] for number in lowest_and_evenly(len(with_grid), MAX_MAPS)]
+    num_rows = -(-len(places) // MAPS_PER_ROW)
     chance = shown.number("chance") or 0.0
     limits = (100 * min(chance, float(np.nanmin(finite(maps), initial=1.0))), 100 * largest(maps))
-    all_axes = parts[1].subplots(num_rows, min(MAPS_PER_ROW, len(places)), squeeze=False)
+    all_axes = panel.subplots(num_rows, min(MAPS_PER_ROW, len(places)), squeeze=False)
     for axes, place in zip(all_axes.ravel(), places, strict=False):
         heat_map(axes, 100 * finite(maps[place]), limits=limits)
         dress(axes, title=joined([f"layer {fitted(layers[place], 24)}", grey_note(maps[place])]))
@@ -195,8 +220,8 @@ def draw_probe(panel: SubFigure, shown: Shown) -> str:
         axes.set_axis_off()
     all_axes[-1, 0].set_xlabel("column (patches)", fontsize=9)
     all_axes[-1, 0].set_ylabel("row (patches)", fontsize=9)
-    colour_bar(parts[1], list(all_axes.ravel()), "top-1 of a token (%)", limits=limits)
-    text = chosen("layers", len(places), len(layers))
+    colour_bar(panel, list(all_axes.ravel()), "top-1 of a token (%)", limits=limits)
+    text = chosen("layers", len(places), len(with_grid))
     return f"token maps of {text}" if text else ""
 
 
@@ -208,7 +233,9 @@ def _draw_probe_lines(axes: Axes, shown: Shown, layers: list[str]) -> None:
         if np.isnan(line).all():
             continue
         style = series_style(number)
-        axes.plot(line, label=fitted(pool, 24), **style)
+        num_hidden = sum(_is_same_line(line, accuracy[:, earlier]) for earlier in range(number))
+        around = {"markerfacecolor": "none", "markersize": 4 + 4 * num_hidden, "linestyle": ":"} if num_hidden else {}
+        axes.plot(line, label=fitted(pool, 24), **style | around)
         axes.fill_between(range(len(line)), line - half, line + half, color=style["color"], alpha=0.15, linewidth=0)
     chance = shown.number("chance")
     draw_level(axes, None if chance is None else 100 * chance, "chance")
@@ -217,6 +244,12 @@ def _draw_probe_lines(axes: Axes, shown: Shown, layers: list[str]) -> None:
     set_layer_ticks(axes.xaxis, layers, most=28)
     dress_lines(axes, title="a line per pooling (band: ± standard deviation over seeds)", x="layer", y="top-1 (%)")
     legend_below(axes, columns=4)
+
+
+def _is_same_line(line: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two lines (A,) in percent, NaN where there is no value, would hide each other."""
+    apart = np.abs(line - other)
+    return not np.isnan(apart).all() and bool(np.nanmax(apart) < SAME_PERCENT)
 
 
 def equivariance_size(_: Shown) -> tuple[float, float]:
@@ -234,12 +267,12 @@ def draw_equivariance(panel: SubFigure, shown: Shown) -> str:
         error_axes.plot(errors[:, place], label=f"{down} down, {right} right", **series_style(number))
     error_axes.set_ylim(0, None)
     dress_lines(error_axes, title="image shifted by whole patches", x="layer", y="relative error (0: equivariant)")
-    for name, label, number in (("neighbour", "neighbours", 0), ("random", "random pairs", 1)):
+    for name, label, number in (("neighbour", "neighbours", 0), ("random", "all pairs", 1)):
         similarity_axes.plot(finite(shown.arrays[f"{name}_similarity"]), label=label, **series_style(number))
     dress_lines(similarity_axes, title="similarity of two patches", x="layer", y="cosine")
     for axes in (error_axes, similarity_axes):
         axes.set_xlim(-0.5, len(layers) - 0.5)
-        set_layer_ticks(axes.xaxis, layers)
+        set_layer_ticks(axes.xaxis, layers, most=20)
         legend_below(axes)
     _draw_checks(check_axes, shown)
     norm = shown.facts.get("norm_kind")
@@ -261,4 +294,6 @@ def _draw_checks(axes: Axes, shown: Shown) -> None:
     axes.set_xlim(EXACT, right)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set_yticks(range(len(values)), list(CHECKS.values()))
-    dress_lines(axes, title="differences that may be 0", x="relative difference (dotted: float32 rounding)")
+    dress_lines(
+        axes, title="differences that could be 0 (exact symmetry)", x="relative difference (dotted: float32 rounding)"
+    )

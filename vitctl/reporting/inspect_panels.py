@@ -1,9 +1,10 @@
-"""What the pictures of ``vitctl inspect`` share: axes, heat maps, overlays, layer names, heads as dots.
+"""What the pictures of ``vitctl inspect`` share: axes, heat maps, maps with outlines, layer names, heads as dots.
 
 Colours: Okabe and Ito's palette for lines, viridis for maps; what is not defined is grey, and said.
 Letters: L layers, H heads, R C rows and columns of a map, h w grid of patches, Y X px of a picture.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,8 +30,13 @@ COLOUR_MAP = "viridis"
 UNDEFINED = "#BBBBBB"  # in no part of viridis
 MAX_PICTURES = 4
 MAX_TICKS = 14
+EMBED = "embed"  # the lowest layer of a ViT
 MAX_LAYER_NAME, MAX_PICTURE_NAME = 16, 22
-OVERLAY_ALPHA = 0.6
+FLATTEST_MAP = 0.25  # height by width of the flattest place of a map or picture
+OUTLINE_LEVELS = (1 / 3, 2 / 3)  # between the darkest and the lightest grey of the smoothed picture
+OUTLINE_BLUR = 0.02  # standard deviation, of the picture's longer side
+LEAST_CONTRAST = 10  # grey levels of 255; less is noise
+OUTLINE = {"colors": "white", "alpha": 0.6, "linewidths": 0.6}
 LABELS_HEIGHT = 0.42  # inches from an axes to below its x label
 UPRIGHT_HEIGHT = 0.068  # inches that a letter of an upright tick label adds
 
@@ -70,6 +76,13 @@ def evenly(count: int, most: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most)).tolist()}) if count else []
 
 
+def lowest_and_evenly(count: int, most: int) -> list[int]:
+    """Return at most ``most`` of 0..count-1: the first two (embedding and block 0), then evenly apart, the last too."""
+    if most < 3 or count <= most:
+        return evenly(count, most)
+    return [0, *(1 + place for place in evenly(count - 1, most - 1))]
+
+
 def chosen(what: str, shown: int, all_of_them: int) -> str:
     """Return e.g. "6 of 24 blocks", or nothing where all are shown."""
     return f"{shown} of {all_of_them} {what}" if shown < all_of_them else ""
@@ -94,6 +107,12 @@ def mean_of(values: np.ndarray) -> np.ndarray:
     totals = np.where(is_known, numbers, 0).sum(axis=-1)
     mean: np.ndarray = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
     return mean
+
+
+def wrapped(text: str, longest: int, num_lines: int = 2) -> str:
+    """Return ``text`` over at most ``num_lines`` lines of ``longest`` characters, its middle cut where that is short."""
+    lines = textwrap.wrap(text, longest, break_on_hyphens=False)
+    return "\n".join(lines if len(lines) <= num_lines else textwrap.wrap(fitted(text, longest * num_lines), longest))
 
 
 def largest(values: np.ndarray, default: float = 1.0) -> float:
@@ -161,9 +180,10 @@ def _without_math(drawn: Legend) -> None:
 
 
 def set_layer_ticks(axis: Axis, names: Sequence[str], *, most: int = MAX_TICKS) -> None:
-    """Name the places 0..L-1 of an axis after layers; with many layers only every so many."""
-    step = -(-len(names) // most)
-    places = range(0, len(names), max(step, 1))
+    """Name the places 0..L-1 of an axis after layers; with many layers only every so many, "embed" among them."""
+    step = max(1, -(-len(names) // most))
+    first = names.index(EMBED) if step > 1 and EMBED in names[:step] else 0
+    places = range(first, len(names), step)
     labels = [fitted(names[place], MAX_LAYER_NAME) for place in places]
     is_upright = isinstance(axis, XAxis) and len(names) > 1 and max(map(len, labels)) > 3
     axis.set_ticks(places, labels, rotation=90 if is_upright else 0)
@@ -232,20 +252,38 @@ def grey_note(values: np.ndarray) -> str:
 
 
 def draw_overlay(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
-    """Draw a picture in grey and values over it, from 0 to their largest.
+    """Draw values from 0 to their largest, each in its colour on the colour bar, and the outlines of a picture.
 
     Args:
         axes: Where.
         picture: (Y, X, 3) uint8.
         values: (h, w), at least 0; stretched to the picture's size bilinearly.
     """
-    size = picture.shape[:2]
-    axes.set_facecolor(UNDEFINED)
-    luminance = picture.astype(np.float64) @ (0.299, 0.587, 0.114)
-    axes.imshow(luminance, cmap=mpl.colormaps["gray"], vmin=0, vmax=255)
-    relative = finite(values) / largest(values)
-    axes.imshow(upsampled(relative, size), cmap=mpl.colormaps[COLOUR_MAP], vmin=0, vmax=1, alpha=OVERLAY_ALPHA)
+    heat_map(axes, upsampled(finite(values) / largest(values), picture.shape[:2]), limits=(0, 1))
+    _draw_outlines(axes, picture)
     hide_ticks(axes)
+
+
+def _draw_outlines(axes: Axes, picture: np.ndarray) -> None:
+    """Draw thin lines where a picture, (Y, X, 3) uint8, crosses two grey levels; none where it has no contrast."""
+    if min(picture.shape[:2]) < 2:
+        return
+    grey = _blurred(picture.astype(np.float64) @ (0.299, 0.587, 0.114), OUTLINE_BLUR * max(picture.shape[:2]))
+    low, high = float(grey.min()), float(grey.max())
+    if high - low >= LEAST_CONTRAST:
+        axes.contour(grey, levels=[low + share * (high - low) for share in OUTLINE_LEVELS], **OUTLINE)
+
+
+def _blurred(values: np.ndarray, deviation: float) -> np.ndarray:
+    """Return (Y, X) values under a Gaussian of ``deviation`` px, (Y, X); the edge goes on beyond itself."""
+    reach = max(1, round(3 * deviation))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(deviation, 1e-3)) ** 2)
+    for axis in (0, 1):
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (reach, reach)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, padding, mode="edge"), len(weights), axis)
+        values = windows @ (weights / weights.sum())
+    return values
 
 
 def draw_picture(axes: Axes, picture: np.ndarray, name: str) -> None:
@@ -293,6 +331,7 @@ def colour_bar(
     *,
     limits: Limits = (0.0, 1.0),
     norm: Normalize | None = None,
+    is_column: bool = False,
 ) -> None:
     """Set a labelled colour bar to the right of one or several axes.
 
@@ -302,12 +341,15 @@ def colour_bar(
         label: What the colours say, with the unit.
         limits: Values of the colours' ends.
         norm: Another scale of colours, in place of ``limits``.
+        is_column: Whether the axes are one column; the bar is then as high as it, however many they are.
     """
     scale = ScalarMappable(norm or Normalize(*limits), mpl.colormaps[COLOUR_MAP])
     all_axes = [beside] if isinstance(beside, Axes) else list(beside)
     bar = panel.colorbar(scale, ax=all_axes, fraction=0.046, pad=0.02, aspect=25)
     bar.set_label(label, fontsize=8, parse_math=False)
     bar.ax.tick_params(labelsize=8)
+    if is_column:
+        bar.ax.set_box_aspect(None)
 
 
 def hide_ticks(axes: Axes) -> None:
@@ -333,10 +375,13 @@ def pictures_of(shown: Shown) -> list[tuple[np.ndarray, str]]:
 def picture_height(shown: Shown, width: float) -> float:
     """Return how many inches high the place of a picture is at ``width`` inches: never higher than wide."""
     pictures = shown.arrays.get("pictures")
-    if pictures is None or not len(pictures):
-        return width
-    ratio: float = pictures.shape[1] / pictures.shape[2]
-    return width * min(max(ratio, 0.4), 1.0)
+    return width if pictures is None or not len(pictures) else map_height(pictures[0], width)
+
+
+def map_height(values: np.ndarray, width: float) -> float:
+    """Return how many inches high the place of a map, (R, C, ...), is at ``width`` inches: never higher than wide."""
+    ratio: float = values.shape[0] / values.shape[1]
+    return width * min(max(ratio, FLATTEST_MAP), 1.0)
 
 
 def query_cell(shown: Shown) -> tuple[int, int] | None:

@@ -33,6 +33,9 @@ from vitctl.reporting.inspect_panels import (
     largest,
     layer_note,
     legend,
+    legend_below,
+    lowest_and_evenly,
+    map_height,
     mark_cell,
     picture_height,
     pictures_of,
@@ -47,6 +50,8 @@ MAX_BARS = 40
 MAX_TILES = 14  # rows and columns of position embeddings, each with its map
 MAX_MAPS, MAPS_PER_ROW = 8, 4
 NORMS_HEIGHT = 1.8  # inches
+LINES_HEIGHT = 3.3  # inches
+LEAST_RANGE = 0.02  # of the middle, to both sides
 GREY_LEVEL = 0.73  # of what is not defined, in pictures of colours
 
 
@@ -78,9 +83,8 @@ def draw_filters(panel: SubFigure, shown: Shown) -> str:
     bar_axes.bar(range(1, num_bars + 1), 100 * np.nan_to_num(finite(ratio[:num_bars])), color=colours, width=0.9)
     draw_level(bar_axes, 100 / len(ratio), "all alike (even spectrum)")
     bar_axes.set_yscale("log")
-    lowest = finite(ratio[:num_bars])
-    lowest = lowest[lowest > 0]
-    bar_axes.set_ylim(max(1e-3, 70 * min([1 / len(ratio), *lowest.tolist()])), 130)
+    heights = [1 / len(ratio), *(share for share in finite(ratio[:num_bars]).tolist() if share > 0)]
+    bar_axes.set_ylim(max(1e-3, 70 * min(heights)), min(130, 200 * max(heights)))
     dress_lines(
         bar_axes,
         title=joined(["explained variance", chosen("components", num_bars, len(ratio))]),
@@ -241,8 +245,8 @@ def _draw_feature_maps(panel: SubFigure, shown: Shown) -> None:
     titles = ("picture", "three components", f"similarity to {query_name(shown)}", "norms of the tokens")
     for axes, title in zip(all_axes[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
-    colour_bar(panel, list(all_axes[:, 2]), "cosine", limits=(lowest, 1))
-    colour_bar(panel, list(all_axes[:, 3]), "norm", limits=norm_limits)
+    colour_bar(panel, list(all_axes[:, 2]), "cosine", limits=(lowest, 1), is_column=True)
+    colour_bar(panel, list(all_axes[:, 3]), "norm", limits=norm_limits, is_column=True)
 
 
 def _draw_norm_range(axes: Axes, shown: Shown) -> None:
@@ -258,21 +262,36 @@ def _draw_norm_range(axes: Axes, shown: Shown) -> None:
         places[0] = "prefix tokens"
     axes.set_yticks(list(places), list(places.values()))
     axes.set_ylim(min(places) - 0.5, 1.5)
+    axes.set_xlim(_range_of([low, high, *prefix.ravel().tolist()]))
+    axes.ticklabel_format(axis="x", useOffset=False)
     dress_lines(axes, title="all images (box: quarters; whiskers: smallest and largest)", x="Euclidean norm of a token")
+
+
+def _range_of(norms: Sequence[float]) -> Limits:
+    """Return the limits of an axis that holds all ``norms``, never closer to their middle than ``LEAST_RANGE`` of it."""
+    known = [norm for norm in norms if math.isfinite(norm)] or [0.0, 1.0]
+    middle = (min(known) + max(known)) / 2
+    half = max(0.55 * (max(known) - min(known)), LEAST_RANGE * abs(middle), 1e-6)
+    return middle - half, middle + half
 
 
 def receptive_field_size(shown: Shown) -> tuple[float, float]:
     """Return width and height in inches."""
+    return 11.0, LINES_HEIGHT + 0.5 + _fields_height(shown)
+
+
+def _fields_height(shown: Shown) -> float:
+    """Return inches."""
     num_rows = -(-min(MAX_MAPS, len(shown.arrays["layers"])) // MAPS_PER_ROW)
-    return 11.0, 3.6 + num_rows * 2.55
+    return num_rows * (0.45 + map_height(shown.arrays["field"][0], 2.1))
 
 
 def draw_receptive_field(panel: SubFigure, shown: Shown) -> str:
     """Draw the fields of some layers; below them extent, half area and own share over depth."""
     layers, fields = shown.names("layers"), shown.arrays["field"]
-    places = evenly(len(layers), MAX_MAPS)
+    places = lowest_and_evenly(len(layers), MAX_MAPS)
     num_rows = -(-len(places) // MAPS_PER_ROW)
-    upper, lower = stacked(panel, (2.55 * num_rows, 3.1))
+    upper, lower = stacked(panel, (_fields_height(shown), LINES_HEIGHT))
     norm = PowerNorm(0.5, 0, 1)
     cells, grids = shown.facts.get("cells"), shown.facts.get("grids")
     all_axes = upper.subplots(num_rows, min(MAPS_PER_ROW, len(places)), squeeze=False)
@@ -301,12 +320,10 @@ def _draw_field_lines(all_axes: Sequence[Axes], shown: Shown, layers: list[str])
     )
     for axes, (title, label, values) in zip(all_axes, lines, strict=True):
         axes.plot(finite(values), "o-", color=BLUE, markersize=4)
-        if title.startswith("extent"):
-            uniform = shown.number("uniform_extent_px")
-            draw_level(axes, uniform, "even over the image")
-            if uniform is not None:
-                legend(axes, place="lower right")
-        axes.set_ylim(0, None)
+        uniform = shown.number("uniform_extent_px") if title.startswith("extent") else None
+        draw_level(axes, uniform, "even over the image")
+        axes.set_ylim(0, 1.06 * max(largest(values), uniform or 0.0))
         axes.set_xlim(-0.5, len(layers) - 0.5)
         set_layer_ticks(axes.xaxis, layers)
         dress_lines(axes, title=title, x="layer", y=label)
+        legend_below(axes)

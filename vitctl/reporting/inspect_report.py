@@ -47,7 +47,7 @@ pre { margin: .5rem 0; padding: .6rem .8rem; background: #f3f3f3; border-radius:
 .fails { color: #a34500; }
 .open { color: #555; }
 .note { border-left: 4px solid #e69f00; padding-left: .75rem; margin: .5rem 0; }
-nav ul { columns: 16rem; padding-left: 1.2rem; margin: .5rem 0; }
+nav ul { columns: 16rem; column-gap: 2.5rem; padding-left: 1.2rem; margin: .5rem 0; }
 @media (max-width: 45rem) {
   dl { display: block; } dd { margin: 0 0 .4rem; }
   .scroll img { max-width: none; width: 46rem; }
@@ -173,7 +173,7 @@ def write_report(
     body = [
         f"<h1>{_text(title)}</h1>",
         _facts(facts),
-        _verdicts("What the papers found, and this model", verdicts, anchors) if verdicts else "",
+        _verdicts("Claims, held against this model", verdicts, anchors) if verdicts else "",
         _contents(sections, skipped),
         *(_section(section) for section in sections),
         _skipped(skipped),
@@ -217,8 +217,8 @@ def _section(section: Section) -> str:
             ),
             _facts(
                 [
-                    ("Look for", section.look_for),
-                    ("Random weights", section.random_weights),
+                    ("Trained weights", section.look_for),
+                    ("Control", section.random_weights),
                     ("Method", section.method),
                 ]
             ),

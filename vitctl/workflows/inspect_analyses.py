@@ -203,7 +203,7 @@ def _filters(inspection: Inspection, one: LoadedSubject) -> Findings:
 def _pos_embed(inspection: Inspection, one: LoadedSubject) -> Findings:
     config = inspection.config
     size = None if config.image_size is None else parse_image_size(config.image_size)
-    return pos_embed(one.subject, image_size=size, method=config.pos_embed_interp or "bicubic-aa")
+    return pos_embed(one.subject, image_size=size, method=config.pos_embed_interp or one.choice.interpolation)
 
 
 def _attention(inspection: Inspection, one: LoadedSubject) -> Findings:
@@ -322,6 +322,8 @@ def _heads_vs_cnn(inspection: Inspection) -> Named:
     if len(inspection.models) < 2:
         raise SettingError("heads-vs-cnn compares a ViT with a CNN; name one with --model, e.g. --model resnet50.")
     models, config = inspection.loaded[:2], inspection.config
+    if models[0].subject.kind != "attention" and models[1].subject.kind == "attention":
+        raise SettingError(f"heads-vs-cnn takes the ViT first, and {models[0].choice.name} is none; swap the two.")
     layer = _block(config.layer)
     found = heads_vs_cnn(
         models[0].subject,

@@ -3,11 +3,13 @@
 Every analysis leaves ``NAME.npz`` (arrays), ``NAME.json`` (settings, scalars, what each array is) and ``NAME.png``.
 """
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,16 @@ from vitctl import __version__
 from vitctl.config import ALL_ANALYSES, InspectConfig, option_of
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import DataError, ModelError, SettingError, VitctlError
-from vitctl.inspecting.analyses import ANALYSES
+from vitctl.inspecting.analyses import ANALYSES, Analysis
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.verdicts import CONTROLLED, Verdict, judge
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import lies_inside, user_path, whole_file, write_json
+from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
+from vitctl.training.decisions import DEFAULT_DATA
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis, run_what_fits
 from vitctl.workflows.inspect_subjects import LoadedSubject, choose_models, run_of
@@ -56,6 +59,7 @@ def run(config: InspectConfig, conversation: Conversation) -> dict[str, Any]:
         if config.analysis == ALL_ANALYSES:
             return _inspect_all(inspection, out)
         found = run_analysis(config.analysis, inspection)
+        _warn(found, inspection, set())
         return _write(config.analysis, found, inspection, out)
 
 
@@ -105,22 +109,28 @@ def _enough_memory(config: InspectConfig) -> Iterator[None]:
 # --- one analysis ------------------------------------------------------------------------------------------
 
 
-def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> dict[str, Any]:
-    """Write the three files of an analysis and return what the JSON file says."""
+def _warn(found: Sequence[Named], inspection: Inspection, said: set[str]) -> None:
+    """Say every note once, however many analyses have it."""
     for named in found:
         for note in named.findings.notes:
-            inspection.conversation.warn(f"{named.name}: {note}")
+            if note not in said:
+                inspection.conversation.warn(note if len(inspection.models) == 1 else f"{named.name}: {note}")
+            said.add(note)
+
+
+def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> dict[str, Any]:
+    """Write the three files of an analysis and return what the JSON file says."""
     document = _document(analysis, found, inspection)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(out / f"{analysis}.npz") as partial, partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **_arrays(found))
-        draw_findings(
-            analysis,
-            [(named.name, named.findings.arrays, named.findings.facts) for named in found],
-            out / f"{analysis}.png",
-        )
-        write_json(out / f"{analysis}.json", document)
+        with TemporaryDirectory(dir=out, prefix=".") as folder:
+            with (Path(folder) / f"{analysis}.npz").open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **_arrays(found))
+            shown = [(named.name, named.findings.arrays, named.findings.facts) for named in found]
+            draw_findings(analysis, shown, Path(folder) / f"{analysis}.png")
+            write_json(Path(folder) / f"{analysis}.json", document)
+            for ending in ENDINGS:
+                os.replace(Path(folder) / f"{analysis}.{ending}", out / f"{analysis}.{ending}")
     except OSError as error:
         raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
     return {**document, "out": str(out)}
@@ -135,8 +145,13 @@ def _arrays(found: Sequence[Named]) -> dict[str, np.ndarray]:
     }
 
 
-def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> dict[str, Any]:
+def _words(analysis: str, config: InspectConfig) -> Analysis:
     words = ANALYSES[analysis]
+    return words.of_diagonal() if config.diagonal else words
+
+
+def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> dict[str, Any]:
+    words = _words(analysis, inspection.config)
     return {
         "analysis": analysis,
         "title": words.title,
@@ -215,9 +230,11 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
     skipped: list[tuple[str, str | None, str]] = []  # analysis, model (None is every one), reason
     verdicts: list[Verdict] = []
     sections: list[Section] = []
+    said: set[str] = set()
+    if inspection.models[0].is_random:
+        conversation.line(f"{inspection.models[0].name}: nothing is judged, and there is no control beside it.")
     with conversation.progress("inspecting", len(ANALYSES), "analyses") as bar:
         for analysis in ANALYSES:
-            _remove_old(analysis, out)
             try:
                 found, refused = run_what_fits(analysis, inspection)
             except (ModelError, SettingError, DataError) as error:
@@ -228,10 +245,12 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
             for one, reason in refused:
                 conversation.line(f"{analysis}: without {one.choice.name}. {reason}")
                 skipped.append((analysis, one.choice.name, reason))
+            _warn(found, inspection, said)
             documents[analysis] = _write(analysis, found, inspection, out)
             beside, judged = None, list[Verdict]()
-            if found[0].models[0].choice == inspection.models[0]:
+            if found[0].models[0].choice == inspection.models[0] and not inspection.models[0].is_random:
                 beside = _control(analysis, control, inspection, out) if analysis in CONTROLLED else None
+            if not any(one.choice.is_random for one in found[0].models):
                 judged = judge(analysis, found[0].findings, beside)
             verdicts += judged
             sections.append(_section(analysis, found, beside, judged, inspection, out))
@@ -266,13 +285,6 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
 
 def _left_out(analysis: str, model: str | None) -> str:
     return analysis if model is None else f"{analysis} of {model}"
-
-
-def _remove_old(analysis: str, out: Path) -> None:
-    """Remove what an earlier run wrote of an analysis: this one may leave it out."""
-    for folder in (out, out / CONTROL_FOLDER):
-        for ending in ENDINGS:
-            (folder / f"{analysis}.{ending}").unlink(missing_ok=True)
 
 
 def _control(analysis: str, control: Inspection, inspection: Inspection, out: Path) -> Findings | None:
@@ -348,6 +360,10 @@ def _settings(inspection: Inspection, device_reason: str, out: Path) -> list[Set
         images = inspection.images
         shown = f"{len(images.split):,} of {images.spec}" if config.image is None else images.spec
         settings.append(Setting("images", shown, images.reason))
+    elif config.analysis == "probe":
+        spec = next(iter(_data_of(config)), DEFAULT_DATA)
+        tests = f"{num_images_of('probe', config)} test images at most"
+        settings.append(Setting("images", f"{spec}: {config.shots} a class, {config.seeds} times; {tests}"))
     settings.append(Setting("device", str(inspection.device), device_reason))
     settings.append(Setting("files", str(out), "given" if config.out else "the default"))
     return settings

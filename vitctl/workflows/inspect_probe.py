@@ -27,6 +27,7 @@ from vitctl.workflows import fewshot_eval
 
 PROBE_POOLS = ("native", "cls", "mean", "mean-all", "first", "tokens")
 MOST_TOKENS = 256  # guess: a classifier for each, in every layer and for every seed
+BYTES_OF_A_LAYER = 2**31  # guess: tokens that would take more are probed in part
 BYTES_AT_ONCE = 2**30  # guess: features of as many layers as fit are kept in one pass over the images
 
 
@@ -105,7 +106,8 @@ def probe(
         conversation,
         choose_test=lambda count: np.sort(random_generator(seed, "inspection").permutation(count)[:num_test_images]),
     )
-    look = partial(_layers, text=config.layers, seed=seed)
+    num_images = max(len(task.used.support) + len(task.used.test) for task in tasks if task.used is not None)
+    look = partial(_layers, text=config.layers, seed=seed, num_images=num_images)
     found = []
     for index, (name, chosen, weights) in enumerate(models):
         prepared = fewshot_eval.prepare_model(
@@ -141,7 +143,7 @@ def _check(config: FewshotEvalConfig) -> None:
 # --- layers, poolings and tokens ---------------------------------------------------------------------------
 
 
-def _layers(loaded: LoadedModel, image_size: tuple[int, int], *, text: str, seed: int) -> _Layers:
+def _layers(loaded: LoadedModel, image_size: tuple[int, int], *, text: str, seed: int, num_images: int) -> _Layers:
     """Return what a model has at an image size (H, W) px, found by showing it an empty image."""
     model = loaded.model.eval()
     names = layer_names(model) if text == "all" else choose_layers(text, model, name=loaded.name)
@@ -153,10 +155,14 @@ def _layers(loaded: LoadedModel, image_size: tuple[int, int], *, text: str, seed
         layer: own if one.grid is None and own is not None and math.prod(own) == counts[layer] else one.grid
         for layer, one in tokens.items()
     }
+    most = {
+        layer: min(MOST_TOKENS, max(1, BYTES_OF_A_LAYER // (4 * num_images * one.patches.shape[2])))
+        for layer, one in tokens.items()
+    }
     positions = {
-        layer: even_positions(grids[layer] or (1, counts[layer]), most=MOST_TOKENS, seed=seed)
+        layer: even_positions(grids[layer] or (1, counts[layer]), most=most[layer], seed=seed)
         for layer in names
-        if counts[layer] > MOST_TOKENS
+        if counts[layer] > most[layer]
     }
     has_class = has_class_token(model)
     keys = tuple(

@@ -12,6 +12,7 @@ from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
 from vitctl.data.transforms import EvaluationTransform
+from vitctl.errors import DataError
 from vitctl.inspecting.subject import ImageStream, Subject
 from vitctl.models.build import load_model
 from vitctl.models.fitting import fit_preprocessing, fit_resolution
@@ -43,6 +44,16 @@ class ModelChoice:
     name: str
     spec: str
     weights: str
+
+    @property
+    def interpolation(self) -> str:
+        """How its position embeddings are resampled unless told: as the authors' code does to ``.npz`` weights."""
+        return "paper" if self.weights.endswith(".npz") else "bicubic-aa"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are random."""
+        return self.weights == "none"
 
     @property
     def with_random_weights(self) -> "ModelChoice":
@@ -118,7 +129,7 @@ def load_subject(
     conversation.line(f"loading {choice.name}")
     loaded = load_model(choice.spec, weights=choice.weights, seed=seed)
     wanted = geometry_of(loaded.model).image_size if image_size is None else parse_image_size(image_size)
-    method = method or ("paper" if choice.weights.endswith(".npz") else "bicubic-aa")
+    method = method or choice.interpolation
     loaded, _ = fit_resolution(loaded, wanted, spec=choice.spec, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
         conversation.warn(note)
@@ -161,13 +172,17 @@ def choose_images(config: InspectConfig, most: int, conversation: Conversation) 
         DataError: There are none, or one cannot be read.
     """
     if config.image is not None:
+        for path in config.image:
+            if not user_path(path).is_file():
+                found = "is a folder" if user_path(path).is_dir() else "is not there"
+                raise DataError(f"--image {path} {found}; expected an image file. (--data takes folders.)")
         split, spec, reason, in_memory = split_of_files(config.image), ", ".join(config.image), "given", False
         order = list(range(len(split)))
     else:
         split, source, reason = _split_to_show(config)
         spec, in_memory = source.spec, source.is_in_memory
         order = random_generator(config.seed, "inspection").permutation(len(split))[:most].tolist()
-    chosen = split.select(order)
+    chosen = split.select(order, name="chosen")
     scan = scan_images(chosen, num_threads=num_scan_threads(), conversation=conversation)
     allow = config.on_bad_image == "skip"
     is_listed = config.image is None
