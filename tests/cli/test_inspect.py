@@ -385,9 +385,9 @@ def test_screen__a_long_table_ends_with_where_the_rest_is(
 
     monkeypatch.setattr(inspect_model, "MOST_ROWS_SHOWN", 1)
     result = run_cli("inspect", *line_of("distance"))
-    assert "... and 2 more in distance.json" in result.stdout  # 3 blocks
-    assert "... and 1 more in distance.json" in result.stdout  # 2 blocks
-    assert len(usual("distance").results[0]["rows"]) == 3
+    assert "... and 3 more in distance.json" in result.stdout  # 3 blocks, and even attention
+    assert "... and 2 more in distance.json" in result.stdout  # 2 blocks
+    assert len(usual("distance").results[0]["rows"]) == 4
 
 
 # --- which images ------------------------------------------------------------------------------------------
@@ -914,14 +914,17 @@ def test_all__verdicts_are_claims_with_their_numbers(everything: Everything) -> 
 def test_all__verdicts_follow_from_the_arrays(of_run: Everything) -> None:
     verdicts = {(one["analysis"], one["claim"]): one for one in of_run.document["verdicts"]}
     third = load_arrays(of_run.folder / "distance.npz")["distance_px"].mean(axis=1)
+    uniform = json.loads((of_run.folder / "distance.json").read_text())["results"][0]["facts"]["uniform_px"]
     grows = verdicts["distance", "distance grows with depth"]
-    assert grows["holds"] is bool(third[-1] > third[0])
+    is_close = abs(third[-1] - third[0]) <= 0.01 * uniform
+    assert grows["holds"] is (None if is_close else bool(third[-1] > third[0]))
     rank = {
         name: json.loads((folder / "filters.json").read_text())["results"][0]["facts"]["effective_rank"]
         for name, folder in (("own", of_run.folder), ("random", of_run.folder / "random-weights"))
     }
     few = verdicts["filters", "few components explain most of the filters, fewer than of random ones"]
-    assert few["holds"] is (rank["own"] < rank["random"])
+    is_close = abs(rank["own"] - rank["random"]) <= 0.02 * max(rank.values())
+    assert few["holds"] is (None if is_close else rank["own"] < rank["random"])
     for value in rank.values():
         assert f"{value:.3g}" in few["numbers"]
 

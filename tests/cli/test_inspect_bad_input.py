@@ -104,7 +104,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
         4,
         ("{gap} has no stages", "resnet50", "vitctl inspect cka"),
     ),
-    "the CNN first": (nothing, "heads-vs-cnn {cnn} --model {vit} --num-images 4", 4, ("{cnn} has no attention",)),
+    "the CNN first": (nothing, "heads-vs-cnn {cnn} --model {vit} --num-images 4", 2, ("{cnn} is none; swap",)),
     # how many models
     "heads of one model": (nothing, "heads-vs-cnn {vit}", 2, ("two models and 1 is given", "--model resnet50")),
     "heads of three": (nothing, "heads-vs-cnn {vit} --model {gap} --model {cnn}", 2, ("two models and 3 are given",)),
@@ -202,9 +202,9 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
         nothing,
         "rollout {vit} --image {data}/gone.png",
         3,
-        ("{data}/gone.png: no such",),
+        ("--image {data}/gone.png is not there",),
     ),
-    "a folder given as image": (nothing, "features {vit} --image {data}/red", 3, ("{data}/red: is a folder",)),
+    "a folder given as image": (nothing, "features {vit} --image {data}/red", 3, ("{data}/red is a folder",)),
     "files given, all bad": (
         nothing,
         "attention {vit} --image gone.png --on-bad-image skip",

@@ -74,10 +74,10 @@ def draw_cka(panel: SubFigure, shown: Shown) -> str:
     else:
         first, second = _model_names(shown)
         layers_1, layers_2 = shown.names("layers_1"), shown.names("layers_2")
-        maps = [(f"{first} x {second}", shown.arrays["cka"], (first, layers_1), (second, layers_2))]
+        maps = [(_pair_title(first, second, 54), shown.arrays["cka"], (first, layers_1), (second, layers_2))]
         for name, layers, key in ((first, layers_1, "cka_self_1"), (second, layers_2, "cka_self_2")):
             if key in shown.arrays:
-                maps.append((name, shown.arrays[key], ("layer", layers), ("layer", layers)))
+                maps.append((wrapped(name, 54), shown.arrays[key], ("layer", layers), ("layer", layers)))
         _draw_cka_maps(panel, maps)
     settings = [f"{key}: {shown.facts[key]}" for key in ("tokens", "num_images_used") if shown.facts.get(key)]
     return joined([*(text.replace("num_images_used", "images") for text in settings), _spread_note(shown)])
@@ -93,7 +93,7 @@ def _draw_cka_maps(
         axes.invert_yaxis()
         axes.set_aspect("auto")
         axes.set_box_aspect(1)
-        dress(axes, title=joined([wrapped(title, 48), grey_note(values)]))
+        dress(axes, title=joined([title, grey_note(values)]))
         axes.set_xlabel(_layer_label(column_name), fontsize=9, parse_math=False)
         axes.set_ylabel(_layer_label(row_name), fontsize=9, parse_math=False)
         set_layer_ticks(axes.xaxis, columns)
@@ -118,8 +118,14 @@ def _draw_cka_diagonal(axes: Axes, shown: Shown) -> None:
     axes.set_xlim(-0.5, len(layers) - 0.5)
     set_layer_ticks(axes.xaxis, layers, most=32)
     first, second = _model_names(shown)
-    dress_lines(axes, title=wrapped(f"{first} x {second}", 90), x="layer", y="CKA")
+    dress_lines(axes, title=_pair_title(first, second, 90), x="layer", y="CKA")
     legend(axes, place="lower left")
+
+
+def _pair_title(first: str, second: str, longest: int) -> str:
+    """Return "first x second", over two lines where it is longer than ``longest`` characters."""
+    title = f"{first} x {second}"
+    return title if len(title) <= longest else f"{fitted(first, longest)}\nx {fitted(second, longest - 2)}"
 
 
 def _model_names(shown: Shown) -> tuple[str, str]:

@@ -36,7 +36,7 @@ FLATTEST_MAP = 0.25  # height by width of the flattest place of a map or picture
 OUTLINE_LEVELS = (1 / 3, 2 / 3)  # between the darkest and the lightest grey of the smoothed picture
 OUTLINE_BLUR = 0.02  # standard deviation, of the picture's longer side
 LEAST_CONTRAST = 10  # grey levels of 255; less is noise
-OUTLINE = {"colors": "white", "alpha": 0.6, "linewidths": 0.6}
+OUTLINE: dict[str, Any] = {"colors": "white", "alpha": 0.6, "linewidths": 0.6}
 LABELS_HEIGHT = 0.42  # inches from an axes to below its x label
 UPRIGHT_HEIGHT = 0.068  # inches that a letter of an upright tick label adds
 
@@ -109,10 +109,9 @@ def mean_of(values: np.ndarray) -> np.ndarray:
     return mean
 
 
-def wrapped(text: str, longest: int, num_lines: int = 2) -> str:
-    """Return ``text`` over at most ``num_lines`` lines of ``longest`` characters, its middle cut where that is short."""
-    lines = textwrap.wrap(text, longest, break_on_hyphens=False)
-    return "\n".join(lines if len(lines) <= num_lines else textwrap.wrap(fitted(text, longest * num_lines), longest))
+def wrapped(text: str, longest: int, *, num_lines: int = 2) -> str:
+    """Return ``text`` over at most ``num_lines`` lines of ``longest`` characters, cut where it is still longer."""
+    return "\n".join(textwrap.wrap(fitted(text, longest * num_lines), longest, max_lines=num_lines, placeholder="…"))
 
 
 def largest(values: np.ndarray, default: float = 1.0) -> float:
@@ -345,11 +344,10 @@ def colour_bar(
     """
     scale = ScalarMappable(norm or Normalize(*limits), mpl.colormaps[COLOUR_MAP])
     all_axes = [beside] if isinstance(beside, Axes) else list(beside)
-    bar = panel.colorbar(scale, ax=all_axes, fraction=0.046, pad=0.02, aspect=25)
+    aspect = 25 * (len(all_axes) if is_column else 1)
+    bar = panel.colorbar(scale, ax=all_axes, fraction=0.046, pad=0.02, aspect=aspect)
     bar.set_label(label, fontsize=8, parse_math=False)
     bar.ax.tick_params(labelsize=8)
-    if is_column:
-        bar.ax.set_box_aspect(None)
 
 
 def hide_ticks(axes: Axes) -> None:

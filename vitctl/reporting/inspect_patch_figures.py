@@ -268,7 +268,7 @@ def _draw_norm_range(axes: Axes, shown: Shown) -> None:
 
 
 def _range_of(norms: Sequence[float]) -> Limits:
-    """Return the limits of an axis that holds all ``norms``, never closer to their middle than ``LEAST_RANGE`` of it."""
+    """Return the limits of an axis that holds all ``norms``, at least ``LEAST_RANGE`` of their middle from it."""
     known = [norm for norm in norms if math.isfinite(norm)] or [0.0, 1.0]
     middle = (min(known) + max(known)) / 2
     half = max(0.55 * (max(known) - min(known)), LEAST_RANGE * abs(middle), 1e-6)

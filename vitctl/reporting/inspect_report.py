@@ -61,6 +61,7 @@ nav ul { columns: 16rem; column-gap: 2.5rem; padding-left: 1.2rem; margin: .5rem
   a { color: inherit; }
 }
 """
+NO_VALUE = "none"  # as the tables say it
 WIDE_PX = 1900  # measured: the letters of wider pictures are too small when they are shrunk to the page
 _OUTCOMES = {True: ("holds", "✓ holds"), False: ("fails", "✗ does not hold"), None: ("open", "? cannot be said")}
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?[\d.,]+(e[-+]?\d+)?( ?(%|px|nats))?")
@@ -234,8 +235,16 @@ def _section(section: Section) -> str:
 
 def _panel(panel: Panel) -> str:
     notes = [f'<p class="note">{_text(note)}</p>' for note in panel.notes]
-    table = _table(panel.header, panel.rows, label=panel.name) if panel.rows else ""
+    table = _table(*_without_empty(panel.header, panel.rows), label=panel.name) if panel.rows else ""
     return _lines([f"<h3>{_text(panel.name)}</h3>", table, *notes])
+
+
+def _without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return a table without the columns that hold nothing but "none", e.g. a pooling that the model does not have."""
+    full = [
+        place for place in range(len(header)) if any(row[place : place + 1] != [NO_VALUE] for row in map(list, rows))
+    ]
+    return [header[place] for place in full], [[row[place] for place in full if place < len(row)] for row in rows]
 
 
 def _picture(path: Path, words: str, caption: str) -> str:

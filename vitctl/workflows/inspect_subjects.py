@@ -173,9 +173,10 @@ def choose_images(config: InspectConfig, most: int, conversation: Conversation) 
     """
     if config.image is not None:
         for path in config.image:
-            if not user_path(path).is_file():
-                found = "is a folder" if user_path(path).is_dir() else "is not there"
-                raise DataError(f"--image {path} {found}; expected an image file. (--data takes folders.)")
+            if user_path(path).is_dir():
+                raise DataError(f"--image {path} is a folder; expected an image file. (--data takes folders.)")
+            if config.on_bad_image == "fail" and not user_path(path).exists():
+                raise DataError(f"--image {path} is not there; expected an image file.")
         split, spec, reason, in_memory = split_of_files(config.image), ", ".join(config.image), "given", False
         order = list(range(len(split)))
     else:
