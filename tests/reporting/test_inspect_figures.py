@@ -9,12 +9,13 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from vitctl.reporting.inspect_figures import DRAWINGS, MAX_SIDE, Model, draw_findings, findings_figure
-from vitctl.reporting.inspect_panels import evenly, set_layer_ticks, upsampled
+from vitctl.reporting.inspect_panels import draw_overlay, evenly, lowest_and_evenly, set_layer_ticks, upsampled, wrapped
 
 Found = tuple[dict[str, np.ndarray], dict[str, Any]]
 STRANGE = "$5 & $\\frac{$ <img src=x onerror=alert(1)> 花 caf\udce9\n" + "x" * 300
@@ -207,6 +208,10 @@ def drawn(axes: Axes, image: int = -1) -> np.ndarray:
     return np.ma.filled(axes.images[image].get_array(), np.nan)
 
 
+def outlines(axes: Axes) -> list[ContourSet]:
+    return [one for one in axes.collections if isinstance(one, ContourSet)]
+
+
 def line(axes: Axes, label: str) -> np.ndarray:
     (found,) = (line for line in axes.get_lines() if line.get_label() == label)
     return np.asarray(found.get_ydata(), dtype=float)
@@ -315,6 +320,65 @@ def test_layer_ticks__are_thinned_and_name_their_own_layer() -> None:
     assert [f"layer {place:g}" for place in axes.get_xticks()] == tick_labels(axes)
 
 
+@pytest.mark.parametrize("depth", [12, 24, 48])
+def test_layer_ticks__name_the_embedding_after_the_pixels(depth: int) -> None:
+    axes = Figure().subplots()
+    names = ["pixels", "embed", *map(str, range(depth)), "final"]
+    set_layer_ticks(axes.xaxis, names)
+    assert "embed" in tick_labels(axes)
+    assert [names[int(place)] for place in axes.get_xticks()] == tick_labels(axes)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "places"),
+    [(0, 8, []), (1, 8, [0]), (8, 8, [0, 1, 2, 3, 4, 5, 6, 7]), (14, 8, [0, 1, 3, 5, 7, 9, 11, 13]), (9, 3, [0, 1, 8])],
+)
+def test_lowest_and_evenly(count: int, most: int, places: list[int]) -> None:
+    assert lowest_and_evenly(count, most) == places
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("a x b", "a x b"), ("runs/2024-11 x b", "runs/2024-11\nx b"), ("a" * 30, "a" * 12 + "\n" + "a" * 11 + "…")],
+)
+def test_wrapped(text: str, lines: str) -> None:
+    assert wrapped(text, 12) == lines
+
+
+def test_overlay__colours_are_of_the_map_alone_and_the_picture_is_a_few_thin_lines() -> None:
+    picture, values = np.zeros((32, 48, 3), dtype=np.uint8), rng().uniform(0, 1, (2, 3))
+    picture[8:24, 12:36] = 255
+    figure, empty = Figure(), Figure()
+    for one, content in ((figure, picture), (empty, np.zeros_like(picture))):
+        draw_overlay(one.subplots(), content, values)
+    (axes,), (without,) = figure.axes, empty.axes
+    assert len(axes.images) == 1
+    assert axes.images[0].get_alpha() is None
+    assert axes.images[0].get_cmap().name == "viridis"
+    assert axes.images[0].get_clim() == (0, 1)
+    np.testing.assert_allclose(drawn(axes), upsampled(values / values.max(), (32, 48)))
+    np.testing.assert_array_equal(drawn(axes), drawn(without))
+    (lines,) = outlines(axes)
+    assert np.max(lines.get_linewidth()) < 1
+    ends = lines.get_paths()[0].get_extents()  # of the square, between pixel middles
+    np.testing.assert_allclose((ends.x0, ends.x1, ends.y0, ends.y1), (11.5, 35.5, 7.5, 23.5), atol=0.6)
+    assert axes.get_xlim() == without.get_xlim() == (-0.5, 47.5)
+    assert axes.get_ylim() == without.get_ylim() == (31.5, -0.5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (32, 48)])
+def test_overlay__a_picture_without_contrast_has_no_lines(size: tuple[int, int]) -> None:
+    axes = Figure().subplots()
+    draw_overlay(axes, rng().integers(100, 105, (*size, 3), dtype=np.uint8), np.ones((1, 1)))
+    assert outlines(axes) == []
+
+
+def test_overlay__even_attention_looks_even() -> None:
+    axes = Figure().subplots()
+    draw_overlay(axes, with_pictures(1, (8, 12))["pictures"][0], np.full((2, 3), 1 / 6, dtype=np.float32))
+    np.testing.assert_array_equal(drawn(axes), np.ones((8, 12)))
+
+
 # --- the patch embedding -----------------------------------------------------------------------------------
 
 
@@ -332,6 +396,11 @@ def test_filters__bars_are_percent_and_an_even_spectrum_meets_the_line() -> None
     axes = panel(figure_of("filters", filters()), "explained variance")
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([100 / 36] * 36)
     assert line(axes, "all alike (even spectrum)")[0] == pytest.approx(100 / 36)
+
+
+def test_filters__axis_ends_a_little_above_the_highest_bar() -> None:
+    axes = panel(figure_of("filters", filters()), "explained variance")
+    assert 100 / 36 < axes.get_ylim()[1] < 3 * 100 / 36
 
 
 def test_filters__too_many_components_are_said() -> None:
@@ -413,6 +482,20 @@ def test_attention__entropy_stands_below_its_largest_value() -> None:
     np.testing.assert_allclose(np.asarray(axes.collections[0].get_offsets())[:, 1], found[0]["entropy"].ravel())
 
 
+def test_attention__few_heads_stand_together_at_the_left() -> None:
+    figure = figure_of("attention", attention(heads=2))
+    figure.draw_without_rendering()
+    left, right = (panel(figure, f"head {head}").get_position() for head in (0, 1))
+    assert left.x0 < 0.05
+    assert right.x1 < 0.3
+    assert right.x0 - left.x1 < 0.5 * left.width
+
+
+def test_attention__title_names_whose_attention_goes_to_prefix_tokens() -> None:
+    axes = panel(figure_of("attention", attention()), "attention of the query to prefix tokens")
+    np.testing.assert_allclose(line(axes, "mean of the heads"), 50)
+
+
 def test_attention__a_single_head_and_block() -> None:
     assert "one head only" in texts(figure_of("attention", attention(depth=1, heads=1)))
 
@@ -450,10 +533,22 @@ def test_distance__shallow_models(depth: int, blocks: list[str]) -> None:
 def test_distance__models_share_a_scale() -> None:
     near = distance()
     near[0]["distance_px"] = near[0]["distance_px"] / 10
-    near[1]["uniform_px"] = None
     figure = figure_of("distance", distance(), near)
     assert len({axes.get_ylim() for axes in panels(figure) if axes.get_title() == "all blocks"}) == 1
-    assert "even attention" not in [line.get_label() for line in figure.subfigs[1].axes[0].get_lines()]
+
+
+def test_distance__models_of_other_image_sizes_have_their_own_scale() -> None:
+    arrays, facts = distance()
+    small = {**arrays, "distance_px": arrays["distance_px"] / 7}, {**facts, "uniform_px": 16.3, "image_size": [32, 32]}
+    figure = figure_of("distance", distance(), small, distance())
+    tops = [axes.get_ylim()[1] for axes in panels(figure) if axes.get_title() == "all blocks"]
+    assert tops == pytest.approx([1.05 * 116.4922, 1.05 * 16.3, 1.05 * 116.4922])
+    assert "images of 32 x 32 px" in titles(figure)[2]
+
+
+def test_distance__without_a_grid_there_is_no_even_attention() -> None:
+    figure = figure_of("distance", (distance()[0], {"uniform_px": None}))
+    assert "even attention" not in [line.get_label() for line in panels(figure)[0].get_lines()]
 
 
 def test_heads_vs_cnn__lines_and_bars_are_in_order_of_distance() -> None:
@@ -463,6 +558,16 @@ def test_heads_vs_cnn__lines_and_bars_are_in_order_of_distance() -> None:
     np.testing.assert_array_equal(line(left, "layer1.2"), found[0]["cka"][order, 2])
     assert [bar.get_height() for bar in right.patches] == sorted(found[0]["head_distance_px"])
     assert tick_labels(right) == [str(head) for head in found[0]["head_order"]]
+
+
+def test_heads_vs_cnn__the_block_is_named_and_no_point_touches_the_frame() -> None:
+    left, right = panels(figure_of("heads-vs-cnn", found := heads_vs_cnn()))
+    assert "of block 1 against" in left.get_title()
+    assert right.get_title() == "heads of block 1"
+    low, high = left.get_ylim()
+    assert low < 0
+    assert high > found[0]["cka"].max() + 0.02
+    assert left.get_xlim()[0] < found[0]["subset_distance_px"].min()
 
 
 def test_heads_vs_cnn__many_layers_are_thinned() -> None:
@@ -495,10 +600,38 @@ def test_cka__two_models_have_three_maps() -> None:
 def test_cka__diagonal_is_a_line_with_its_spread() -> None:
     found = cka(14, diagonal=True)
     (axes,) = panels(figure_of("cka", found))
-    np.testing.assert_array_equal(line(axes, "CKA of a layer with itself"), found[0]["cka"])
+    np.testing.assert_array_equal(line(axes, "the same layer of both models"), found[0]["cka"])
     assert tick_labels(axes) == found[0]["layers_1"].tolist()
     band = np.asarray(axes.collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((0.4, 1.1))
+
+
+def test_cka__diagonal_of_one_minibatch_has_no_band() -> None:
+    arrays, facts = cka(5, diagonal=True)
+    arrays["batch_spread"][:] = np.nan
+    figure = figure_of("cka", (arrays, facts))
+    (axes,) = panels(figure)
+    assert axes.get_legend_handles_labels()[1] == ["the same layer of both models"]
+    assert not axes.collections
+
+
+@pytest.mark.parametrize(("is_diagonal", "length"), [(True, 80), (False, 50)])
+def test_cka__long_names_take_two_lines(is_diagonal: bool, length: int) -> None:
+    arrays, facts = cka(3, diagonal=True) if is_diagonal else cka(3, 3)
+    names = ["a" * length, "b" * length]
+    figure = figure_of("cka", (arrays, {**facts, "models": names}))
+    assert panels(figure)[0].get_title() == f"{names[0]}\nx {names[1]}"
+
+
+def test_norm_ratio__where_every_branch_is_0_the_panel_says_so() -> None:
+    arrays, facts = norm_ratio()
+    arrays["ratio"][:], arrays["cosine_branch"][:] = np.inf, np.nan
+    figure = figure_of("norm-ratio", (arrays, facts))
+    ratio, cosine, output = panels(figure)
+    assert [text.get_text() for text in ratio.texts] == ["every branch is 0: no ratio"]
+    assert [text.get_text() for text in cosine.texts] == ["every branch is 0: no cosine"]
+    assert not output.texts
+    assert "mlp, patches" in texts(figure)
 
 
 def test_norm_ratio__a_line_per_branch_and_token_on_a_logarithmic_axis() -> None:
@@ -536,6 +669,43 @@ def test_probe__without_token_maps_and_with_a_pooling_that_does_not_exist() -> N
     assert [line.get_label() for line in axes.get_lines()] == ["mean", "chance"]
 
 
+def test_probe__poolings_with_the_same_values_are_both_seen() -> None:
+    arrays, facts = probe()
+    arrays["pools"] = np.array(["native", "cls", "mean"])
+    native, mean = arrays["accuracy"].T
+    cls = np.array([np.nan, *native[1:]])
+    arrays["accuracy"], arrays["accuracy_std"] = np.stack([native, cls, mean], axis=1), np.zeros((4, 3))
+    axes = panels(figure_of("probe", (arrays, facts)))[0]
+    first, second, third = axes.get_lines()[:3]
+    assert second.get_markersize() > first.get_markersize() == third.get_markersize()
+    assert second.get_markerfacecolor() == "none" != first.get_markerfacecolor()
+    assert second.get_linestyle() != first.get_linestyle() == third.get_linestyle()
+
+
+def test_probe__layers_without_a_grid_have_no_map() -> None:
+    arrays, facts = probe(depth=14)
+    arrays["token_accuracy"][[5, 13]] = np.nan
+    figure = figure_of("probe", (arrays, facts))
+    assert "token maps of 8 of 12 layers; no grid at: 4, final" in titles(figure)[1]
+    shown = [axes.get_title() for axes in panels(figure) if axes.images]
+    assert shown[:2] + shown[-1:] == ["layer embed", "layer 0", "layer 11"]
+    assert not {"layer 4", "layer final"} & set(shown)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "name", "maps"), [("probe", "token_accuracy", (8, 2, 8)), ("receptive-field", "field", (8, 8, 32))]
+)
+def test_rectangular_maps_stand_close(analysis: str, name: str, maps: tuple[int, ...]) -> None:
+    arrays, facts = FOUND[analysis](depth=8)
+    square = figure_of(analysis, ({**arrays, name: rng().uniform(0, 1, (8, 8, 8))}, facts))
+    figure = figure_of(analysis, ({**arrays, name: rng().uniform(0, 1, maps)}, facts))
+    assert square.get_size_inches()[1] - figure.get_size_inches()[1] > 2.5
+    figure.draw_without_rendering()
+    upper, lower = (panel(figure, f"layer {layer}").get_window_extent() for layer in ("embed", "3"))
+    gap = (upper.y0 - lower.y1) / figure.dpi
+    assert 0 < gap < 0.7  # inches: tick labels and a title
+
+
 def test_equivariance__lines_per_shift_and_a_bar_per_check() -> None:
     found = equivariance()
     figure = figure_of("equivariance", found)
@@ -543,11 +713,18 @@ def test_equivariance__lines_per_shift_and_a_bar_per_check() -> None:
     np.testing.assert_array_equal(line(errors, "1 down, 0 right"), found[0]["translation_error"][:, 1])
     similarity = panel(figure, "similarity of two patches")
     np.testing.assert_array_equal(line(similarity, "neighbours"), found[0]["neighbour_similarity"])
-    checks = panel(figure, "differences that may be 0")
+    np.testing.assert_array_equal(line(similarity, "all pairs"), found[0]["random_similarity"])
+    checks = panel(figure, "differences that could be 0 (exact symmetry)")
     assert [text.get_text() for text in checks.texts] == [
         "6.0e-07", "3.0e-01", "not applicable", "0 (exact)", "not applicable",
     ]  # fmt: skip
     assert len(checks.patches) == 2
+
+
+def test_equivariance__twelve_blocks_are_all_named() -> None:
+    figure = figure_of("equivariance", equivariance(depth=15))
+    labels = tick_labels(panel(figure, "similarity of two patches"))
+    assert labels == ["pixels", "embed", *map(str, range(12)), "final"]
 
 
 def test_equivariance__no_shift_and_many_shifts() -> None:
@@ -588,6 +765,29 @@ def test_features__rows_of_pictures_and_all_norms_below() -> None:
     assert len(panels(figure)) == 2 * 4 + 1
 
 
+def test_features__colour_bars_are_as_high_as_their_columns() -> None:
+    figure = figure_of("features", features(pictures=3))
+    figure.draw_without_rendering()
+    column = [axes.get_position() for axes in panels(figure)[2:12:4]]
+    bars = [axes.get_position() for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert len(bars) == 2
+    for bar in bars:
+        assert bar.height > 0.95 * (column[0].y1 - column[-1].y0)
+
+
+def test_features__norms_that_are_nearly_alike_are_written_in_full() -> None:
+    arrays, facts = features()
+    arrays["norm_quantiles"] = 13.8 + 1e-6 * np.array([-3.0, -1, 0, 2, 5])
+    arrays["prefix_norm"] = np.full((2, 1), 13.8)
+    figure = figure_of("features", (arrays, facts))
+    axes = panels(figure)[-1]
+    figure.draw_without_rendering()
+    assert axes.xaxis.get_offset_text().get_text() == ""
+    low, high = axes.get_xlim()
+    assert high - low > 0.1
+    assert low < 13.8 < high
+
+
 @pytest.mark.parametrize(("pictures", "prefix", "num_axes"), [(0, 1, 1), (1, 0, 5), (6, 4, 17)])
 def test_features__any_number_of_pictures_and_prefix_tokens(pictures: int, prefix: int, num_axes: int) -> None:
     assert len(panels(figure_of("features", features(pictures, prefix)))) == num_axes
@@ -606,6 +806,22 @@ def test_receptive_field__maps_of_some_layers_and_lines_of_all() -> None:
     assert line(extent, "even over the image")[0] == 4.2
     share = panel(figure, "gradient inside the own patch").get_lines()[0].get_ydata()
     np.testing.assert_array_equal(share, [np.nan] + [50.0] * 25)
+
+
+def test_receptive_field__embedding_and_block_0_are_shown() -> None:
+    figure = figure_of("receptive-field", receptive_field(depth=26))
+    assert {"layer embed", "layer 0"} <= {axes.get_title() for axes in panels(figure)}
+
+
+def test_receptive_field__curves_are_neither_clipped_nor_under_the_legend() -> None:
+    arrays, facts = receptive_field()
+    figure = figure_of("receptive-field", (arrays | {"extent_px": np.array([4.5, 0.1, 0.1, 4.5])}, facts))
+    axes = panel(figure, "extent of the field")
+    figure.draw_without_rendering()
+    assert axes.get_ylim()[1] > 1.05 * 4.5
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0
 
 
 def test_receptive_field__a_single_layer() -> None:

@@ -149,13 +149,26 @@ def test_strangers_words_stand_everywhere_as_text(tmp_path: Path, picture: Path)
 def test_every_part_of_a_section_is_there(tmp_path: Path, picture: Path) -> None:
     page = full_report(tmp_path, picture)
     assert [text.strip() for text in page.headings] == [
-        "How it sees", "What the papers found, and this model", "Contents",
+        "How it sees", "Claims, held against this model", "Contents",
         "title of filters", "model", "Verdicts", "Again, alone",
         "title of pos-embed", "model", "Verdicts", "Again, alone", "Left out",
     ]  # fmt: skip
     for text in ("12.5", "px", "note", "vitctl inspect pos-embed", "V, figure 7", "look for", "random", "0.9"):
         assert text in page.text
     assert "nothing" not in page.text.replace("loads nothing", "")
+
+
+def test_the_words_before_a_sentence_do_not_say_its_start(tmp_path: Path, picture: Path) -> None:
+    section = section_of(picture, look_for="Look for tiles.", random_weights="Random weights would show noise.")
+    texts = report(tmp_path / "report.html", section).texts
+    labels = {text: texts[place - 1] for place, text in enumerate(texts)}
+    assert labels["Look for tiles."] == "Trained weights"
+    assert labels["Random weights would show noise."] == "Control"
+
+
+def test_the_contents_stand_in_columns_apart(tmp_path: Path, picture: Path) -> None:
+    (gap,) = re.findall(r"nav ul \{[^}]*column-gap: ([\d.]+)rem", full_report(tmp_path, picture).source)
+    assert float(gap) >= 2
 
 
 def test_contents_lead_to_every_section(tmp_path: Path, picture: Path) -> None:
@@ -205,6 +218,16 @@ def test_columns_of_numbers_stand_to_the_right(tmp_path: Path, picture: Path) ->
     page = report(tmp_path / "report.html", section_of(picture, panels=[table], claims=()))
     assert [one.get("class") for one in page.all("th")] == [None, "number", "number", None]
     assert [one.get("class") for one in page.all("td")] == [None, "number", "number", None] * 2
+
+
+def test_columns_without_any_value_are_left_out(tmp_path: Path, picture: Path) -> None:
+    rows = [["embed", "none", "none", "12%"], ["0", "none", "5%", "13%"]]
+    table = Panel("model", ["layer", "cls", "mean", "tokens"], rows)
+    page = report(tmp_path / "report.html", section_of(picture, panels=[table], claims=()))
+    assert len(page.all("th")) == 3
+    assert len(page.all("td")) == 6
+    assert "cls" not in page.texts
+    assert page.texts.count("none") == 1
 
 
 def test_a_panel_without_a_table_has_its_notes(tmp_path: Path, picture: Path) -> None:

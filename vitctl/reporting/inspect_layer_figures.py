@@ -165,7 +165,7 @@ def draw_norm_ratio(panel: SubFigure, shown: Shown) -> str:
                 axes.plot(line, label=f"{branches[branch]}, {tokens[token]}", **style)
         if not axes.get_lines():
             text = "every branch is 0: no " + ("ratio" if name == "ratio" else "cosine")
-            axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes, fontsize=9)
+            axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes, fontsize=9, bbox=WHITE)
         axes.set_xlim(-0.5, len(values) - 0.5)
         set_layer_ticks(axes.xaxis, [str(unit) for unit in range(len(values))])
         dress_lines(axes, title=label, x="block" if len(branches) > 1 else "residual unit", y=label.split(" of ")[0])

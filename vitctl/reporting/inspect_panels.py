@@ -111,7 +111,10 @@ def mean_of(values: np.ndarray) -> np.ndarray:
 
 def wrapped(text: str, longest: int, *, num_lines: int = 2) -> str:
     """Return ``text`` over at most ``num_lines`` lines of ``longest`` characters, cut where it is still longer."""
-    return "\n".join(textwrap.wrap(fitted(text, longest * num_lines), longest, max_lines=num_lines, placeholder="…"))
+    lines = textwrap.wrap(
+        fitted(text, longest * num_lines), longest, max_lines=num_lines, placeholder="…", break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 def largest(values: np.ndarray, default: float = 1.0) -> float:

@@ -241,10 +241,12 @@ def _panel(panel: Panel) -> str:
 
 def _without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Return a table without the columns that hold nothing but "none", e.g. a pooling that the model does not have."""
-    full = [
-        place for place in range(len(header)) if any(row[place : place + 1] != [NO_VALUE] for row in map(list, rows))
-    ]
-    return [header[place] for place in full], [[row[place] for place in full if place < len(row)] for row in rows]
+    is_empty = [all(list(row[place : place + 1]) == [NO_VALUE] for row in rows) for place in range(len(header))]
+
+    def without(cells: Sequence[str]) -> list[str]:
+        return [cell for cell, empty in zip(cells, is_empty, strict=False) if not empty]
+
+    return without(header), [without(row) for row in rows]
 
 
 def _picture(path: Path, words: str, caption: str) -> str:
