@@ -144,11 +144,11 @@ def test_a_cnn__is_copied_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "patch", "arguments"),
     [
-        pytest.param(name, 8, {}, id=what, marks=() if what == "class token" else pytest.mark.slow)
-        for what, name in MODELS.items()
-    ]
-    + [pytest.param(HYBRID, 16, HYBRID_ARGUMENTS, id="hybrid", marks=pytest.mark.slow)],
+        *(pytest.param(name, 8, {}, id=what) for what, name in MODELS.items()),
+        pytest.param(HYBRID, 16, HYBRID_ARGUMENTS, id="hybrid"),
+    ],
 )
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_exported_graph__takes_every_multiple(name: str, patch: int, arguments: dict[str, Any]) -> None:
     model = _model(name, **arguments)

@@ -190,11 +190,12 @@ def _serialised(exported: torch.onnx.ONNXProgram) -> bytes:
     "preprocessing",
     [
         pytest.param(_raw((16, 16), crop_pct=0.9), id="square"),
-        pytest.param(_raw((12, 20), interpolation="bilinear", crop_pct=0.95), id="rectangle", marks=pytest.mark.slow),
-        pytest.param(_raw((16, 16), interpolation="lanczos", crop_mode="squash"), id="squash", marks=pytest.mark.slow),
-        pytest.param(_raw((16, 16), interpolation="hamming"), id="hamming", marks=pytest.mark.slow),
+        pytest.param(_raw((12, 20), interpolation="bilinear", crop_pct=0.95), id="rectangle"),
+        pytest.param(_raw((16, 16), interpolation="lanczos", crop_mode="squash"), id="squash"),
+        pytest.param(_raw((16, 16), interpolation="hamming"), id="hamming"),
     ],
 )
+@pytest.mark.slow
 def test_the_exported_graph__has_pillows_levels_at_every_size(preprocessing: Preprocessing) -> None:
     program, proto = _exported(preprocessing)
     assert not {"Resize", "Upsample"} & {node.op_type for node in proto.graph.node}

@@ -97,6 +97,7 @@ def title_of(figure: Figure) -> str:
 # --- files -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWN)
 def test_any_name_is_drawn(tmp_path: Path, draw: Callable[..., None]) -> None:
     names = ["$5 & $\\frac{$", "caf\udce9 花 🐈\tand\nthere", "x" * 300, "/"]

@@ -274,6 +274,7 @@ def test_models_stand_beside_each_other_where_that_compares_better(analysis: str
     assert (two[1] == one[1]) == is_beside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", FOUND)
 def test_nan_and_infinity_are_drawn_and_said(analysis: str) -> None:
     arrays, facts = FOUND[analysis]()
