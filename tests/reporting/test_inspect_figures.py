@@ -687,7 +687,7 @@ def test_probe__layers_without_a_grid_have_no_map() -> None:
     arrays, facts = probe(depth=14)
     arrays["token_accuracy"][[5, 13]] = np.nan
     figure = figure_of("probe", (arrays, facts))
-    assert "token maps of 8 of 12 layers; no grid at: 4, final" in titles(figure)[1]
+    assert "token maps of 8 of 12 layers; on another grid: 4, final" in titles(figure)[1]
     shown = [axes.get_title() for axes in panels(figure) if axes.images]
     assert shown[:2] + shown[-1:] == ["layer embed", "layer 0", "layer 11"]
     assert not {"layer 4", "layer final"} & set(shown)

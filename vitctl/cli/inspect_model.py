@@ -251,8 +251,10 @@ def _print_all(report: dict[str, Any]) -> None:
         typer.echo("")
     pairs = []
     for one in report["skipped"]:
-        whose = "" if one["model"] is None else f" of {one['model']}"
-        pairs.append(("left out", f"{one['analysis']}{whose}: {one['reason']}"))
+        if one["model"] is None:
+            pairs.append(("left out", f"{one['analysis']}: {one['reason']}"))
+        else:  # others have it; the report says what to try
+            pairs.append(("left out", f"{one['analysis']} of {one['model']}: {one['reason'].split('; ')[0]}"))
     print_pairs([*pairs, ("report", report["report"]), ("files", report["out"])])
     typer.echo(
         "Look at the report for the pictures. Random weights, shown beside the main ones, are what no training looks "

@@ -204,7 +204,7 @@ def _token_maps_height(shown: Shown) -> float:
 def draw_probe(panel: SubFigure, shown: Shown) -> str:
     """Draw accuracy over depth, a line per pooling; below, the accuracy of each patch token of some layers."""
     layers, (with_grid, without) = shown.names("layers"), _token_map_layers(shown)
-    no_grid = f"no grid at: {', '.join(layers[place] for place in without)}" if without else ""
+    no_grid = f"on another grid: {', '.join(layers[place] for place in without)}" if without else ""
     parts = stacked(panel, (4.0, _token_maps_height(shown))) if with_grid else [panel]
     _draw_probe_lines(parts[0].subplots(), shown, layers)
     return joined([_draw_token_maps(parts[1], shown, with_grid), no_grid]) if with_grid else no_grid
