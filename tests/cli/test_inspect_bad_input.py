@@ -444,3 +444,20 @@ def test_what_cannot_work_is_refused_after_a_few_images(
     result = run_cli("inspect", *line, "--num-images", 40, "--batch-size", 4, "--num-workers", 0)
     assert result.exit_code in (2, 4), result.stderr
     assert shown <= 8
+
+
+def test_a_report_that_cannot_be_written_is_a_sentence(
+    run_cli: Callable[..., Any], tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    no_findings_drawn: None,
+) -> None:  # fmt: skip
+    from vitctl.workflows import inspect_model
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inspect_model, "write_report", full)
+    result = run_cli("inspect", "all", tiny_models["vit"], "--num-images", 4, "--shots", 1, "--seeds", 1,
+                     "--num-workers", 0, "--out", tmp_path / "out")  # fmt: skip
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "report.html cannot be written" in result.stderr
+    assert "No space left on device" in result.stderr

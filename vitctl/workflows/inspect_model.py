@@ -259,17 +259,21 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
     if not documents:
         reasons = "\n".join(f"  {analysis}: {reason}" for analysis, _, reason in skipped)
         raise ModelError(f"No analysis takes this model:\n{reasons}")
-    write_report(
-        out / REPORT,
-        title=f"How {' and '.join(model.name for model in inspection.models)} see{'s' * (len(inspection.models) == 1)}",
-        facts=[
-            (setting.name, f"{setting.value} ({setting.reason})" if setting.reason else setting.value)
-            for setting in _settings(inspection, "", out)
-        ],
-        sections=sections,
-        verdicts=[_claim(verdict) for verdict in verdicts],
-        skipped=[Skipped(_left_out(analysis, model), reason) for analysis, model, reason in skipped],
-    )
+    names = " and ".join(model.name for model in inspection.models)
+    try:
+        write_report(
+            out / REPORT,
+            title=f"How {names} see{'s' * (len(inspection.models) == 1)}",
+            facts=[
+                (setting.name, f"{setting.value} ({setting.reason})" if setting.reason else setting.value)
+                for setting in _settings(inspection, "", out)
+            ],
+            sections=sections,
+            verdicts=[_claim(verdict) for verdict in verdicts],
+            skipped=[Skipped(_left_out(analysis, model), reason) for analysis, model, reason in skipped],
+        )
+    except OSError as error:
+        raise SettingError(f"{out / REPORT} cannot be written: {error}. Give another folder with --out.") from error
     return {
         "analysis": ALL_ANALYSES,
         "analyses": documents,
