@@ -135,7 +135,8 @@ class LayerTap:
             output = output[0]  # tokens first, then what the block passes on beside them
         if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(images):
             raise ModelError(
-                f"Layer {layer} of {self._name} gives neither tokens nor a feature map; try the last layer."
+                f"Layer {layer} of {self._name} gives neither tokens nor a feature map; try the last layer "
+                "(--layers last; of inspect, --layer final)."
             )
         if output.ndim == 2:
             return Tokens(output[:, :0, None].expand(-1, -1, output.shape[1]), output[:, None])
@@ -180,7 +181,8 @@ class LayerTap:
         if num_prefix and grid is not None and num_tokens != num_prefix + grid[0] * grid[1]:
             raise ModelError(
                 f"Layer {layer} of {self._name} has {num_tokens} tokens; expected {num_prefix} before a grid of "
-                f"{grid[0]}x{grid[1]} patches. Try the last layer, with the model's own pooling."
+                f"{grid[0]}x{grid[1]} patches. Try the last layer with the model's own pooling (--layers last "
+                "--pool native), or in inspect --layer final."
             )
         return num_prefix
 
