@@ -1072,3 +1072,17 @@ def test_all__the_screen_ends_with_where_the_report_is(
     assert not any(line.startswith("localisation ") for line in lines)  # its last map is 1x1: nothing to judge
     assert "Random weights" in lines[-1]
     assert lines[-1].startswith("Look")
+
+
+def test_all__random_weights_are_neither_judged_nor_controlled(
+    run_cli: Callable[..., Any], tiny_models: dict[str, Path], photos: Path, tmp_path: Path, no_findings_drawn: None
+) -> None:
+    result = run_cli("inspect", "all", "--model", tiny_models["vit"], "--weights", "none", "--data", photos,
+                     "--num-images", 4, "--shots", 1, "--seeds", 1, "--num-workers", 0, "--out", tmp_path / "out",
+                     "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["verdicts"] == []
+    assert document["analyses"]["distance"]["results"][0]["name"].endswith(", random weights")
+    assert not (tmp_path / "out" / "random-weights").exists()
+    assert "nothing is judged" in " ".join(result.stderr.split())
