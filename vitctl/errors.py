@@ -24,9 +24,18 @@ class VitctlError(Exception):
 
 
 class SettingError(VitctlError):
-    """An option or a configuration value cannot be used (exit code 2)."""
+    """An option or a configuration value cannot be used (exit code 2).
+
+    Attributes:
+        field: The setting it is about, as Python and JSON spell it (``image_size``), where it is about one; the
+            sentence has the command line's spelling.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DataError(VitctlError):
@@ -61,13 +70,14 @@ def did_you_mean(word: str, known: Iterable[str], *, most: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
-def check_choice(value: str, allowed: Iterable[str], *, what: str) -> str:
+def check_choice(value: str, allowed: Iterable[str], *, what: str, field: str | None = None) -> str:
     """Return ``value`` when it is one of ``allowed``.
 
     Args:
         value: What was given.
         allowed: Every value that can be used.
         what: The option or setting, as the user writes it.
+        field: The setting's name, for the error.
 
     Raises:
         SettingError: It is not; the sentence lists the allowed values and the nearest.
@@ -75,5 +85,5 @@ def check_choice(value: str, allowed: Iterable[str], *, what: str) -> str:
     allowed = list(allowed)
     if value not in allowed:
         listed = ", ".join(allowed)
-        raise SettingError(f"{what} is {value!r}; it can be {listed}.{did_you_mean(value, allowed)}")
+        raise SettingError(f"{what} is {value!r}; it can be {listed}.{did_you_mean(str(value), allowed)}", field=field)
     return value

@@ -21,8 +21,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Pa
     import numpy as np
     from PIL import Image
 
-    from vitctl.config import FinetuneConfig
     from vitctl.conversation import Conversation
+    from vitctl.settings.finetune import FinetuneConfig
     from vitctl.workflows import finetune
 
     folder = tmp_path_factory.mktemp("runs")

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.config import ANALYSES
 from vitctl.inspecting.analyses import ANALYSES as WORDS
 from vitctl.inspecting.verdicts import CONTROLLED
+from vitctl.settings.words import ANALYSES
 
 WITHOUT_IMAGES = ("filters", "pos-embed")
 PAIRS = ("cka", "heads-vs-cnn")

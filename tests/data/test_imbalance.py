@@ -300,8 +300,8 @@ def test_an_image_shown_twice_in_an_epoch_is_cut_differently(skewed_split: Split
 @pytest.fixture
 def finetune(tiny_model_folder, tmp_path, no_rendering) -> Callable[..., dict]:
     """Fine-tune the tiny model for 3 steps of 8 on 4 red, 4 green and as many blue images as asked for."""
-    from vitctl.config import FinetuneConfig
     from vitctl.conversation import Conversation
+    from vitctl.settings.finetune import FinetuneConfig
     from vitctl.workflows import finetune as workflow
 
     def run(out: str, *, num_blue: int, **settings: object) -> dict:

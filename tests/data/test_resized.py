@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from vitctl.config import EvaluateConfig, FinetuneConfig, config_from_file, merge
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import BatchPlan, training_batches
 from vitctl.data.resized import resized_sizes, resized_split
@@ -28,6 +27,9 @@ from vitctl.data.sources.folder import FileImages
 from vitctl.data.transforms import TrainingTransform
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.decisions import validation_steps
 from vitctl.workflows import evaluate, finetune
 

@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitctl.config import EvaluateConfig, FinetuneConfig
 from vitctl.conversation import Conversation
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.images import EXTENSIONS, pixel_hash, to_rgb
@@ -28,6 +27,8 @@ from vitctl.data.source import Split
 from vitctl.data.sources import open_source
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import evaluate, finetune
 
 # Pillow's warnings are no verdict; what a user sees of them is a test of its own

@@ -9,9 +9,10 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from vitctl.evaluation.episodes import episode_accuracies
-from vitctl.evaluation.fewshot import CLASSIFIERS, Probe, fit_probe, predict_knn
+from vitctl.evaluation.fewshot import Probe, fit_probe, predict_knn
 from vitctl.evaluation.ridge import LinearClassifier, predict_classes
 from vitctl.evaluation.supports import Episodes, draw_episodes
+from vitctl.settings.words import FEWSHOT_CLASSIFIERS
 
 RIDGE = Probe("ridge", l2=(2.0**-10, 1.0, 1024.0, 2.0**19))
 CENTROID = Probe("centroid")
@@ -156,7 +157,7 @@ def test_batches_are_exact__constant_features(probe: Probe, shots: int) -> None:
         assert (found == episode_accuracies(features[:, others], test[:, others], episodes, probe)).all()
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", FEWSHOT_CLASSIFIERS)
 def test_identical_features_leave_nothing_to_choose_by(classifier: str) -> None:
     features, test = np.full((40, 6), 0.1, dtype=np.float32), np.full((40, 6), 0.1, dtype=np.float32)
     labels = np.repeat(np.arange(4), 10)

@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_limits
 
 from vitctl.evaluation import fewshot
 from vitctl.evaluation.fewshot import (
-    CLASSIFIERS,
     LOGISTIC_C,
     LOGISTIC_ONE_SHOT_C,
     Prediction,
@@ -33,6 +32,7 @@ from vitctl.evaluation.ridge import (
     standardise_support,
 )
 from vitctl.evaluation.supports import draw_support, rows_used
+from vitctl.settings.words import FEWSHOT_CLASSIFIERS
 
 
 def _clusters(
@@ -403,7 +403,7 @@ def test_predictions__do_not_depend_on_other_shots_or_on_images_that_no_draw_use
 
 
 @pytest.mark.usefixtures("few_candidates")
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", FEWSHOT_CLASSIFIERS)
 def test_predictions__all_images(classifier: str) -> None:
     features, labels, test, test_labels = _clusters([20, 6, 15], 8, apart=3.0)
     probe = Probe(classifier, l2=(1.0,), neighbours=(5,))
@@ -421,7 +421,7 @@ def test_predictions__all_images(classifier: str) -> None:
 
 
 @pytest.mark.usefixtures("few_candidates")
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", FEWSHOT_CLASSIFIERS)
 def test_predictions__a_row_depends_on_no_other_test_row(classifier: str) -> None:
     features, labels, test, _ = _clusters([8, 8, 8], 6, apart=0.4)
     probe = Probe(classifier, l2=None, neighbours=(4,))
@@ -433,7 +433,7 @@ def test_predictions__a_row_depends_on_no_other_test_row(classifier: str) -> Non
 
 
 @pytest.mark.usefixtures("few_candidates")
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", FEWSHOT_CLASSIFIERS)
 def test_shuffled_labels_give_chance(classifier: str) -> None:
     features, labels, test, test_labels = _clusters([15] * 4, 6, num_test=100, apart=3.0)
     probe = Probe(classifier, l2=None, neighbours=(5,))
@@ -449,7 +449,7 @@ def test_shuffled_labels_give_chance(classifier: str) -> None:
 
 
 @pytest.mark.usefixtures("few_candidates")
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", FEWSHOT_CLASSIFIERS)
 def test_two_classes(classifier: str) -> None:
     features, labels, test, test_labels = _clusters([10, 10], 7, apart=3.0)
     (found,) = _predictions(features, labels, test, Probe(classifier, neighbours=(3,)), [5], num_classes=2)

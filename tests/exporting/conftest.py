@@ -14,12 +14,12 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from vitctl.config import ExportConfig
 from vitctl.conversation import Conversation
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.exporting.source import Source, hash_weights
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.export import ExportConfig
 
 NAMES = ("cat", "dog", "bird")
 PREPROCESSING = Preprocessing((16, 16), "bicubic", 0.8, "center", (0.4, 0.5, 0.6), (0.25, 0.2, 0.3))

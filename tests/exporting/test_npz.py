@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError
-from vitctl.exporting.npz import LAYOUTS, check_npz_can_hold, npz_arrays, with_tanh_gelu, write_npz
+from vitctl.exporting.npz import check_npz_can_hold, npz_arrays, with_tanh_gelu, write_npz
 from vitctl.models.weights import load_weights_file
+from vitctl.settings.words import NPZ_LAYOUTS as LAYOUTS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 IO = np.load(GOLDEN / "tok_io.npz")

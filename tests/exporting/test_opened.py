@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import ModelError
-from vitctl.exporting.formats import FORMATS, Exporter, GraphSettings
+from vitctl.exporting.formats import Exporter, GraphSettings
 from vitctl.exporting.opened import (
     OpenedExport,
     open_npz,
@@ -27,6 +27,7 @@ from vitctl.exporting.opened import (
     run_of_module,
 )
 from vitctl.exporting.source import Source
+from vitctl.settings.words import EXPORT_FORMATS as FORMATS
 
 SLOW = pytest.mark.slow
 OUTPUTS = {"onnx": ["logits", "embedding"], "pt2": ["logits", "embedding"]}  # the others hold the first alone

@@ -20,8 +20,9 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from vitctl.exporting import graph, to_onnx, verification
-from vitctl.exporting.formats import FORMATS, Exporter
+from vitctl.exporting.formats import Exporter
 from vitctl.exporting.source import Source
+from vitctl.settings.words import EXPORT_FORMATS as FORMATS
 
 Damage = Callable[[Path], None]
 SLOW = pytest.mark.slow

@@ -10,7 +10,6 @@ from torch import nn
 
 from vitctl.errors import ModelError
 from vitctl.models.build import (
-    DEMO,
     check_model_name,
     classifiers,
     load_classifier,
@@ -22,6 +21,7 @@ from vitctl.models.build import (
 from vitctl.models.geometry import geometry_of
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.words import DEMO
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 

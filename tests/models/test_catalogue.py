@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from vitctl.errors import ModelError
-from vitctl.models.build import DEMO
 from vitctl.models.catalogue import Tag, describe_model, model_names
+from vitctl.settings.words import DEMO
 
 VIT_FAMILIES = ("vit_*", "deit*", "eva*", "beit*", "flexivit*")
 

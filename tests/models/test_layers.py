@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.layers import (
-    EMBED,
-    FINAL,
     LayerTap,
     Tokens,
     choose_layers,
@@ -21,6 +19,8 @@ from vitctl.models.layers import (
     layer_names,
     pooled_by_model,
 )
+from vitctl.settings.parsing import names
+from vitctl.settings.words import EMBED, FINAL
 
 _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 _STAGES = {"depths": (1, 1, 1, 1), "num_classes": 5}
@@ -151,10 +151,10 @@ def test_blocks__unknown_leave_only_the_final_layer(name: str) -> None:
         model = timm.create_model(name)
     assert find_blocks(model) == ()
     assert layer_names(model) == ("final",)
-    assert choose_layers("all", model, name=name) == ("final",)
-    assert choose_layers("last", model, name=name) == ("final",)
+    assert choose_layers(["all"], model, name=name) == ("final",)
+    assert choose_layers(["last"], model, name=name) == ("final",)
     with pytest.raises(SettingError) as caught:
-        choose_layers("0", model, name=name)
+        choose_layers(["0"], model, name=name)
     assert str(caught.value) == f"--layers '0' is no layer of {name}; it has final only (its blocks are not known)."
 
 
@@ -176,7 +176,7 @@ def test_blocks__empty_lists_do_not_count() -> None:
     ],
 )
 def test_choose_layers(text: str, layers: tuple[Any, ...]) -> None:
-    assert choose_layers(text, _tiny("vit"), name="it") == layers
+    assert choose_layers(names(text, "--layers"), _tiny("vit"), name="it") == layers
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_choose_layers(text: str, layers: tuple[Any, ...]) -> None:
 )
 def test_choose_layers__unknown(text: str, wrong: str) -> None:
     with pytest.raises(SettingError) as caught:
-        choose_layers(text, _tiny("vit"), name="my-vit")
+        choose_layers(names(text, "--layers"), _tiny("vit"), name="my-vit")
     assert str(caught.value) == f"--layers {wrong!r} is no layer of my-vit; it has embed, 0 to 2, final."
 
 
@@ -481,5 +481,5 @@ def test_pooled_by_model_is_what_its_classifier_sees(name: str) -> None:
 def test_sentences_name_no_python_types() -> None:
     for text in ("x", "12"):
         with pytest.raises(SettingError) as caught:
-            choose_layers(text, _tiny("swin"), name="swin")
+            choose_layers(names(text, "--layers"), _tiny("swin"), name="swin")
         assert re.fullmatch(r"--layers '\w+' is no layer of swin; it has embed, 0 to 3, final\.", str(caught.value))

@@ -1,28 +1,45 @@
-"""Facts that must stand in two places (plain Python here, beside the code that acts there) agree."""
+"""Facts have one home: choices stand in ``settings/words.py``, and code that keys a table by them has every one."""
 
-from vitctl import config, recipes
-from vitctl.data.transforms import CROPS
-from vitctl.evaluation.features import POOLS
-from vitctl.evaluation.fewshot import CLASSIFIERS
-from vitctl.evaluation.ridge import BALANCES
-from vitctl.exporting import formats, npz, source
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import vitctl
 from vitctl.exporting.verification import TOLERANCES
-from vitctl.models.build import DEMO
-from vitctl.primitives.devices import DEVICES
+from vitctl.inspecting.analyses import ANALYSES
 from vitctl.primitives.position_embeddings import METHODS
-from vitctl.training.decisions import DEMO_MODEL
+from vitctl.settings import words
+
+PACKAGE = Path(vitctl.__file__).parent
+LISTS = {value: name for name, value in vars(words).items() if isinstance(value, tuple) and len(value) > 1}
 
 
-def test_choices_agree() -> None:
-    assert tuple(METHODS) == config.INTERPOLATIONS == recipes._CHOICES["pos_embed_interp"]
-    assert CROPS == recipes._CHOICES["crop"]
-    assert DEVICES == config.DEVICES
-    assert CLASSIFIERS == config.FEWSHOT_CLASSIFIERS
-    assert BALANCES == config.BALANCES
-    assert POOLS == config.POOLS
-    assert DEMO == DEMO_MODEL
-    assert formats.FORMATS == config.EXPORT_FORMATS
-    assert formats.GRAPH_FORMATS == config.GRAPH_FORMATS
-    assert source.OUTPUTS == config.OUTPUTS
-    assert npz.LAYOUTS == config.NPZ_LAYOUTS
-    assert tuple(TOLERANCES) == config.PRECISIONS
+def lists_said_again(source: str, name: str) -> Iterator[str]:
+    """Yield the tuples and lists that are a list of ``words`` written again (another order is a preference)."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Tuple, ast.List)) and len(node.elts) > 2:
+            values = tuple(one.value for one in node.elts if isinstance(one, ast.Constant))
+            home = LISTS.get(values) if len(values) == len(node.elts) else None
+            if home is not None:
+                yield f"{name}:{node.lineno}: {values} is words.{home}"
+
+
+def test_choices_stand_once() -> None:
+    found = [
+        sentence
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path != Path(words.__file__)
+        for sentence in lists_said_again(path.read_text(encoding="utf-8"), str(path.relative_to(PACKAGE)))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_choices_stand_once__the_check_can_fail() -> None:
+    assert list(lists_said_again('FUSIONS = ("mean", "max", "min")', "planted.py"))
+    assert not list(lists_said_again('FUSIONS = ("mean", "max", "sum")', "planted.py"))
+
+
+def test_tables_have_every_choice() -> None:
+    assert tuple(METHODS) == words.INTERPOLATIONS
+    assert tuple(TOLERANCES) == words.PRECISIONS
+    assert tuple(ANALYSES) == words.ANALYSES

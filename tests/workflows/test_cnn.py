@@ -13,9 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
 
-from vitctl.config import EvaluateConfig, FinetuneConfig, PredictConfig, config_from_file, merge
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.predict import PredictConfig
 from vitctl.workflows import evaluate, finetune, predict
 
 pytestmark = pytest.mark.usefixtures("no_rendering")

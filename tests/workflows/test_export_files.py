@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from vitctl import __version__
-from vitctl.config import ExportConfig
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.export import ExportConfig
 from vitctl.workflows import export
 from vitctl.workflows.export_source import Place, choose_images, find_place, load_source
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from vitctl.config import FinetuneConfig, config_from_file, merge
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -81,7 +82,7 @@ def test_same_classes__head_kept(run: Run) -> None:
 
 
 def test_validation_loss_is_what_evaluate_says(run: Run) -> None:
-    from vitctl.config import EvaluateConfig
+    from vitctl.settings.evaluate import EvaluateConfig
     from vitctl.workflows import evaluate
 
     summary = run()
@@ -147,7 +148,7 @@ def test_other_recipe_than_the_files__nothing_of_the_old_one_stays(run: Run) -> 
 
 def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only training may run in bf16: with it, the scores of a run are still those of fp32."""
-    from vitctl.config import EvaluateConfig
+    from vitctl.settings.evaluate import EvaluateConfig
     from vitctl.workflows import evaluate
 
     plain = run(out="fp32", steps=1)

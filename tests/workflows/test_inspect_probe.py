@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.config import FewshotEvalConfig
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.inspecting.findings import Findings
 from vitctl.primitives.seeds import random_generator
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.workflows import fewshot_eval, inspect_probe
 from vitctl.workflows.inspect_probe import PROBE_POOLS, even_positions, probe
 

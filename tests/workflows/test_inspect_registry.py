@@ -4,19 +4,19 @@ from pathlib import Path
 
 import torch
 
-from vitctl import config
 from vitctl.conversation import Conversation
 from vitctl.inspecting.analyses import ANALYSES
 from vitctl.inspecting.verdicts import _JUDGES, CONTROLLED
+from vitctl.settings import words as choices
 from vitctl.workflows.inspect_analyses import _OF_MODEL, _PAIRS
 from vitctl.workflows.inspect_subjects import ModelChoice, load_subject
 
 
 def test_every_analysis_is_described_and_run() -> None:
-    assert tuple(ANALYSES) == config.ANALYSES
-    assert {*_OF_MODEL, *_PAIRS, "probe"} == set(config.ANALYSES)
-    assert set(_JUDGES) <= set(config.ANALYSES)
-    assert set(CONTROLLED) <= set(config.ANALYSES)
+    assert tuple(ANALYSES) == choices.ANALYSES
+    assert {*_OF_MODEL, *_PAIRS, "probe"} == set(choices.ANALYSES)
+    assert set(_JUDGES) <= set(choices.ANALYSES)
+    assert set(CONTROLLED) <= set(choices.ANALYSES)
 
 
 def test_every_analysis_ends_with_what_to_look_for_and_random_weights() -> None:

@@ -15,9 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vitctl.config import DataConfig, EvaluateConfig, FinetuneConfig, PredictConfig, config_from_file, merge
 from vitctl.conversation import Conversation, Setting
 from vitctl.data import scan
+from vitctl.settings.data import DataConfig
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.predict import PredictConfig
 from vitctl.workflows import data, evaluate, finetune, predict
 
 Row = tuple[str, str, bytes]

@@ -1,20 +1,14 @@
 """``vitctl data SPEC`` on the command line."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from vitctl.cli.options import (
-    GroupColumnOption,
-    GroupPatternOption,
-    ImageColumnOption,
-    ImageRootOption,
-    JsonOption,
-    LabelColumnOption,
-)
+from vitctl.cli.command import run, takes
+from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs, printable
-from vitctl.cli.screen import Screen
-from vitctl.config import DataConfig
+from vitctl.settings.data import DataConfig
+from vitctl.settings.option import settings_of
 
 EXAMPLES = """\
 Examples:
@@ -28,46 +22,14 @@ Examples:
 MOST_CLASSES, MOST_LINES = 40, 10
 
 
-def data(
-    data: Annotated[
-        str | None,
-        typer.Argument(metavar="SPEC", help="Images: anything that finetune --data takes.", show_default=False),
-    ] = DataConfig.data,
-    image_root: ImageRootOption = DataConfig.image_root,
-    image_column: ImageColumnOption = DataConfig.image_column,
-    label_column: LabelColumnOption = DataConfig.label_column,
-    group_column: GroupColumnOption = DataConfig.group_column,
-    group_pattern: GroupPatternOption = DataConfig.group_pattern,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Share that finetune would hold out, 0 to below 1.", show_default=False),
-    ] = DataConfig.val_fraction,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of that split.")] = DataConfig.seed,
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where to write (default: data-NAME).", show_default=False)
-    ] = DataConfig.out,
-    as_json: JsonOption = False,
-) -> None:
+@takes(DataConfig)
+def data(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Say what images there are and what is wrong with them, before training.
 
     Counts, sizes, files that cannot be read, exact duplicates within and across splits, class imbalance,
     strange shapes. Writes report.json and contact-sheet.png; the data are only read.
     """
-    config = DataConfig(
-        data=data,
-        image_root=image_root,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        group_pattern=group_pattern,
-        val_fraction=val_fraction,
-        seed=seed,
-        out=out,
-    )
-    screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import data as workflow
-    report = workflow.run(config, screen)
+    report = run("data", settings_of(DataConfig, given))
     if as_json:
         print_json(report)
     else:

@@ -1,25 +1,14 @@
 """``vitctl evaluate RUN`` on the command line."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from vitctl.cli.options import (
-    ClassifierModelOption,
-    ClassifierWeightsOption,
-    DeviceOption,
-    ImageColumnOption,
-    ImageRootOption,
-    JsonOption,
-    LabelColumnOption,
-    NumThreadsOption,
-    NumWorkersOption,
-    OnBadImageOption,
-    RunArgument,
-)
+from vitctl.cli.command import run, takes
+from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs
-from vitctl.cli.screen import Screen
-from vitctl.config import EvaluateConfig
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.option import settings_of
 
 EXAMPLES = """\
 Examples:
@@ -33,67 +22,14 @@ Examples:
 MOST_CLASSES_SHOWN = 40
 
 
-def evaluate(
-    run: RunArgument = EvaluateConfig.run,
-    model: ClassifierModelOption = EvaluateConfig.model,
-    weights: ClassifierWeightsOption = EvaluateConfig.weights,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Images to evaluate on; otherwise the run's own validation images.",
-            show_default=False,
-        ),
-    ] = EvaluateConfig.data,
-    image_root: ImageRootOption = EvaluateConfig.image_root,
-    image_column: ImageColumnOption = EvaluateConfig.image_column,
-    label_column: LabelColumnOption = EvaluateConfig.label_column,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="val, test, train or all; of --data the first of test, val, all that it has.",
-            show_default=False,
-        ),
-    ] = EvaluateConfig.split,
-    on_bad_image: OnBadImageOption = EvaluateConfig.on_bad_image,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images at a time; the result does not depend on it.")
-    ] = EvaluateConfig.batch_size,
-    num_workers: NumWorkersOption = EvaluateConfig.num_workers,
-    num_threads: NumThreadsOption = EvaluateConfig.num_threads,
-    device: DeviceOption = EvaluateConfig.device,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Where to write (default: RUN/evaluate-SPLIT).", show_default=False),
-    ] = EvaluateConfig.out,
-    as_json: JsonOption = False,
-) -> None:
+@takes(EvaluateConfig)
+def evaluate(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Say how good a classifier is: accuracy with its interval, calibration, every class.
 
     Writes evaluation.json, predictions.csv, confusion.csv, confusion.png and
     highest-loss.png: the images it gets most wrong.
     """
-    config = EvaluateConfig(
-        run=run,
-        model=model,
-        weights=weights,
-        data=data,
-        image_root=image_root,
-        image_column=image_column,
-        label_column=label_column,
-        split=split,
-        on_bad_image=on_bad_image,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        num_threads=num_threads,
-        device=device,
-        out=out,
-    )
-    screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import evaluate as workflow
-    report = workflow.run(config, screen)
+    report = run("evaluate", settings_of(EvaluateConfig, given))
     if as_json:
         print_json(report)
     else:

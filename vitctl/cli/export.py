@@ -1,14 +1,15 @@
 """``vitctl export RUN`` on the command line."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from vitctl.cli.options import JsonOption, NumThreadsOption
+from vitctl.cli.command import run, takes
+from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs
-from vitctl.cli.screen import Screen
-from vitctl.config import EXPORT_FORMATS, MAX_OPSET, MIN_OPSET, NPZ_LAYOUTS, OUTPUTS, PRECISIONS, ExportConfig
 from vitctl.primitives.formatting import format_bytes
+from vitctl.settings.export import ExportConfig
+from vitctl.settings.option import settings_of
 
 EXAMPLES = """\
 Examples:
@@ -22,100 +23,15 @@ Examples:
 """
 
 
-def export(
-    run: Annotated[
-        str | None,
-        typer.Argument(metavar="RUN", help="Run folder, its best/ or last/, or a timm folder.", show_default=False),
-    ] = ExportConfig.run,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Instead of RUN: demo or a timm name.", show_default=False),
-    ] = ExportConfig.model,
-    weights: Annotated[
-        str, typer.Option(metavar="SPEC", help="With --model: pretrained, none, or a weights file.")
-    ] = ExportConfig.weights,
-    to: Annotated[
-        str, typer.Option(metavar="FORMATS", help=f"A list of {', '.join(EXPORT_FORMATS)}; or all that fit the model.")
-    ] = ExportConfig.to,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Gets one folder per format (default: RUN/exports, or exports/NAME).",
-            show_default=False,
-        ),
-    ] = ExportConfig.out,
-    which: Annotated[str, typer.Option(metavar="WHICH", help="Weights of a run: best or last.")] = ExportConfig.which,
-    image_size: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW", help="Pixels, height first; else the model's own.", show_default=False),
-    ] = ExportConfig.image_size,
-    dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="onnx, pt2: take every multiple of the patch.")
-    ] = ExportConfig.dynamic_size,
-    opset: Annotated[
-        int, typer.Option(metavar="N", help=f"onnx: operator set, {MIN_OPSET} to {MAX_OPSET}.")
-    ] = ExportConfig.opset,
-    precision: Annotated[
-        str, typer.Option(metavar="WHAT", help=f"onnx: {', '.join(PRECISIONS)}.")
-    ] = ExportConfig.precision,
-    embed_preprocess: Annotated[
-        bool,
-        typer.Option("--embed-preprocess", help="onnx, pt2: take (batch, height, width, 3) uint8 images of any size."),
-    ] = ExportConfig.embed_preprocess,
-    outputs: Annotated[
-        str,
-        typer.Option(metavar="LIST", help=f"onnx, pt2: {', '.join(OUTPUTS)}; the logits always come first."),
-    ] = ExportConfig.outputs,
-    npz_layout: Annotated[
-        str, typer.Option(metavar="NAME", help=f"npz: {', '.join(NPZ_LAYOUTS)}.")
-    ] = ExportConfig.npz_layout,
-    verify: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Images to verify on; else the run's validation images, else the embedded digits.",
-            show_default=False,
-        ),
-    ] = ExportConfig.verify,
-    max_accuracy_drop: Annotated[
-        float, typer.Option(metavar="X", help="fp16, int8-dynamic: accuracy they may lose, 0 to 1.")
-    ] = ExportConfig.max_accuracy_drop,
-    benchmark: Annotated[
-        bool, typer.Option("--benchmark", help="Measure latency at batch 1 and 8, the source beside the exports.")
-    ] = ExportConfig.benchmark,
-    num_threads: NumThreadsOption = ExportConfig.num_threads,
-    as_json: JsonOption = False,
-) -> None:
+@takes(ExportConfig)
+def export(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Write a model in formats that other programs open, and prove that each behaves like it.
 
     Every export is opened from its files, shown real images at several batch sizes and
     compared with the source; one that differs is not written (exit 4). Each folder gets
     export.json (what was measured) and a README.md (how to run it).
     """
-    config = ExportConfig(
-        run=run,
-        model=model,
-        weights=weights,
-        to=to,
-        out=out,
-        which=which,
-        image_size=image_size,
-        dynamic_size=dynamic_size,
-        opset=opset,
-        precision=precision,
-        embed_preprocess=embed_preprocess,
-        outputs=outputs,
-        npz_layout=npz_layout,
-        verify=verify,
-        max_accuracy_drop=max_accuracy_drop,
-        benchmark=benchmark,
-        num_threads=num_threads,
-    )
-    screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import export as workflow
-    report = workflow.run(config, screen)
+    report = run("export", settings_of(ExportConfig, given))
     if as_json:
         print_json(report)
     else:

@@ -1,25 +1,15 @@
 """``vitctl fewshot-eval`` on the command line."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from vitctl.cli.options import (
-    DeviceOption,
-    GroupColumnOption,
-    GroupPatternOption,
-    ImageColumnOption,
-    ImageRootOption,
-    JsonOption,
-    LabelColumnOption,
-    NumThreadsOption,
-    NumWorkersOption,
-    OnBadImageOption,
-)
+from vitctl.cli.command import run, takes
+from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs
-from vitctl.cli.screen import Screen
-from vitctl.config import BALANCES, FEWSHOT_CLASSIFIERS, POOLS, PREPROCESSINGS, PROTOCOLS, FewshotEvalConfig
 from vitctl.primitives.formatting import format_seconds
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
+from vitctl.settings.option import settings_of
 
 EXAMPLES = """\
 Examples:
@@ -35,160 +25,15 @@ Examples:
 MOST_ROWS_SHOWN = 60
 
 
-def fewshot_eval(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Model: demo, a timm name (ViT or CNN), a run or timm folder; repeat to compare.",
-            show_default=False,
-        ),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="pretrained, none, or a weights file; once, or once per --model.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Support pool, anything that finetune --data takes; repeat for several.",
-            show_default=False,
-        ),
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Test images, one per --data; otherwise its test or val split, else a stratified fifth.",
-            show_default=False,
-        ),
-    ] = None,
-    image_root: ImageRootOption = FewshotEvalConfig.image_root,
-    image_column: ImageColumnOption = FewshotEvalConfig.image_column,
-    label_column: LabelColumnOption = FewshotEvalConfig.label_column,
-    group_column: GroupColumnOption = FewshotEvalConfig.group_column,
-    group_pattern: GroupPatternOption = FewshotEvalConfig.group_pattern,
-    on_bad_image: OnBadImageOption = FewshotEvalConfig.on_bad_image,
-    shots: Annotated[
-        str, typer.Option(metavar="LIST", help="Support images per class; or all.")
-    ] = FewshotEvalConfig.shots,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Support draws, seeds 0 to N-1 (default: 10; 1 for episodes).", show_default=False
-        ),
-    ] = FewshotEvalConfig.seeds,
-    classifier: Annotated[
-        str, typer.Option(metavar="NAME", help=f"{', '.join(FEWSHOT_CLASSIFIERS)}.")
-    ] = FewshotEvalConfig.classifier,
-    l2: Annotated[
-        str,
-        typer.Option(
-            "--l2", metavar="VALUES", help="Penalties of ridge, or loo: by leave-one-out accuracy on the support."
-        ),
-    ] = FewshotEvalConfig.l2,
-    neighbours: Annotated[
-        str, typer.Option(metavar="LIST", help="Numbers of neighbours of knn.")
-    ] = FewshotEvalConfig.neighbours,
-    balance: Annotated[
-        str, typer.Option(metavar="HOW", help=f"Of ridge, where classes are uneven: {', '.join(BALANCES)}.")
-    ] = FewshotEvalConfig.balance,
-    layers: Annotated[
-        str, typer.Option(metavar="LIST", help="last, all, or a list: embed, 0 to L-1, final.")
-    ] = FewshotEvalConfig.layers,
-    pool: Annotated[str, typer.Option(metavar="LIST", help=f"{', '.join(POOLS)}.")] = FewshotEvalConfig.pool,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="px; otherwise each model's own.", show_default=False)
-    ] = FewshotEvalConfig.image_size,
-    preprocess: Annotated[
-        str, typer.Option(metavar="NAME", help=f"{', '.join(PREPROCESSINGS)} (as published few-shot numbers).")
-    ] = FewshotEvalConfig.preprocess,
-    protocol: Annotated[
-        str, typer.Option(metavar="NAME", help=f"{', '.join(PROTOCOLS)} (N-way K-shot tasks).")
-    ] = FewshotEvalConfig.protocol,
-    ways: Annotated[
-        str, typer.Option(metavar="LIST", help="Of episodes: numbers of classes.")
-    ] = FewshotEvalConfig.ways,
-    episodes: Annotated[int, typer.Option(metavar="N", help="Episodes per seed.")] = FewshotEvalConfig.episodes,
-    queries: Annotated[
-        int, typer.Option(metavar="N", help="Of episodes: test images per class.")
-    ] = FewshotEvalConfig.queries,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.npz",
-            help="Instead of models and data: x_train, y_train, x_test, y_test.",
-            show_default=False,
-        ),
-    ] = FewshotEvalConfig.features,
-    predictions: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.npz", help="Write the predicted class of every test image.", show_default=False),
-    ] = FewshotEvalConfig.predictions,
-    cache: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Keep features here for the next time.", show_default=False)
-    ] = FewshotEvalConfig.cache,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images at a time; the result does not depend on it.")
-    ] = FewshotEvalConfig.batch_size,
-    num_workers: NumWorkersOption = FewshotEvalConfig.num_workers,
-    num_threads: NumThreadsOption = FewshotEvalConfig.num_threads,
-    device: DeviceOption = FewshotEvalConfig.device,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Where to write (default: fewshot-eval).", show_default=False),
-    ] = FewshotEvalConfig.out,
-    as_json: JsonOption = False,
-) -> None:
+@takes(FewshotEvalConfig)
+def fewshot_eval(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Say how good frozen features are: linear few-shot evaluation, with intervals.
 
     Fits a linear classifier in closed form on a few images per class, for
     several draws of them, and scores the test images. Writes results.json,
     results.csv, supports.json and pictures. Nothing is trained.
     """
-    config = FewshotEvalConfig(
-        model=_several(model),
-        weights=_several(weights),
-        data=_several(data),
-        test=_several(test),
-        image_root=image_root,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        group_pattern=group_pattern,
-        on_bad_image=on_bad_image,
-        shots=shots,
-        seeds=seeds,
-        classifier=classifier,
-        l2=l2,
-        neighbours=neighbours,
-        balance=balance,
-        layers=layers,
-        pool=pool,
-        image_size=image_size,
-        preprocess=preprocess,
-        protocol=protocol,
-        ways=ways,
-        episodes=episodes,
-        queries=queries,
-        features=features,
-        predictions=predictions,
-        cache=cache,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        num_threads=num_threads,
-        device=device,
-        out=out,
-    )
-    screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import fewshot_eval as workflow
-    document = workflow.run(config, screen)
+    document = run("fewshot_eval", settings_of(FewshotEvalConfig, given))
     if as_json:
         print_json(document)
     else:

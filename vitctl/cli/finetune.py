@@ -6,23 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from vitctl.cli.options import (
-    DeviceOption,
-    GroupColumnOption,
-    GroupPatternOption,
-    ImageColumnOption,
-    ImageRootOption,
-    JsonOption,
-    LabelColumnOption,
-    NumThreadsOption,
-    NumWorkersOption,
-    OnBadImageOption,
-    given_options,
-)
+from vitctl.cli.command import run, takes
+from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_json, print_pairs
-from vitctl.cli.screen import Screen, is_first_process
-from vitctl.config import FinetuneConfig, config_from_file, merge
+from vitctl.cli.screen import is_first_process
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.option import settings_of
 
 EXAMPLES = """\
 Examples:
@@ -35,138 +26,10 @@ Examples:
   vitctl finetune --config runs/photos/config.json --out runs/again
 """
 
-CHOSEN = "(chosen for you when not given; the header says why)"
 
-
+@takes(FinetuneConfig)
 def finetune(
-    context: typer.Context,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Training images: a folder, a table, tar shards, a saved data set, hub:OWNER/NAME, or digits "
-            "(the default).",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.data,
-    image_root: ImageRootOption = FinetuneConfig.image_root,
-    image_column: ImageColumnOption = FinetuneConfig.image_column,
-    label_column: LabelColumnOption = FinetuneConfig.label_column,
-    group_column: GroupColumnOption = FinetuneConfig.group_column,
-    group_pattern: GroupPatternOption = FinetuneConfig.group_pattern,
-    val: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Validation images; otherwise the data's own split, or a part held out.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.val,
-    val_fraction: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Share of the training images to hold out, 0 to below 1; 0 trains on all.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.val_fraction,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="demo, a timm name ('vitctl models vit'), a run folder or a timm folder.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.model,
-    weights: Annotated[
-        str,
-        typer.Option(metavar="SPEC", help="pretrained, none, or a .safetensors, .pth or Google .npz file."),
-    ] = FinetuneConfig.weights,
-    image_size: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW", help=f"Pixels to fine-tune at {CHOSEN}.", show_default=False),
-    ] = FinetuneConfig.image_size,
-    pos_embed_interp: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="Resampling of position embeddings: paper, bicubic, bicubic-aa.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.pos_embed_interp,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="How the new head starts: zero, or ridge, the closed-form linear probe; else as the recipe says.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.head,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="How to train ('vitctl recipes ls'); demo for the demo model, else transfer.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.recipe,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Optimiser steps; or --epochs.", show_default=False)
-    ] = FinetuneConfig.steps,
-    epochs: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Passes over the training images; or --steps.", show_default=False),
-    ] = FinetuneConfig.epochs,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Images per optimiser step, over all processes.", show_default=False),
-    ] = FinetuneConfig.batch_size,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Peak learning rate, used as it is; a recipe's own follows the batch.",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.lr,
-    flip: Annotated[
-        bool | None,
-        typer.Option("--flip/--no-flip", help="Mirror half of the training images.", show_default=False),
-    ] = FinetuneConfig.flip,
-    on_bad_image: OnBadImageOption = FinetuneConfig.on_bad_image,
-    cache: Annotated[
-        str,
-        typer.Option(
-            metavar="WHAT",
-            help="none, or resized: keep large training photos decoded, at twice the size trained at.",
-        ),
-    ] = FinetuneConfig.cache,
-    class_weights: Annotated[
-        str, typer.Option(metavar="WHAT", help="none, or balanced: each class counts alike in the loss.")
-    ] = FinetuneConfig.class_weights,
-    sampler: Annotated[
-        str, typer.Option(metavar="WHAT", help="shuffle, or balanced: show each class equally often.")
-    ] = FinetuneConfig.sampler,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Of split, order, augmentation and random weights.")
-    ] = FinetuneConfig.seed,
-    num_workers: NumWorkersOption = FinetuneConfig.num_workers,
-    num_threads: NumThreadsOption = FinetuneConfig.num_threads,
-    device: DeviceOption = FinetuneConfig.device,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Run folder to make (default: runs/DATA-MODEL).",
-            show_default=False,
-        ),
-    ] = FinetuneConfig.out,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that stands in --out; never anything else.")
-    ] = FinetuneConfig.overwrite,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show settings, cost and time; train and write nothing.")
-    ] = FinetuneConfig.dry_run,
+    given: dict[str, Any],
     config: Annotated[
         Path | None,
         typer.Option(
@@ -182,12 +45,8 @@ def finetune(
     Writes a run folder: config.json, metrics.jsonl, summary.json, curves.png, confusion.png, and the
     weights as timm folders last/ and best/. Same settings, same seed: the same weights.
     """
-    given = {key: value for key, value in given_options(context).items() if key not in ("config", "as_json")}
-    settings = merge(config_from_file(config), given) if config else FinetuneConfig(**given)
-    screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import finetune as workflow
-    summary = workflow.run(settings, screen)
+    settings = merge(config_from_file(config), given) if config else settings_of(FinetuneConfig, given)
+    summary = run("finetune", settings)
     if not is_first_process():
         return
     if as_json:

@@ -1,13 +1,14 @@
 """``vitctl models [PATTERN]`` on the command line."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json
-from vitctl.cli.screen import Screen
-from vitctl.config import ModelsConfig
+from vitctl.settings.models import ModelsConfig
+from vitctl.settings.option import settings_of
 
 EXAMPLES = """\
 Examples:
@@ -19,26 +20,17 @@ Examples:
 """
 
 
-def models(
-    pattern: Annotated[
-        str | None,
-        typer.Argument(metavar="PATTERN", help="Part of a name, or a pattern with * and ?.", show_default=False),
-    ] = ModelsConfig.pattern,
-    as_json: JsonOption = False,
-) -> None:
+@takes(ModelsConfig)
+def models(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """List model names: timm's, and demo. ViTs show their patch grid, other models do not have one.
 
     With a pattern also input size, patch, grid, tokens, parameters, and the pretrained weights with their
     licences, where timm knows them. NAME.TAG names one set of weights.
     """
-    config = ModelsConfig(pattern=pattern)
-    screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import models as workflow
-    result = workflow.run(config, screen)
+    result = run("models", settings_of(ModelsConfig, given))
     if as_json:
         print_json(result)
-    elif pattern is None:
+    elif "pattern" not in given:
         for entry in result["models"]:
             typer.echo(entry["name"])
     else:

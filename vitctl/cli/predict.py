@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from vitctl.cli.options import ClassifierModelOption, ClassifierWeightsOption, DeviceOption, JsonOption
+from vitctl.cli.command import run as run_workflow
+from vitctl.cli.command import takes
+from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, printable
 from vitctl.cli.screen import Screen
-from vitctl.config import PredictConfig
 from vitctl.errors import DataError, SettingError
+from vitctl.settings.option import settings_of
+from vitctl.settings.predict import PredictConfig
 
 EXAMPLES = """\
 Examples:
@@ -22,18 +25,15 @@ Examples:
 """
 
 
+@takes(PredictConfig)
 def predict(
+    given: dict[str, Any],
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Run folder or timm folder; with --model the first image instead.")
     ],
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE", help="Image files and folders.", show_default=False)
     ] = None,
-    model: ClassifierModelOption = PredictConfig.model,
-    weights: ClassifierWeightsOption = PredictConfig.weights,
-    top_k: Annotated[int, typer.Option(metavar="K", help="Classes per image.")] = PredictConfig.top_k,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = PredictConfig.batch_size,
-    device: DeviceOption = PredictConfig.device,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print image, rank, class, probability as CSV.")] = False,
 ) -> None:
@@ -44,20 +44,10 @@ def predict(
     """
     if as_json and as_csv:
         raise SettingError("--json and --csv are both given; expected one of them.")
-    given = tuple(images or ())
-    config = PredictConfig(
-        run=run if model is None else None,
-        images=given if model is None else (run, *given),
-        model=model,
-        weights=weights,
-        top_k=top_k,
-        batch_size=batch_size,
-        device=device,
-    )
+    listed = tuple(images or ())
+    where = {"images": (run, *listed)} if "model" in given else {"run": run, "images": listed}
     screen = Screen()
-    with screen.waiting("starting: loading torch and timm"):
-        from vitctl.workflows import predict as workflow
-    result = workflow.run(config, screen)
+    result = run_workflow("predict", settings_of(PredictConfig, given | where), screen)
     if as_json:
         print_json(result)
     elif as_csv:

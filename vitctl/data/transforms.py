@@ -17,9 +17,9 @@ from torchvision import transforms
 from vitctl.errors import check_choice
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
+from vitctl.settings.words import CROPS
 
 MAX_ASPECT = 16  # a centre crop of timm's never shows more than the model's own aspect, with room for rectangles
-CROPS = ("random-resized-crop", "resize-random-crop", "pad-random-crop", "none")
 
 
 ImageTransform = Callable[[Image.Image], Tensor]

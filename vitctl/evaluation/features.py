@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
-from vitctl.models.layers import EMBED, FINAL, Layer, LayerTap, Tokens, has_class_token, pooled_by_model
+from vitctl.models.layers import Layer, LayerTap, Tokens, has_class_token, pooled_by_model
 from vitctl.primitives.formatting import format_bytes
-
-POOLS = ("native", "cls", "mean", "cls+mean", "mean-all", "first", "tokens")
+from vitctl.settings.words import EMBED, FINAL
 
 
 class FeatureKey(NamedTuple):

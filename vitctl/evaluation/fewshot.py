@@ -28,7 +28,6 @@ from vitctl.evaluation.ridge import (
 from vitctl.evaluation.supports import SupportDraw
 from vitctl.primitives.seeds import random_generator
 
-CLASSIFIERS = ("ridge", "logistic", "knn", "centroid")
 KNN_TEMPERATURE = 0.07  # facebookresearch/dino eval_knn.py, after arXiv 1805.01978
 LOGISTIC_C = tuple(float(10.0**power) for power in np.arange(-5, 2.5, 0.5))
 """Candidates for logistic regression; DINOv2's grid (1e-6 to 1e5) at half its density, without its far ends."""
@@ -43,7 +42,7 @@ class Probe:
     """How features are classified.
 
     Attributes:
-        classifier: One of ``CLASSIFIERS``.
+        classifier: One of ``FEWSHOT_CLASSIFIERS``.
         l2: Penalties of ``ridge``; None chooses one by leave-one-out accuracy.
         balance: See ``standardise_support``; for ``ridge``.
         neighbours: Of ``knn``; more than there are support images count as all of them.

@@ -26,7 +26,6 @@ DEFAULT_L2 = 1024.0
 """big_vision ``evaluators/fewshot_lsr.py``: fixed since 2022; earlier versions chose it on the test set."""
 BIAS_CONSTANT = 100.0  # big_vision: "the bias is almost unregularised"
 STD_EPSILON = 1e-5  # big_vision
-BALANCES = ("none", "intercept", "weighted")
 LOO_L2 = tuple(2.0**power for power in range(-10, 20))
 """Candidates for a penalty by leave-one-out: the 30 values of scenic's ``fewshot_utils.py``."""
 _UNIT = 2.0**-24  # unit roundoff of float32

@@ -23,9 +23,8 @@ from vitctl.exporting.verification import Candidate
 from vitctl.models.geometry import geometry_of
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.files import write_json
+from vitctl.settings.words import GRAPH_FORMATS
 
-FORMATS = ("onnx", "timm", "hf", "npz", "pt2")
-GRAPH_FORMATS = ("onnx", "pt2")
 CNN_STEP_PX = 32
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_FILE, FULL_PRECISION_FILE = "model.onnx", "model.fp32.onnx"
@@ -56,12 +55,12 @@ class GraphSettings:
 
 
 class Exporter:
-    """Writes and opens a source in any of ``FORMATS``; ``onnx`` and ``pt2`` share one traced graph.
+    """Writes and opens a source in any of ``EXPORT_FORMATS``; ``onnx`` and ``pt2`` share one traced graph.
 
     Args:
         source: What to export.
         settings: Of the graphs.
-        npz_layout: One of ``vitctl.exporting.npz.LAYOUTS``.
+        npz_layout: One of ``NPZ_LAYOUTS``.
     """
 
     def __init__(self, source: Source, settings: GraphSettings, *, npz_layout: str) -> None:

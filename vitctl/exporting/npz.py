@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError, check_choice
 from vitctl.exporting import plain_vit
 from vitctl.exporting.plain_vit import gelu_form, is_absent
-
-LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
+from vitctl.settings.words import NPZ_LAYOUTS
 
 _EPS = 1e-6  # flax.linen.LayerNorm, which both repositories leave at its default
 
@@ -79,14 +78,14 @@ def npz_arrays(model: nn.Module, *, layout: str, name: str) -> dict[str, np.ndar
 
     Args:
         model: A timm VisionTransformer; not changed.
-        layout: One of ``LAYOUTS``.
+        layout: One of ``NPZ_LAYOUTS``.
         name: What to call the model in messages.
 
     Raises:
         SettingError: The layout is unknown.
         ModelError: The layout cannot hold the model, see ``check_npz_can_hold``.
     """
-    check_choice(layout, LAYOUTS, what="--npz-layout")
+    check_choice(layout, NPZ_LAYOUTS, what="--npz-layout")
     check_npz_can_hold(model, name=name)
     names = _VIT_JAX if layout == "vit_jax" else _BIG_VISION
     entries, _ = _entries(model, names)
@@ -101,7 +100,7 @@ def write_npz(model: nn.Module, path: Path, *, layout: str, name: str) -> None:
     Args:
         model: A timm VisionTransformer; not changed.
         path: A file, replaced if it exists.
-        layout: One of ``LAYOUTS``.
+        layout: One of ``NPZ_LAYOUTS``.
         name: What to call the model in messages.
 
     Raises:

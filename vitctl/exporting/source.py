@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from vitctl import __version__
 from vitctl.errors import ModelError
 from vitctl.primitives.preprocessing import Preprocessing
-
-OUTPUTS = ("logits", "probabilities", "embedding", "tokens")
+from vitctl.settings.words import OUTPUTS
 
 
 @dataclass(frozen=True)

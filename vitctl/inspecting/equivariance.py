@@ -19,8 +19,9 @@ from vitctl.errors import DataError, ModelError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import ImageStream, Subject
 from vitctl.models.geometry import num_embedded_prefix_tokens, position_table
-from vitctl.models.layers import EMBED, FINAL, Layer, LayerTap, Tokens, find_blocks, layer_names
+from vitctl.models.layers import Layer, LayerTap, Tokens, find_blocks, layer_names
 from vitctl.primitives.seeds import random_generator
+from vitctl.settings.words import EMBED, FINAL
 
 PIXELS = "pixels"
 SHIFTS = ((0, 1), (1, 0), (1, 1), (2, 2), (4, 4))  # rows and columns of patches, where the grid has more than these

@@ -15,7 +15,8 @@ from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import ImageStream, Subject, find_layer
-from vitctl.models.layers import FINAL, Layer, LayerTap, Tokens, layer_names
+from vitctl.models.layers import Layer, LayerTap, Tokens, layer_names
+from vitctl.settings.words import FINAL
 
 # guess: beyond chance (6.7 standard deviations of a normal distribution), and near the norm of 150 above which
 # arXiv 2309.16588, section 2.1, calls tokens of DINOv2 outliers

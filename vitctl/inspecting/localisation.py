@@ -15,7 +15,8 @@ from vitctl.inspecting.cka import plan_minibatches
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.hsic import CkaSums, gram_matrix, pair_vectors
 from vitctl.inspecting.subject import ImageStream, Subject, find_layer
-from vitctl.models.layers import FINAL, Layer, LayerTap, Tokens
+from vitctl.models.layers import Layer, LayerTap, Tokens
+from vitctl.settings.words import FINAL
 
 _MOST_TOKENS = 4096  # their table with every patch is then 128 MiB
 _TOKENS_AT_A_TIME = 256  # guess: 256 Gram matrices of 64 images are 8 MiB

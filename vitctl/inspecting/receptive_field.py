@@ -16,7 +16,8 @@ from vitctl.conversation import Conversation
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.layers import FINAL, Layer, LayerTap, Tokens, find_blocks, layer_names
+from vitctl.models.layers import Layer, LayerTap, Tokens, find_blocks, layer_names
+from vitctl.settings.words import FINAL
 
 MAX_BATCH_SIZE = 4  # the graph of every layer is kept until the last gradient
 MAX_TOKENS_TIMES_BLOCKS = 12_000  # of a pass; measured on a small ViT: 60 MiB for 4,100 of them

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError, check_choice
 from vitctl.inspecting.subject import Subject
-from vitctl.models.layers import EMBED, FINAL, find_blocks, has_class_token
+from vitctl.models.layers import find_blocks, has_class_token
+from vitctl.settings.words import EMBED, FINAL, GRANULARITIES, TOKENS
 
-GRANULARITIES = ("block", "sublayer")
-TOKENS = ("all", "cls", "patches", "mean")
 STEM = "stem"  # what enters the first block of a model with stages, timm's name for what is before
 _TOKEN_MIXERS = ("attn", "mlp_tokens", "linear_tokens", "token_mixer")  # ViT, MLP-Mixer, ResMLP, MetaFormer
 _CHANNEL_MIXERS = ("mlp", "mlp_channels")

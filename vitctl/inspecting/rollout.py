@@ -19,8 +19,8 @@ from vitctl.errors import SettingError, check_choice
 from vitctl.inspecting.attention_tap import AttentionCall, AttentionTap, Query
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.subject import Subject
+from vitctl.settings.words import FUSIONS
 
-FUSIONS = ("mean", "max", "min")
 _BATCH_BYTES = 64 * 2**20  # guess: of one (B, N, N) matrix; three are held at a time
 _MOST_PICTURES = 32  # guess: a batch's activations stay small
 

@@ -13,8 +13,9 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
-from vitctl.models.build import DEMO, DEMO_FOLDER
+from vitctl.models.build import DEMO_FOLDER
 from vitctl.models.geometry import geometry_of
+from vitctl.settings.words import DEMO
 
 
 @dataclass(frozen=True)

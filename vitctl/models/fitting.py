@@ -5,10 +5,11 @@ Letters: H W px.
 
 from dataclasses import replace
 
-from vitctl.models.build import DEMO, LoadedModel, load_model, preprocessing_of, replace_head
+from vitctl.models.build import LoadedModel, load_model, preprocessing_of, replace_head
 from vitctl.models.geometry import Resolution, change_resolution, geometry_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.words import DEMO
 
 
 def fit_resolution(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError
+from vitctl.settings.words import ALL, EMBED, FINAL
 
-EMBED, FINAL = "embed", "final"
 Layer = str | int
 _LISTS = ("blocks", "stages", "layers")  # where timm's models keep their blocks or stages
 _LATE_CLASS_TOKEN = ("cls_attn_blocks", "blocks_token_only")  # XCiT, CaiT: their blocks see patches only
@@ -56,11 +56,11 @@ def layer_names(model: nn.Module) -> tuple[Layer, ...]:
     return (EMBED, *range(num_blocks), FINAL) if num_blocks else (FINAL,)
 
 
-def choose_layers(text: str, model: nn.Module, *, name: str) -> tuple[Layer, ...]:
-    """Return the layers that ``text`` names, in the model's order.
+def choose_layers(asked: Sequence[str], model: nn.Module, *, name: str) -> tuple[Layer, ...]:
+    """Return the layers that are ``asked`` for, in the model's order.
 
     Args:
-        text: ``last`` (final), ``all`` (the blocks and final), or a list like ``embed,0,11,final``.
+        asked: ``last`` (final) alone, ``all`` (the blocks and final) alone, or names: embed, 0 to L-1, final.
         model: A timm model.
         name: Its name, for messages.
 
@@ -68,16 +68,15 @@ def choose_layers(text: str, model: nn.Module, *, name: str) -> tuple[Layer, ...
         SettingError: A layer is unknown; the sentence lists those there are.
     """
     known = layer_names(model)
-    if text == "last":
+    if tuple(asked) == ("last",):
         return (FINAL,)
-    if text == "all":
+    if tuple(asked) == (ALL,):
         return tuple(layer for layer in known if layer != EMBED)
-    wanted = {part.strip() for part in text.split(",")}
-    unknown = wanted - {str(layer) for layer in known}
+    unknown = set(asked) - {str(layer) for layer in known}
     if unknown:
         listed = f"embed, 0 to {len(known) - 3}, final" if len(known) > 1 else "final only (its blocks are not known)"
         raise SettingError(f"--layers {sorted(unknown)[0]!r} is no layer of {name}; it has {listed}.")
-    return tuple(layer for layer in known if str(layer) in wanted)
+    return tuple(layer for layer in known if str(layer) in asked)
 
 
 def has_class_token(model: nn.Module) -> bool:

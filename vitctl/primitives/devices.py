@@ -3,8 +3,7 @@
 import torch
 
 from vitctl.errors import UnavailableError, check_choice
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+from vitctl.settings.words import DEVICES
 
 
 def resolve_device(name: str) -> tuple[torch.device, str]:

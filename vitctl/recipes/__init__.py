@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError, check_choice, did_you_mean
+from vitctl.settings import words
 
 FOLDER = Path(__file__).parent
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "optimizer": ("adamw", "sgd"),
-    "lr_scaling": ("none", "sqrt", "linear"),
-    "batch_rule": ("fixed", "quarter"),
-    "steps_rule": ("fixed", "images-seen", "bit-hyperrule"),
-    "crop": ("random-resized-crop", "resize-random-crop", "pad-random-crop", "none"),
-    "evaluation_crop": ("model", "squash"),
-    "pos_embed_interp": ("paper", "bicubic", "bicubic-aa"),
-    "head": ("zero", "random", "ridge"),
+    "optimizer": words.OPTIMIZERS,
+    "lr_scaling": words.LR_SCALINGS,
+    "batch_rule": words.BATCH_RULES,
+    "steps_rule": words.STEPS_RULES,
+    "crop": words.CROPS,
+    "evaluation_crop": words.EVALUATION_CROPS,
+    "pos_embed_interp": words.INTERPOLATIONS,
+    "head": words.HEAD_STARTS,
 }
 
 

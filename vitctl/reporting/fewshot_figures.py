@@ -31,6 +31,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullLocator
 
 from vitctl.reporting.figures import GREY, fitted, save
+from vitctl.settings.words import POOLS
 
 Row = Mapping[str, Any]
 
@@ -39,7 +40,6 @@ MARKERS = "osD^vPX<>*"
 LINES: tuple[Literal["-", "--"], ...] = ("-", "--")  # dashed: the second time round the palette
 COLOUR_MAP = "viridis"
 MISSING = "#DDDDDD"
-POOLS = ("native", "cls", "mean", "cls+mean", "mean-all", "first", "tokens")
 MAX_PANELS = 6
 MAX_SERIES = 10
 MAX_HEAT_ROWS = 12

@@ -24,13 +24,13 @@ from matplotlib.transforms import ScaledTranslation
 
 from vitctl.reporting.fewshot_figures import MARKERS, PALETTE
 from vitctl.reporting.figures import GREY, fitted
+from vitctl.settings.words import EMBED
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
 COLOUR_MAP = "viridis"
 UNDEFINED = "#BBBBBB"  # in no part of viridis
 MAX_PICTURES = 4
 MAX_TICKS = 14
-EMBED = "embed"  # the lowest layer of a ViT
 MAX_LAYER_NAME, MAX_PICTURE_NAME = 16, 22
 FLATTEST_MAP = 0.25  # height by width of the flattest place of a map or picture
 OUTLINE_LEVELS = (1 / 3, 2 / 3)  # between the darkest and the lightest grey of the smoothed picture

@@ -15,6 +15,7 @@ from vitctl.primitives.durations import (
     steps_for_images,
 )
 from vitctl.recipes import Recipe
+from vitctl.settings.words import DEMO
 
 T = TypeVar("T")
 
@@ -22,8 +23,6 @@ PHOTO_SIDE_PX = 460  # from this median short side, 384 px has something to show
 SMALL_AREA_PX = 96 * 96  # BiT's rule for small images, arXiv 1912.11370, section 3.3
 HIGH_RESOLUTION_PX = 384  # arXiv 2010.11929, section 4.1
 DEMO_SIDE_PX = 48  # grid 8x8 to 12x12
-DEFAULT_DATA = "digits"
-DEMO_MODEL = "demo"
 CPU_MODEL = "vit_small_patch16_224.augreg_in21k"
 GPU_MODEL = "vit_base_patch16_224.augreg_in21k"
 
@@ -40,7 +39,7 @@ def decide_model(given: str | None, *, has_data: bool, device_type: str) -> Deci
     if given is not None:
         return Decision(given, "given")
     if not has_data:
-        return Decision(DEMO_MODEL, "the embedded one: neither --data nor --model is given")
+        return Decision(DEMO, "the embedded one: neither --data nor --model is given")
     if device_type == "cpu":
         return Decision(CPU_MODEL, "the small size, as there is no GPU; hours rather than days")
     return Decision(GPU_MODEL, "the ViT paper's family, pretrained on ImageNet-21k, Apache-2.0")

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.config import DataConfig
 from vitctl.conversation import Conversation
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
@@ -26,6 +25,7 @@ from vitctl.data.training_data import hold_out, leaks, near_names
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.reporting.figures import draw_contact_sheet
+from vitctl.settings.data import DataConfig
 from vitctl.training.decisions import decide_image_size
 from vitctl.training.run_folder import check_writable
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.config import EvaluateConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import resolve_num_workers
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
@@ -22,6 +21,7 @@ from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
+from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.training.run_folder import check_writable, is_run_folder
 from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 

@@ -13,14 +13,12 @@ from typing import Any
 import torch
 
 from vitctl import __version__
-from vitctl.config import ExportConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import ModelError, SettingError, UnavailableError
 from vitctl.exporting.card import card
 from vitctl.exporting.formats import (
     FIRST_ATTEMPT,
     FULL_PRECISION_FILE,
-    GRAPH_FORMATS,
     ONNX_FILE,
     ONNX_PACKAGES,
     Exporter,
@@ -37,6 +35,8 @@ from vitctl.primitives.devices import resolve_num_threads
 from vitctl.primitives.files import sha256_of, user_path, whole_folders, write_json, write_text
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
+from vitctl.settings.export import ExportConfig
+from vitctl.settings.words import GRAPH_FORMATS
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.export_source import Place, VerificationImages, choose_images, find_place, load_source
 
@@ -118,7 +118,7 @@ def _check_out(out: Path, formats: Sequence[str]) -> None:
 
 def _exporter(source: Source, config: ExportConfig) -> Exporter:
     is_graph = bool(set(config.formats) & set(GRAPH_FORMATS))
-    asked = config.asked_outputs if is_graph or source.has_classifier else ("embedding",)
+    asked = config.outputs if is_graph or source.has_classifier else ("embedding",)
     settings = GraphSettings(
         outputs=resolve_outputs(source, asked),
         is_raw=config.embed_preprocess,

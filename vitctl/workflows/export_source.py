@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitctl.config import ExportConfig
 from vitctl.conversation import Conversation
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
@@ -12,11 +11,12 @@ from vitctl.data.sources import open_source
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.exporting.source import Source, hash_weights
 from vitctl.exporting.verification import RealImages, real_images
-from vitctl.models.build import DEMO, load_model, preprocessing_of
+from vitctl.models.build import load_model, preprocessing_of
 from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.primitives.files import user_path
-from vitctl.primitives.image_sizes import parse_image_size
 from vitctl.primitives.seeds import random_generator
+from vitctl.settings.export import ExportConfig
+from vitctl.settings.words import DEMO
 from vitctl.training.run_folder import is_run_folder
 from vitctl.workflows.run_images import images_of_run, preferred_split
 
@@ -87,7 +87,7 @@ def load_source(place: Place, config: ExportConfig) -> Source:
         num_classes = 0
     digest = hash_weights(model)
     if config.image_size is not None:
-        change_resolution(model, parse_image_size(config.image_size), method="bicubic-aa", name=loaded.name)
+        change_resolution(model, config.image_size, method="bicubic-aa", name=loaded.name)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     base_model, base_licence = _origin(place, loaded.name, loaded.licence)

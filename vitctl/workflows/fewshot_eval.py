@@ -6,7 +6,7 @@ Supports are drawn from the labels first; only the images they use, and the test
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from vitctl import __version__
-from vitctl.config import FewshotEvalConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.big_vision import BigVisionTransform
 from vitctl.data.loader import evaluation_batches, resolve_num_workers
@@ -58,14 +57,17 @@ from vitctl.evaluation.supports import (
     eligible_classes,
     rows_used,
 )
-from vitctl.models.build import DEMO, LoadedModel, load_model
+from vitctl.models.build import LoadedModel, load_model
 from vitctl.models.fitting import fit_preprocessing, fit_resolution
 from vitctl.models.geometry import geometry_of
 from vitctl.models.layers import Layer, choose_layers
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import lies_inside, user_path
-from vitctl.primitives.image_sizes import format_size, parse_image_size
-from vitctl.training.decisions import DEFAULT_DATA, Decision, decide_model
+from vitctl.primitives.image_sizes import format_size
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
+from vitctl.settings.parsing import listed
+from vitctl.settings.words import DEMO, DIGITS
+from vitctl.training.decisions import Decision, decide_model
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.fewshot_files import (
     check_folder,
@@ -174,8 +176,7 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> dict[str, Any]
         "results": findings.rows,
         "paired": _paired(findings),
         "cost": {key: round(value, 3) for key, value in findings.cost.items()},
-        "settings": {"vitctl": __version__}
-        | {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _NOT_OF_RESULTS},
+        "settings": {"vitctl": __version__} | config.as_json(without=_NOT_OF_RESULTS),
         "out": str(out),
     }
     write_files(out, document, tasks)
@@ -213,9 +214,9 @@ def open_tasks(
         DataError: They cannot be read, or are too few.
     """
     options = SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column)
-    tests: Sequence[str | None] = config.test or [None] * len(config.data or (DEFAULT_DATA,))
+    tests: Sequence[str | None] = config.test or [None] * len(config.data or (DIGITS,))
     tasks: list[Task] = []
-    for data, test in zip(config.data or (DEFAULT_DATA,), tests, strict=True):
+    for data, test in zip(config.data or (DIGITS,), tests, strict=True):
         images = open_support_pool(
             data, test, options=options, group_pattern=config.group_pattern, is_strict=len(tests) == 1 and test is None
         )
@@ -286,7 +287,7 @@ def _drawn(
         return replace(task, draws=draws)
     shots = max(count for count in config.shot_counts if count is not None)
     eligible = eligible_classes(labels, test_labels, num_classes=num_classes, shots=shots, queries=config.queries)
-    ways = max(config.way_counts)
+    ways = max(config.ways)
     needed = f"{shots} images to draw from and {config.queries} test images"
     if ways > num_classes:
         raise SettingError(f"--ways is {ways}, but {name} has {num_classes} classes; expected at most that many.")
@@ -360,7 +361,7 @@ def _task_of_file(config: FewshotEvalConfig, conversation: Conversation) -> Task
 
 def probe_of(config: FewshotEvalConfig) -> Probe:
     """Return the classifier that is asked for."""
-    return Probe(config.classifier, config.penalties, config.balance, config.neighbour_counts)
+    return Probe(config.classifier, config.penalties, config.balance, config.neighbours)
 
 
 def _solve_file(
@@ -456,14 +457,14 @@ def prepare_model(
     loaded = load_model(model, weights=weights, seed=seed)
     wanted = geometry_of(loaded.model).image_size
     if config.image_size is not None:
-        wanted = parse_image_size(config.image_size)
+        wanted = config.image_size
     method = method or ("paper" if weights.endswith(".npz") else "bicubic-aa")
     loaded, _ = fit_resolution(loaded, wanted, spec=model, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
         conversation.warn(note)
     if choose is None:
         layers = choose_layers(config.layers, loaded.model, name=loaded.name)
-        chosen = FeatureChoice(tuple(FeatureKey(layer, pool) for layer in layers for pool in config.pools))
+        chosen = FeatureChoice(tuple(FeatureKey(layer, pool) for layer in layers for pool in config.pool))
     else:
         chosen = choose(loaded, wanted)
     preprocessing = fit_preprocessing(loaded, wanted, crop="model")
@@ -743,7 +744,7 @@ def _solve_episodes(
     conversation: Conversation,
 ) -> None:
     drawn = next(iter(task.episodes.values()))
-    grid = [(ways, shots) for ways in config.way_counts for shots in config.shot_counts if shots is not None]
+    grid = [(ways, shots) for ways in config.ways for shots in config.shot_counts if shots is not None]
     num_tokens = sum(len(values) if values.ndim == 3 else 1 for values in support.values())
     with conversation.progress("solving", num_tokens * len(grid) * len(drawn) * config.episodes, "episodes") as bar:
         for key, features in support.items():
@@ -831,7 +832,7 @@ def _model_settings(
             Setting("model", name, model.reason + ("" if weights == "pretrained" else f"; weights {weights}"))
             for name, model, weights in models
         ),
-        Setting("layers, pooling", f"{config.layers}; {', '.join(config.pools)}"),
+        Setting("layers, pooling", f"{', '.join(config.layers)}; {', '.join(config.pool)}"),
         Setting("image size", f"{sizes} px", "given" if config.image_size else "the models' own"),
         Setting("preprocessing", config.preprocess),
     ]
@@ -854,7 +855,7 @@ def _task_settings(tasks: Sequence[Task], config: FewshotEvalConfig) -> list[Set
         settings.append(Setting("", "", "all images are the same whatever the seed: one draw"))
     seeds = f"{_num_seeds(config)}: 0 to {_num_seeds(config) - 1}" if _num_seeds(config) > 1 else "1: 0"
     if config.protocol == "episodes":
-        ways = ", ".join(map(str, config.way_counts))
+        ways = ", ".join(map(str, config.ways))
         settings.append(
             Setting("episodes", f"{config.episodes} for every way and shot", f"{config.queries} queries a class")
         )
@@ -863,9 +864,9 @@ def _task_settings(tasks: Sequence[Task], config: FewshotEvalConfig) -> list[Set
     else:
         settings.append(Setting("shots, seeds", f"{shots}; {seeds}", "drawn as big_vision draws them"))
     detail = {
-        "ridge": "l2 " + ("by leave-one-out on the support" if config.penalties is None else config.l2),
+        "ridge": "l2 " + ("by leave-one-out on the support" if config.penalties is None else listed(config.l2)),
         "logistic": "C on a held-out part of the support",
-        "knn": f"{config.neighbours} neighbours, cosine, temperature 0.07",
+        "knn": f"{listed(config.neighbours)} neighbours, cosine, temperature 0.07",
         "centroid": "nearest class mean",
     }[config.classifier]
     settings.append(Setting("classifier", config.classifier, detail))

@@ -9,7 +9,7 @@ import errno
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from vitctl import __version__
-from vitctl.config import FinetuneConfig
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.imbalance import BalancedOrder, balanced_class_weights
 from vitctl.data.loader import BatchPlan, evaluation_batches, resolve_num_workers
@@ -37,21 +36,21 @@ from vitctl.evaluation.classify import split_logits
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, stream_features
 from vitctl.evaluation.metrics import confusion, mean_nll, top_k_accuracy, wilson_interval
 from vitctl.evaluation.ridge_head import RidgeHead, fit_ridge_head
-from vitctl.models.build import DEMO, LoadedModel, load_model
+from vitctl.models.build import LoadedModel, load_model
 from vitctl.models.fitting import fit_head, fit_preprocessing, fit_resolution
 from vitctl.models.geometry import Resolution, geometry_of
 from vitctl.models.heads import has_linear_head, linear_heads, set_linear_head
-from vitctl.models.layers import FINAL
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import cache_folder, lies_inside, sha256_of, user_path
 from vitctl.primitives.formatting import format_bytes
-from vitctl.primitives.image_sizes import check_divisible, format_size, parse_image_size
+from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.recipes import Recipe, list_recipes, load_recipe, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
+from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
+from vitctl.settings.words import DEMO, DIGITS, FINAL
 from vitctl.training.decisions import (
-    DEFAULT_DATA,
     Decision,
     decide_batch_size,
     decide_flip,
@@ -132,7 +131,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
 
 def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     """Resolve every setting, check every input and load the model; writes nothing."""
-    data_spec = DEFAULT_DATA if config.data is None else config.data
+    data_spec = DIGITS if config.data is None else config.data
     device, device_reason = resolve_device(config.device)
     num_threads, threads_reason = resolve_num_threads(config.num_threads)
     model = decide_model(config.model, has_data=config.data is not None, device_type=device.type)
@@ -140,7 +139,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     out = _decide_out(config, data_spec, model.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
-    wanted = None if config.image_size is None else parse_image_size(config.image_size)
+    wanted = config.image_size
 
     sources = open_training_sources(
         data_spec,
@@ -262,34 +261,24 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
 def _resolved_config(
     config: FinetuneConfig, decisions: Mapping[str, Decision[Any]], job: Job, *, val_spec: str, model: str
 ) -> FinetuneConfig:
-    """Return ``config`` with every ``None`` decided and every path absolute."""
+    """Return ``config`` with every ``None`` decided and every path absolute; what is not named here stays as given."""
     seen, batch_size = decisions["length"].value, decisions["batch"].value
     is_whole = seen == job.batches.num_steps * batch_size  # else a short last batch: only epochs say that
-    return FinetuneConfig(
+    return replace(
+        config,
         data=decisions["data"].value,
         image_root=None if config.image_root is None else str(user_path(config.image_root).absolute()),
-        image_column=config.image_column,
-        label_column=config.label_column,
-        group_column=config.group_column,
-        group_pattern=config.group_pattern,
         val=val_spec if config.val is not None else None,
-        val_fraction=config.val_fraction,
         model=model,
         weights=_absolute_weights(config.weights),
-        image_size=format_size(decisions["image size"].value),
+        image_size=decisions["image size"].value,
         pos_embed_interp=decisions["interpolation"].value,
-        head=config.head,
         recipe=decisions["recipe"].value,
         steps=job.batches.num_steps if is_whole else None,
         epochs=None if is_whole else config.epochs,
         batch_size=batch_size,
         lr=decisions["lr"].value,
         flip=decisions["flip"].value,
-        on_bad_image=config.on_bad_image,
-        cache=config.cache,
-        class_weights=config.class_weights,
-        sampler=config.sampler,
-        seed=config.seed,
         num_workers=decisions["workers"].value,
         num_threads=decisions["threads"].value,
         device=decisions["device"].value,
@@ -475,7 +464,7 @@ def _resources(plan: Plan) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise SettingError(
             f"{plan.job.accelerator.device} ran out of memory at a batch of {plan.job.batches.batch_size} images of "
-            f"{plan.config.image_size} px. Try a smaller --batch-size or --image-size."
+            f"{format_size(plan.job.preprocessing.image_size)} px. Try a smaller --batch-size or --image-size."
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -489,11 +478,13 @@ def _identity(plan: Plan) -> WeightsIdentity:
 
 def config_document(config: FinetuneConfig) -> dict[str, Any]:
     """Return the ``config.json`` of a run: every setting, resolved, and the versions it was made with."""
-    settings = {f.name: getattr(config, f.name) for f in fields(config)}
-    for key in ("out", "overwrite", "dry_run"):
-        del settings[key]
     versions = {package: version(package) for package in PACKAGES}
-    return {"vitctl": __version__, "command": "finetune", **settings, "versions": versions}
+    return {
+        "vitctl": __version__,
+        "command": "finetune",
+        **config.as_json(without=NOT_OF_A_RUN),
+        "versions": versions,
+    }
 
 
 def _write_start(plan: Plan, folder: RunFolder | None) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitctl.config import ALL_ANALYSES, FewshotEvalConfig, InspectConfig
 from vitctl.conversation import Conversation
 from vitctl.data.source import SourceOptions
 from vitctl.errors import DataError, ModelError, SettingError
@@ -30,7 +29,9 @@ from vitctl.inspecting.rollout import rollout
 from vitctl.inspecting.subject import ImageStream, find_layer
 from vitctl.models.layers import Layer
 from vitctl.primitives.files import user_path
-from vitctl.primitives.image_sizes import parse_image_size
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
+from vitctl.settings.inspect_model import InspectConfig
+from vitctl.settings.words import ALL_ANALYSES
 from vitctl.workflows.inspect_probe import probe
 from vitctl.workflows.inspect_subjects import (
     NUM_IMAGES,
@@ -82,7 +83,7 @@ class Inspection:
         other._images = self.images
         return other
 
-    def _load(self, image_size: str | None) -> tuple[LoadedSubject, ...]:
+    def _load(self, image_size: tuple[int, int] | None) -> tuple[LoadedSubject, ...]:
         return tuple(
             load_subject(
                 model,
@@ -190,8 +191,8 @@ def _check(analysis: str, inspection: Inspection, one: LoadedSubject) -> None:
     config = inspection.config
     if ANALYSES[analysis].needs_attention:
         check_attention(one.subject)
-        if config.asked_query is not None:
-            AttentionTap(one.subject).position(config.asked_query)
+        if config.query is not None:
+            AttentionTap(one.subject).position(config.query)
     elif config.layer is not None:
         find_layer(_layer(config.layer) or config.layer, one.subject)
 
@@ -202,8 +203,9 @@ def _filters(inspection: Inspection, one: LoadedSubject) -> Findings:
 
 def _pos_embed(inspection: Inspection, one: LoadedSubject) -> Findings:
     config = inspection.config
-    size = None if config.image_size is None else parse_image_size(config.image_size)
-    return pos_embed(one.subject, image_size=size, method=config.pos_embed_interp or one.choice.interpolation)
+    return pos_embed(
+        one.subject, image_size=config.image_size, method=config.pos_embed_interp or one.choice.interpolation
+    )
 
 
 def _attention(inspection: Inspection, one: LoadedSubject) -> Findings:
@@ -213,7 +215,7 @@ def _attention(inspection: Inspection, one: LoadedSubject) -> Findings:
         one.subject,
         stream,
         pictures,
-        query=config.asked_query,
+        query=config.query,
         layer=_block(config.layer),
         head=config.head,
         conversation=inspection.conversation,
@@ -230,7 +232,7 @@ def _rollout(inspection: Inspection, one: LoadedSubject) -> Findings:
         fusion=config.fusion,
         discard=config.discard,
         residual=config.residual,
-        query=config.asked_query,
+        query=config.query,
         conversation=inspection.conversation,
     )
     return _with_pictures(found, stream, pictures)
@@ -357,10 +359,10 @@ def _probe(inspection: Inspection) -> list[Named]:
         label_column=options.label_column,
         group_column=options.group_column,
         on_bad_image=config.on_bad_image,
-        shots=str(config.shots),
+        shots=(config.shots,),
         seeds=config.seeds,
-        l2=f"{config.l2:g}",
-        layers="all",
+        l2=(config.l2,),
+        layers=("all",),
         image_size=config.image_size,
         batch_size=config.batch_size,
         num_workers=config.num_workers,
@@ -393,7 +395,7 @@ def _layer(text: str | None) -> Layer | None:
 
 def _patch_query(config: InspectConfig) -> tuple[int, int] | None:
     """Return ``--query`` as a patch."""
-    query = config.asked_query
+    query = config.query
     if isinstance(query, str):
         raise SettingError(f"--query is {query}; {config.analysis} starts at a patch: expected ROW,COL, e.g. 3,5.")
     return query

@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 
 from vitctl import __version__
-from vitctl.config import ALL_ANALYSES, InspectConfig, option_of
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import DataError, ModelError, SettingError, VitctlError
 from vitctl.inspecting.analyses import ANALYSES, Analysis
@@ -28,7 +26,9 @@ from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
-from vitctl.training.decisions import DEFAULT_DATA
+from vitctl.settings.inspect_model import InspectConfig
+from vitctl.settings.option import described, option_of
+from vitctl.settings.words import ALL_ANALYSES, DIGITS
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis, run_what_fits
 from vitctl.workflows.inspect_subjects import LoadedSubject, choose_models, run_of
@@ -166,12 +166,7 @@ def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> 
         "look_for": words.look_for,
         "random_weights": words.random_weights,
         "source": words.source,
-        "settings": {"vitctl": __version__}
-        | {
-            f.name: getattr(inspection.config, f.name)
-            for f in fields(inspection.config)
-            if f.name not in _NOT_OF_RESULTS
-        },
+        "settings": {"vitctl": __version__} | inspection.config.as_json(without=_NOT_OF_RESULTS),
         "files": [f"{analysis}.{ending}" for ending in ENDINGS],
     }
 
@@ -337,13 +332,9 @@ def _command(analysis: str, config: InspectConfig) -> str:
     are_pretrained = all(weights == "pretrained" for _, weights in config.models_with_weights)
     for model, weights in config.models_with_weights:
         words += ["--model", model, *([] if are_pretrained else ["--weights", weights])]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in _NOT_OF_ONE and config.takes(field.name, analysis):
-            words += [
-                option_of(field.name),
-                str(num_images_of(analysis, config) if field.name == "num_images" else value),
-            ]
+    for name, value in config.as_json(without=_NOT_OF_ONE).items():
+        if value != described(InspectConfig)[name].default and config.takes(name, analysis):
+            words += [option_of(name), str(num_images_of(analysis, config) if name == "num_images" else value)]
     return shlex.join(words)
 
 
@@ -365,7 +356,7 @@ def _settings(inspection: Inspection, device_reason: str, out: Path) -> list[Set
         shown = f"{len(images.split):,} of {images.spec}" if config.image is None else images.spec
         settings.append(Setting("images", shown, images.reason))
     elif config.analysis == "probe":
-        spec = next(iter(_data_of(config)), DEFAULT_DATA)
+        spec = next(iter(_data_of(config)), DIGITS)
         tests = f"{num_images_of('probe', config)} test images at most"
         settings.append(Setting("images", f"{spec}: {config.shots} a class, {config.seeds} times; {tests}"))
     settings.append(Setting("device", str(inspection.device), device_reason))

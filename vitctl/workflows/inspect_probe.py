@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from vitctl.config import FewshotEvalConfig
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import SettingError
 from vitctl.evaluation.features import FeatureKey
@@ -20,9 +19,12 @@ from vitctl.evaluation.probing import solve_probes
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.models.build import LoadedModel
 from vitctl.models.geometry import geometry_of
-from vitctl.models.layers import EMBED, Layer, LayerTap, Tokens, choose_layers, has_class_token, layer_names
+from vitctl.models.layers import Layer, LayerTap, Tokens, choose_layers, has_class_token, layer_names
 from vitctl.primitives.devices import resolve_device
 from vitctl.primitives.seeds import random_generator
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
+from vitctl.settings.parsing import listed
+from vitctl.settings.words import ALL, EMBED
 from vitctl.workflows import fewshot_eval
 
 PROBE_POOLS = ("native", "cls", "mean", "mean-all", "first", "tokens")
@@ -107,7 +109,7 @@ def probe(
         choose_test=lambda count: np.sort(random_generator(seed, "inspection").permutation(count)[:num_test_images]),
     )
     num_images = max(len(task.used.support) + len(task.used.test) for task in tasks if task.used is not None)
-    look = partial(_layers, text=config.layers, seed=seed, num_images=num_images)
+    look = partial(_layers, asked=config.layers, seed=seed, num_images=num_images)
     found = []
     for index, (name, chosen, weights) in enumerate(models):
         prepared = fewshot_eval.prepare_model(
@@ -143,10 +145,12 @@ def _check(config: FewshotEvalConfig) -> None:
 # --- layers, poolings and tokens ---------------------------------------------------------------------------
 
 
-def _layers(loaded: LoadedModel, image_size: tuple[int, int], *, text: str, seed: int, num_images: int) -> _Layers:
+def _layers(
+    loaded: LoadedModel, image_size: tuple[int, int], *, asked: Sequence[str], seed: int, num_images: int
+) -> _Layers:
     """Return what a model has at an image size (H, W) px, found by showing it an empty image."""
     model = loaded.model.eval()
-    names = layer_names(model) if text == "all" else choose_layers(text, model, name=loaded.name)
+    names = layer_names(model) if tuple(asked) == (ALL,) else choose_layers(asked, model, name=loaded.name)
     with torch.no_grad():
         tokens, _ = LayerTap(model, names, name=loaded.name)(torch.zeros(1, 3, *image_size))
     own = geometry_of(model).grid
@@ -316,7 +320,7 @@ def _findings(
             "shots": config.shot_counts[0] or "all",
             "seeds": len(tables.correct[layers.keys[0]]),
             "classifier": config.classifier,
-            "l2": config.l2 if config.classifier == "ridge" else None,
+            "l2": listed(config.l2) if config.classifier == "ridge" else None,
             "num_classes": len(task.class_names),
             "num_support": len(task.draws[0].rows(config.shot_counts[0])),
             "num_test": len(task.test_labels),

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 
-from vitctl.config import InspectConfig
 from vitctl.conversation import Conversation
 from vitctl.data.files import split_of_files
 from vitctl.data.loader import resolve_num_workers
@@ -18,10 +17,10 @@ from vitctl.models.build import load_model
 from vitctl.models.fitting import fit_preprocessing, fit_resolution
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.files import user_path
-from vitctl.primitives.image_sizes import parse_image_size
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
-from vitctl.training.decisions import DEFAULT_DATA
+from vitctl.settings.inspect_model import InspectConfig
+from vitctl.settings.words import DIGITS
 from vitctl.training.run_folder import is_run_folder
 from vitctl.workflows.run_images import images_of_run
 
@@ -106,7 +105,7 @@ class LoadedSubject:
 def load_subject(
     choice: ModelChoice,
     *,
-    image_size: str | None,
+    image_size: tuple[int, int] | None,
     method: str | None,
     seed: int,
     device: torch.device,
@@ -116,7 +115,7 @@ def load_subject(
 
     Args:
         choice: Which.
-        image_size: N or HxW, px; None is the model's own.
+        image_size: (H, W) px; None is the model's own.
         method: Interpolation of position embeddings; None is timm's, and the authors' for ``.npz`` weights.
         seed: For random weights.
         device: Where it computes.
@@ -128,7 +127,7 @@ def load_subject(
     """
     conversation.line(f"loading {choice.name}")
     loaded = load_model(choice.spec, weights=choice.weights, seed=seed)
-    wanted = geometry_of(loaded.model).image_size if image_size is None else parse_image_size(image_size)
+    wanted = image_size or geometry_of(loaded.model).image_size
     method = method or choice.interpolation
     loaded, _ = fit_resolution(loaded, wanted, spec=choice.spec, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
@@ -199,7 +198,7 @@ def _split_to_show(config: InspectConfig) -> tuple[Split, Source, str]:
         found = images_of_run(user_path(run), None, advice=advice)
         return found.split, found.source, found.reason
     options = SourceOptions(config.image_root, config.image_column, config.label_column)
-    source = open_source(config.data or DEFAULT_DATA, options)
+    source = open_source(config.data or DIGITS, options)
     name = next(name for name in SPLIT_PREFERENCE if name in source.splits)
     why = f"split {name}" if config.data is not None else f"the embedded ones, split {name}: no --data is given"
     return source.split(name), source, why

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from vitctl.config import ModelsConfig
 from vitctl.conversation import Conversation
 from vitctl.models.catalogue import describe_model, model_names
+from vitctl.settings.models import ModelsConfig
 
 
 def run(config: ModelsConfig, conversation: Conversation) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitctl.config import PredictConfig
 from vitctl.conversation import Conversation
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.models.build import Classifier, load_classifier
 from vitctl.primitives.devices import resolve_device
+from vitctl.settings.predict import PredictConfig
 
 
 def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:

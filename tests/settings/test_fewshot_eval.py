@@ -4,20 +4,20 @@ from typing import Any
 
 import pytest
 
-from vitctl.config import FewshotEvalConfig
 from vitctl.errors import SettingError
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
 
 
 def test_defaults__are_those_of_the_documentation() -> None:
     config = FewshotEvalConfig()
     assert config.shot_counts == (1, 5, 10, 25)
     assert config.penalties == (1024.0,)
-    assert config.neighbour_counts == (10, 20, 100, 200)
-    assert config.way_counts == (5,)
-    assert config.pools == ("native",)
+    assert config.neighbours == (10, 20, 100, 200)
+    assert config.ways == (5,)
+    assert config.pool == ("native",)
     assert (config.classifier, config.layers, config.preprocess, config.protocol) == (
         "ridge",
-        "last",
+        ("last",),
         "model",
         "linear",
     )
@@ -48,9 +48,9 @@ def test_l2__is_a_list_in_the_order_given_or_chosen(l2: str, penalties: tuple[fl
 
 
 def test_lists__of_neighbours_ways_and_poolings() -> None:
-    assert FewshotEvalConfig(classifier="knn", neighbours="20,3").neighbour_counts == (3, 20)
-    assert FewshotEvalConfig(protocol="episodes", ways="10,2").way_counts == (2, 10)
-    assert FewshotEvalConfig(pool="mean, cls,mean").pools == ("mean", "cls")
+    assert FewshotEvalConfig(classifier="knn", neighbours="20,3").neighbours == (3, 20)
+    assert FewshotEvalConfig(protocol="episodes", ways="10,2").ways == (2, 10)
+    assert FewshotEvalConfig(pool="mean, cls,mean").pool == ("mean", "cls")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_ways__the_example_in_the_sentence_is_itself_allowed() -> None:
     with pytest.raises(SettingError) as caught:
         FewshotEvalConfig(protocol="episodes", ways="1")
     example = str(caught.value).split("(")[1].split(")")[0]
-    assert FewshotEvalConfig(protocol="episodes", ways=example).way_counts
+    assert FewshotEvalConfig(protocol="episodes", ways=example).ways
 
 
 @pytest.mark.parametrize(

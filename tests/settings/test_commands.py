@@ -2,23 +2,20 @@
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vitctl.config import (
-    DataConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    ModelsConfig,
-    PredictConfig,
-    config_from_file,
-    merge,
-    option_of,
-)
 from vitctl.errors import SettingError
+from vitctl.settings.data import DataConfig
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.models import ModelsConfig
+from vitctl.settings.option import option_of
+from vitctl.settings.predict import PredictConfig
 
 
 def test_option_of__is_the_field_with_dashes() -> None:
@@ -259,13 +256,13 @@ def write(tmp_path: Path, document: Any) -> Path:
 
 def test_file__gives_the_settings_back(tmp_path: Path) -> None:
     config = FinetuneConfig(data="pets", steps=5, lr=1e-3, flip=False, image_size="48", seed=3)
-    document = {"vitctl": "0.1.0", "versions": {"torch": "2"}} | asdict(config)
+    document = {"vitctl": "0.1.0", "versions": {"torch": "2"}} | config.as_json()
     assert config_from_file(write(tmp_path, document)) == config
 
 
 def test_file__gives_the_recipes_settings_back(tmp_path: Path) -> None:
     config = FinetuneConfig(recipe="demo", recipe_settings={"lr": 1.0, "betas": [0.9, 0.999]})
-    assert config_from_file(write(tmp_path, asdict(config))) == config
+    assert config_from_file(write(tmp_path, config.as_json())) == config
 
 
 def test_file__of_a_few_settings_leaves_the_others_at_their_defaults(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""The mechanism of settings: what was given, values from text and from Python, limits, order, JSON."""
+
+import copy
+import pickle
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import pytest
+
+from vitctl.errors import SettingError
+from vitctl.settings.export import ExportConfig
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.groups import Compute
+from vitctl.settings.inspect_model import InspectConfig
+from vitctl.settings.option import FRACTION, Opt, Settings, at_least, described, settings_of
+from vitctl.settings.parsing import pixels, whole_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _First(Settings):
+    first: Annotated[int, Opt("First.", limits=(at_least(1),))] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Second(Settings):
+    second: Annotated[str, Opt("Second.", choices=("a", "b"), only=("third", ("on",)))] = "a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy(_First, _Second):
+    """Settings of a command that there is not."""
+
+    third: Annotated[str, Opt("Third.", choices=("on", "off"))] = "off"
+    fourth: Annotated[tuple[int, ...] | None, Opt("Fourth.", parse=whole_numbers(least=1))] = None
+    hidden: int = 0
+
+
+def test_described__is_in_reading_order() -> None:
+    assert list(described(Toy)) == ["first", "second", "third", "fourth", "hidden"]
+    assert described(Toy)["hidden"].opt is None
+
+
+def test_given__is_what_was_named_even_at_its_default() -> None:
+    assert Toy().given == set()
+    assert Toy(first=1).given == {"first"}
+
+
+def test_given__of_a_copy_is_what_differs_from_the_defaults() -> None:
+    """``dataclasses.replace`` names every field; nobody typed those."""
+    assert replace(Toy(first=3)).given == {"first"}
+    assert replace(Toy(), third="on").given == {"third"}
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_settings__can_be_copied_and_sent_to_other_processes(duplicate: Any) -> None:
+    made = Toy(first=1, fourth="2,1")  # type: ignore[arg-type]
+    assert duplicate(made) == made
+    assert duplicate(made).given == {"first", "fourth"}
+
+
+def test_only__refuses_what_was_given_even_at_its_default() -> None:
+    with pytest.raises(SettingError, match="--second is given to off, and is for on; leave it out") as caught:
+        Toy(second="a")
+    assert caught.value.field == "second"
+    assert Toy(second="a", third="on").second == "a"
+    assert Toy().second == "a"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "sentence"),
+    [
+        ({"first": 0}, "first", "--first is 0; expected 1 or more."),
+        ({"third": "of"}, "third", "--third is 'of'; it can be on, off. Did you mean 'off'?"),
+        ({"third": ""}, "third", "--third is empty; give it a value, or leave it out."),
+    ],
+)
+def test_errors__carry_the_field_and_spell_the_option(settings: dict[str, Any], field: str, sentence: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Toy(**settings)
+    assert (caught.value.field, str(caught.value)) == (field, sentence)
+
+
+def test_limits__are_not_fooled_by_nan() -> None:
+    assert not FRACTION.holds(float("nan"))
+    assert not at_least(0).holds(float("nan"))
+
+
+def test_json__has_lists_as_the_command_line_writes_them() -> None:
+    config = FewshotEvalConfig(shots=(1, "all", 5), l2=(1e-3, 1234567.8), image_size=(32, 48), model=("demo",))
+    document = config.as_json(without=("out",))
+    assert "out" not in document
+    assert (document["shots"], document["l2"], document["image_size"]) == ("1,5,all", "0.001,1234567.8", "32x48")
+    assert document["model"] == ["demo"]
+    assert (
+        FewshotEvalConfig(**{name: document[name] for name in ("shots", "l2", "image_size")}).as_json()["l2"]
+        == (document["l2"])
+    )
+
+
+# Python passes values, the command line text: both are the same settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"shots": (1, 5)}, {"shots": "1,5"}),
+        ({"shots": 5}, {"shots": "5"}),
+        ({"shots": [5, "all", 1]}, {"shots": "1,5,all"}),
+        ({"l2": 1.0}, {"l2": "1"}),
+        ({"l2": (1, 1e-3)}, {"l2": "1,1e-3"}),
+        ({"classifier": "knn", "neighbours": [3]}, {"classifier": "knn", "neighbours": "3"}),
+        ({"layers": ("embed", 0, "final")}, {"layers": "embed,0,final"}),
+        ({"pool": ("cls", "mean")}, {"pool": "cls, mean"}),
+        ({"image_size": 32}, {"image_size": "32"}),
+        ({"image_size": (32, 48)}, {"image_size": "32x48"}),
+    ],
+)
+def test_fewshot_eval__values_are_text(settings: dict[str, Any], same: dict[str, Any]) -> None:
+    assert settings_of(FewshotEvalConfig, settings) == FewshotEvalConfig(**same)
+
+
+def test_other_commands__values_are_text() -> None:
+    assert InspectConfig(analysis="rollout", model=("demo",), query=(3, 5)) == InspectConfig(
+        analysis="rollout",
+        model=("demo",),
+        query="3,5",  # type: ignore[arg-type]
+    )
+    assert InspectConfig(analysis="attention", model=("demo",), layer=1).layer == "1"  # type: ignore[arg-type]
+    assert ExportConfig(run="r", outputs=("embedding", "logits")).outputs == ("logits", "embedding")
+    assert ExportConfig(run="r", to="pt2, npz,pt2").formats == ("pt2", "npz")  # type: ignore[arg-type]
+    assert FinetuneConfig(image_size=(32, 48)).as_json()["image_size"] == "32x48"
+
+
+@pytest.mark.parametrize("given", ["x", "3x", "0", "1x2x3", -1, (3,) * 3, 1.5])
+def test_pixels__refuses_what_is_no_size(given: Any) -> None:
+    with pytest.raises(SettingError, match="--image-size is '.*'; it takes pixels"):
+        pixels(given, "--image-size")
+
+
+def test_a_float_keeps_its_digits() -> None:
+    """Handed on as text with six digits it would be another penalty."""
+    assert FewshotEvalConfig(l2=(1234567.8,)).penalties == (1234567.8,)
+
+
+# options that would do nothing are refused also at their default (D6 of the house's list)
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "sentence"),
+    [
+        (FewshotEvalConfig, {"ways": (5,)}, "--ways is given without --protocol episodes"),
+        (FewshotEvalConfig, {"classifier": "knn", "l2": (1024.0,)}, "--l2 is given beside --classifier knn"),
+        (FewshotEvalConfig, {"features": "f.npz", "batch_size": 64}, "--batch-size is given beside --features"),
+        (ExportConfig, {"run": "r", "to": "npz", "opset": 18}, "--opset is given without --to onnx"),
+        (ExportConfig, {"model": "demo", "which": "best"}, "--which is given beside --model"),
+        (InspectConfig, {"analysis": "cka", "run": "r", "shots": 10}, "--shots is given to cka, and is for probe, all"),
+        (InspectConfig, {"analysis": "filters", "run": "r", "batch_size": 64}, "which looks at weights only"),
+    ],
+)
+def test_given_at_its_default__is_refused_where_it_would_do_nothing(
+    command: type[Settings], settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        command(**settings)
+
+
+def test_shared_groups__say_a_setting_once() -> None:
+    """The same words in every command that has the group."""
+    for name, one in described(Compute).items():
+        for command in (FinetuneConfig, FewshotEvalConfig, InspectConfig):
+            assert described(command)[name] == one

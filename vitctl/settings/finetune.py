@@ -1,0 +1,182 @@
+"""Settings of ``vitctl finetune``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from vitctl.errors import SettingError
+from vitctl.primitives.image_sizes import format_size
+from vitctl.settings import words
+from vitctl.settings.groups import BadImages, Columns, Compute, Groups
+from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most
+from vitctl.settings.parsing import pixels
+
+CHOSEN = "(chosen for you when not given; the header says why)"
+_HOW_IMAGES_ARE_READ = ("image_root", "image_column", "label_column", "group_column", "group_pattern")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainingImages(Settings):
+    data: Annotated[
+        str | None,
+        Opt(
+            "Training images: a folder, a table, tar shards, a saved data set, hub:OWNER/NAME, or digits "
+            "(the default).",
+            "SPEC",
+            outdates=("val", "flip", *_HOW_IMAGES_ARE_READ),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Validation(Settings):
+    val: Annotated[
+        str | None,
+        Opt(
+            "Validation images; otherwise the data's own split, or a part held out.",
+            "SPEC",
+            outdates=("val_fraction",),
+        ),
+    ] = None
+    val_fraction: Annotated[
+        float | None,
+        Opt(
+            "Share of the training images to hold out, 0 to below 1; 0 trains on all.",
+            "X",
+            limits=(FRACTION,),
+            outdates=("val",),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model(Settings):
+    model: Annotated[
+        str | None,
+        Opt(
+            "demo, a timm name ('vitctl models vit'), a run folder or a timm folder.",
+            "NAME",
+            outdates=("weights", "image_size"),
+        ),
+    ] = None
+    weights: Annotated[str, Opt("pretrained, none, or a .safetensors, .pth or Google .npz file.", "SPEC")] = (
+        words.PRETRAINED
+    )
+    image_size: Annotated[
+        tuple[int, int] | None,
+        Opt(f"Pixels to fine-tune at {CHOSEN}.", "N|HxW", parse=pixels, spell=format_size),
+    ] = None
+    pos_embed_interp: Annotated[
+        str | None,
+        Opt(
+            f"Resampling of position embeddings: {', '.join(words.INTERPOLATIONS)}.",
+            "HOW",
+            choices=words.INTERPOLATIONS,
+        ),
+    ] = None
+    head: Annotated[
+        str | None,
+        Opt(
+            "How the new head starts: zero, or ridge, the closed-form linear probe; else as the recipe says.",
+            "HOW",
+            choices=words.HEADS,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training(Settings):
+    recipe: Annotated[
+        str | None,
+        Opt(
+            "How to train ('vitctl recipes ls'); demo for the demo model, else transfer.",
+            "NAME|FILE",
+            outdates=(
+                "recipe_settings", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp", "head",
+            ),
+        ),
+    ] = None  # fmt: skip
+    steps: Annotated[
+        int | None, Opt("Optimiser steps; or --epochs.", "N", limits=(at_least(1),), outdates=("epochs",))
+    ] = None
+    epochs: Annotated[
+        float | None,
+        Opt("Passes over the training images; or --steps.", "N", limits=(POSITIVE,), outdates=("steps",)),
+    ] = None
+    batch_size: Annotated[
+        int | None, Opt("Images per optimiser step, over all processes.", "N", limits=(at_least(1),))
+    ] = None
+    lr: Annotated[
+        float | None,
+        Opt(
+            "Peak learning rate, used as it is; a recipe's own follows the batch.",
+            "X",
+            limits=(
+                POSITIVE,
+                at_most(words.MAX_LR, f"at most {words.MAX_LR:g}. Usual rates are 1e-5 to 1e-1."),
+            ),
+        ),
+    ] = None
+    flip: Annotated[bool | None, Opt("Mirror half of the training images.", flags=("--flip/--no-flip",))] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Balance(Settings):
+    cache: Annotated[
+        str,
+        Opt(
+            "none, or resized: keep large training photos decoded, at twice the size trained at.",
+            "WHAT",
+            choices=words.CACHES,
+        ),
+    ] = "none"
+    class_weights: Annotated[
+        str,
+        Opt(
+            "none, or balanced: each class counts alike in the loss.",
+            "WHAT",
+            choices=words.CLASS_WEIGHTS,
+            outdates=("sampler",),
+        ),
+    ] = "none"
+    sampler: Annotated[
+        str,
+        Opt(
+            "shuffle, or balanced: show each class equally often.",
+            "WHAT",
+            choices=words.SAMPLERS,
+            outdates=("class_weights",),
+        ),
+    ] = "shuffle"
+    seed: Annotated[int, Opt("Of split, order, augmentation and random weights.", "N", limits=SEED)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(_TrainingImages, Columns, Groups, _Validation, _Model, _Training, BadImages, _Balance, Compute):
+    """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
+
+    out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None
+    overwrite: Annotated[bool, Opt("Replace the run that stands in --out; never anything else.")] = False
+    dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
+    recipe_settings: Mapping[str, Any] | None = None
+    """The recipe's settings, as a run's config.json holds them; not an option."""
+
+    def check_together(self) -> None:
+        """Refuse two answers to one question."""
+        if self.steps is not None and self.epochs is not None:
+            raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
+        if self.val is not None and self.val_fraction is not None:
+            raise SettingError(
+                "--val and --val-fraction are both given; expected one source of validation images.", field="val"
+            )
+        self.check_one_grouping()
+        if self.class_weights == self.sampler == "balanced":
+            raise SettingError(
+                "--class-weights balanced and --sampler balanced are both given; either alone makes the classes count "
+                "equally. Keep one.",
+                field="sampler",
+            )
+
+
+NOT_OF_A_RUN = ("out", "overwrite", "dry_run")
+"""Settings that a run's config.json does not repeat."""

@@ -1,0 +1,117 @@
+"""From what people write to values: lists of numbers or names, image sizes. Read once, where a setting is made.
+
+Each maker returns a parser for ``Opt(parse=...)``: it takes text ("1,5"), one value or a sequence of values, and the
+option's spelling for the sentence it raises. A parser takes its own results too.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from vitctl.errors import SettingError, check_choice
+from vitctl.primitives.image_sizes import parse_image_size
+from vitctl.settings.words import LEAVE_ONE_OUT, MAX_L2, MIN_L2
+
+Parser = Callable[[Any, str], Any]
+
+
+def _parts(given: Any) -> list[str]:
+    """Return the entries of a list as people write it, each as text."""
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",")]
+    if isinstance(given, Iterable):
+        return [str(part).strip() for part in given]
+    return [str(given)]
+
+
+def listed(values: Any) -> str:
+    """Return the text that the parsers below read: ``"1,5"``; floats without zeros at their end."""
+    values = values if isinstance(values, tuple) else (values,)
+    return ",".join(f"{value:.15g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def whole_numbers(*, least: int, words: tuple[str, ...] = ()) -> Parser:
+    """Return the parser of whole numbers from ``least`` and of ``words``: each once, numbers ascending, words last."""
+
+    def parse(given: Any, option: str) -> tuple[int | str, ...]:
+        parts = _parts(given)
+        for part in parts:
+            if part not in words and not (part.isascii() and part.isdigit() and least <= int(part) < 10**9):
+                also = "".join(f", or {word}" for word in words)
+                example = ",".join(str(number) for number in (least, 5, 10))
+                shown = given if isinstance(given, str) else ",".join(parts)
+                raise SettingError(f"{option} is {shown!r}; expected whole numbers from {least} ({example}){also}.")
+        numbers = sorted({int(part) for part in parts if part not in words})
+        return (*numbers, *dict.fromkeys(part for part in parts if part in words))
+
+    return parse
+
+
+def penalties(given: Any, option: str) -> tuple[float, ...] | str:
+    """Return different penalties above 0 in the order given, or ``loo``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    parts = _parts(given)
+    if parts == [LEAVE_ONE_OUT]:
+        return LEAVE_ONE_OUT
+    shown = given if isinstance(given, str) else ",".join(parts)
+    values = [_number(part) for part in parts]
+    if not all(MIN_L2 <= value <= MAX_L2 for value in values):
+        raise SettingError(
+            f"{option} is {shown!r}; expected numbers from {MIN_L2:g} to {MAX_L2:g} (1,32,1024), or {LEAVE_ONE_OUT}."
+        )
+    # files name predictions by six digits of it
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise SettingError(f"{option} is {shown!r}; expected different numbers.")
+    return tuple(values)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def names(given: Any, option: str) -> tuple[str, ...]:
+    """Return the names of a list in the order given, each once; the field's choices say which there are."""
+    return tuple(dict.fromkeys(_parts(given)))
+
+
+def ordered_names(choices: Sequence[str]) -> Parser:
+    """Return the parser of names out of ``choices``: each once, in the order of ``choices``."""
+
+    def parse(given: Any, option: str) -> tuple[str, ...]:
+        parts = _parts(given)
+        for part in parts:
+            check_choice(part, choices, what=option)
+        return tuple(name for name in choices if name in parts)
+
+    return parse
+
+
+def pixels(given: Any, option: str) -> tuple[int, int]:
+    """Return (H, W) in px from ``"384"``, ``"256x320"``, ``384`` or ``(256, 320)``.
+
+    Raises:
+        SettingError: It is none of them.
+    """
+    if isinstance(given, (tuple, list)):
+        given = "x".join(str(side) for side in given)
+    return parse_image_size(str(given), option=option)
+
+
+def token(given: Any, option: str) -> str | tuple[int, int]:
+    """Return ``cls``, or the patch (row, column) from ``"3,5"`` or ``(3, 5)``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    parts = _parts(given)
+    if parts == ["cls"]:
+        return "cls"
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+        shown = given if isinstance(given, str) else ",".join(parts)
+        raise SettingError(f"{option} is {shown!r}; expected cls, or a patch as ROW,COL from 0, e.g. 3,5.")
+    return int(parts[0]), int(parts[1])

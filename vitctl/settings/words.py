@@ -1,0 +1,76 @@
+"""The choices of every setting, one list each; the code that acts on a choice imports its list from here.
+
+Plain names and numbers, so that help pages need no torch and no block needs a settings object.
+"""
+
+DEMO = "demo"
+"""The embedded model; also the name of the recipe that suits it."""
+DIGITS = "digits"
+"""The embedded images, scikit-learn's handwritten digits: what commands take when no data are given."""
+PRETRAINED, RANDOM = "pretrained", "none"
+"""What ``--weights`` takes beside a file."""
+ALL = "all"
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+BAD_IMAGE = ("fail", "skip")
+SPLITS = ("val", "test", "train", "all")
+
+# --- training
+CACHES = ("none", "resized")
+CLASS_WEIGHTS = ("none", "balanced")
+SAMPLERS = ("shuffle", "balanced")
+INTERPOLATIONS = ("paper", "bicubic", "bicubic-aa")
+HEADS = ("zero", "ridge")
+HEAD_STARTS = ("zero", "random", "ridge")
+OPTIMIZERS = ("adamw", "sgd")
+LR_SCALINGS = ("none", "sqrt", "linear")
+BATCH_RULES = ("fixed", "quarter")
+STEPS_RULES = ("fixed", "images-seen", "bit-hyperrule")
+CROPS = ("random-resized-crop", "resize-random-crop", "pad-random-crop", "none")
+EVALUATION_CROPS = ("model", "squash")
+MAX_LR = 1000.0
+
+# --- few-shot evaluation
+FEWSHOT_CLASSIFIERS = ("ridge", "logistic", "knn", "centroid")
+POOLS = ("native", "cls", "mean", "cls+mean", "mean-all", "first", "tokens")
+PREPROCESSINGS = ("model", "big_vision")
+PROTOCOLS = ("linear", "episodes")
+BALANCES = ("none", "intercept", "weighted")
+LEAVE_ONE_OUT = "loo"
+MAX_SEEDS = 10_000
+MIN_L2, MAX_L2 = 1e-9, 1e15
+
+# --- layers, by name; blocks are numbers from 0
+EMBED, FINAL = "embed", "final"
+
+# --- export
+EXPORT_FORMATS = ("onnx", "timm", "hf", "npz", "pt2")
+GRAPH_FORMATS = ("onnx", "pt2")
+WHICH = ("best", "last")
+PRECISIONS = ("fp32", "fp16", "int8-dynamic")
+OUTPUTS = ("logits", "probabilities", "embedding", "tokens")
+NPZ_LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
+MIN_OPSET, MAX_OPSET = 18, 25
+
+# --- inspect
+ANALYSES = (
+    "filters",
+    "pos-embed",
+    "attention",
+    "rollout",
+    "distance",
+    "cka",
+    "heads-vs-cnn",
+    "norm-ratio",
+    "localisation",
+    "features",
+    "receptive-field",
+    "probe",
+    "equivariance",
+)
+ALL_ANALYSES = ALL
+FUSIONS = ("mean", "max", "min")
+GRANULARITIES = ("block", "sublayer")
+TOKENS = ("all", "cls", "patches", "mean")
+WHERES = ("post", "pre")
+MIN_MINIBATCH = 4
