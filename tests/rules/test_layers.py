@@ -11,7 +11,7 @@ PACKAGE = Path(vitctl.__file__).parent
 
 # unit -> units of vitctl it may import from (itself always)
 FLOORS = {
-    "cli": {"workflows", "config", "recipes", "conversation", "primitives", "errors", ""},
+    "cli": {"workflows", "config", "recipes", "guides", "conversation", "primitives", "errors", ""},
     "workflows": {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "config",
         "recipes", "conversation", "errors", "",
@@ -26,6 +26,7 @@ FLOORS = {
     "primitives": {"errors"},
     "config": {"errors"},
     "recipes": {"errors"},
+    "guides": {"errors"},
     "conversation": set(),
     "errors": set(),
     "__main__": {"cli"},
