@@ -61,7 +61,7 @@ format: setup ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-readme: setup ## rewrite the help blocks and the map of README.md
+readme: setup ## rewrite what README, CONTRIBUTING and the guides show of the tool
 	$(BIN)/python tests/rules/readme.py
 
 sizes: setup ## the ten longest files and functions, for a person to look at

@@ -10,7 +10,7 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
     training evaluation exporting inspecting reporting     building blocks
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
-    config recipes conversation                 plain Python: settings, recipe files, how a workflow talks
+    settings recipes guides conversation        plain Python: settings, recipe files, guides, how a workflow talks
     errors                                      what can go wrong, and the exit code of each
 """
 

@@ -11,7 +11,7 @@ PACKAGE = Path(vitctl.__file__).parent
 
 # unit -> units of vitctl it may import from (itself always)
 FLOORS = {
-    "cli": {"workflows", "settings", "recipes", "conversation", "primitives", "errors", ""},
+    "cli": {"workflows", "settings", "recipes", "guides", "conversation", "primitives", "errors", ""},
     "workflows": {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "settings",
         "recipes", "conversation", "errors", "",
@@ -26,6 +26,7 @@ FLOORS = {
     "primitives": {"errors"},
     "settings": {"primitives", "errors"},
     "recipes": {"settings", "errors"},
+    "guides": {"errors"},
     "conversation": set(),
     "errors": set(),
     "__main__": {"cli"},

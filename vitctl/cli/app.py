@@ -69,7 +69,18 @@ def _root(
 
 
 def _add_commands() -> None:
-    from vitctl.cli import data, evaluate, export, fewshot_eval, finetune, inspect_model, models, predict, recipes
+    from vitctl.cli import (
+        data,
+        evaluate,
+        export,
+        fewshot_eval,
+        finetune,
+        guide,
+        inspect_model,
+        models,
+        predict,
+        recipes,
+    )
 
     app.command("data", epilog=data.EXAMPLES)(data.data)
     app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
@@ -80,6 +91,7 @@ def _add_commands() -> None:
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
     app.command("models", epilog=models.EXAMPLES)(models.models)
     app.add_typer(recipes.app, name="recipes")
+    app.command("guide", epilog=guide.EXAMPLES)(guide.guide)
 
 
 _add_commands()

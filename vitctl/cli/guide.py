@@ -1,0 +1,69 @@
+"""``vitctl guide [TOPIC]`` on the command line."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vitctl.cli.options import JsonOption
+from vitctl.cli.output import print_columns, print_json
+from vitctl.errors import SettingError
+from vitctl.guides import ENGLISH, list_guides, read_guide
+
+EXAMPLES = """\
+Examples:
+
+\b
+  vitctl guide                list the guides
+  vitctl guide data           read one
+  vitctl guide data | less    as plain Markdown
+"""
+WIDEST = 120  # columns: the widest screens that the guides show
+
+
+def guide(
+    topic: Annotated[
+        str | None, typer.Argument(metavar="TOPIC", help="A guide of the list.", show_default=False)
+    ] = None,
+    lang: Annotated[str, typer.Option(metavar="LANG", help="Language, where a guide has several.")] = ENGLISH,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the guides: what each command does, how to read its results, why it is done that way.
+
+    Without a topic lists them. In a terminal the text is laid out, elsewhere it is plain Markdown.
+    """
+    if topic is None:
+        if lang != ENGLISH:
+            raise SettingError(f"--lang {lang} needs a TOPIC; 'vitctl guide' lists them with their languages.")
+        _list(as_json)
+        return
+    text = read_guide(topic, lang)
+    if as_json:
+        print_json({"name": topic, "lang": lang, "text": text})
+    elif sys.stdout.isatty():
+        _lay_out(text)
+    else:
+        typer.echo(text.encode("utf-8"), nl=False)  # the same bytes whatever the encoding of stdout
+
+
+def _list(as_json: bool) -> None:
+    guides = list_guides()
+    if as_json:
+        print_json(
+            {"guides": [{"name": one.name, "about": one.about, "languages": list(one.languages)} for one in guides]}
+        )
+    else:
+        others = [", ".join(one.languages) if len(one.languages) > 1 else "" for one in guides]
+        print_columns(
+            ("guide", "about", ""), [(one.name, one.about, other) for one, other in zip(guides, others, strict=True)]
+        )
+
+
+def _lay_out(text: str) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    if console.width > WIDEST:
+        console.width = WIDEST
+    console.print(Markdown(text, code_theme="ansi_dark", hyperlinks=False))
