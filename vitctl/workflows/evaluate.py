@@ -17,7 +17,7 @@ from vitctl.data.survey import thumbnail
 from vitctl.errors import SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
-from vitctl.models.build import Classifier, load_classifier
+from vitctl.models.build import LoadedClassifier, load_classifier
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
@@ -84,7 +84,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     return report
 
 
-def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
+def _choose_images(config: EvaluateConfig, classifier: LoadedClassifier) -> Images:
     """Return the images to evaluate on: those asked for, else the run's own validation images."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):

@@ -11,7 +11,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
-from vitctl.models.build import Classifier, load_classifier
+from vitctl.models.build import LoadedClassifier, load_classifier
 from vitctl.primitives.devices import resolve_device
 
 
@@ -52,7 +52,7 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     return {"predictions": predictions, "skipped": skipped}
 
 
-def top_classes(shares: np.ndarray, classifier: Classifier, top_k: int) -> list[dict[str, Any]]:
+def top_classes(shares: np.ndarray, classifier: LoadedClassifier, top_k: int) -> list[dict[str, Any]]:
     """Return the ``top_k`` most probable classes of one image, most probable first.
 
     Args:
