@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
-from vitctl.primitives.files import write_json
+from vitctl.primitives.files import user_path, write_json
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -29,6 +29,14 @@ def is_run_folder(folder: Path) -> bool:
         return "vitctl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def stopped_note(spec: str) -> str | None:
+    """Return a sentence for who takes the weights of ``spec``, where that is a run without a best/; else None."""
+    folder = user_path(spec)
+    if is_run_folder(folder) and not (folder / "best").is_dir():
+        return f"{spec} was stopped before its end: these are the weights of its last/."
+    return None
 
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
