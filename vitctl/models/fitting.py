@@ -68,11 +68,11 @@ def fit_resolution(
     if loaded.report is not None or own.grid is None:
         resolution = change_resolution(loaded.model, image_size, method=method, name=loaded.name)
         return loaded, resolution if loaded.report is not None else None
+    if image_size == own.image_size:
+        return loaded, None
     if own.patch_size is not None:
         check_divisible(image_size, own.patch_size, model=loaded.name)
-    if image_size != own.image_size:
-        loaded = load_model(spec, weights="none", image_size=image_size, seed=seed)
-    return loaded, None
+    return load_model(spec, weights="none", image_size=image_size, seed=seed), None
 
 
 def fit_head(
