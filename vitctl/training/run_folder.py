@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
+from vitctl.models.build import model_folder
 from vitctl.primitives.files import user_path, write_json
 
 
@@ -32,9 +33,9 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def stopped_note(spec: str) -> str | None:
-    """Return a sentence for who takes the weights of ``spec``, where that is a run without a best/; else None."""
-    folder = user_path(spec)
-    if is_run_folder(folder) and not (folder / "best").is_dir():
+    """Return a sentence for who loads the model ``spec``, where that is a run without a best/; else None."""
+    run = user_path(spec).absolute()
+    if model_folder(spec) == run / "last" and is_run_folder(run):
         return f"{spec} was stopped before its end: these are the weights of its last/."
     return None
 

@@ -22,7 +22,7 @@ from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
-from vitctl.training.run_folder import check_writable, is_run_folder
+from vitctl.training.run_folder import check_writable, is_run_folder, stopped_note
 from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
@@ -42,8 +42,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     images = _choose_images(config, classifier)
     out = _decide_out(config, images)
     check_writable(out)
-    if config.run and is_run_folder(user_path(config.run)) and not (user_path(config.run) / "best").is_dir():
-        conversation.warn(f"{config.run} was stopped before its end: these are the weights of its last/.")
+    if (note := stopped_note(spec)) is not None:
+        conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
     workers, _ = resolve_num_workers(
         config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type

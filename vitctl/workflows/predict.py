@@ -13,6 +13,7 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.models.build import LoadedClassifier, load_classifier
 from vitctl.primitives.devices import resolve_device
+from vitctl.training.run_folder import stopped_note
 
 
 def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
     classifier = load_classifier(spec, weights=config.weights)
+    if (note := stopped_note(spec)) is not None:
+        conversation.warn(note)
     predictions: list[dict[str, Any]] = []
     skipped = [
         {"image": given, "reason": "a folder that holds no image"} for given, found in listed.items() if not found
