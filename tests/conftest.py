@@ -1,4 +1,4 @@
-"""Fixtures for all tests: tiny models, drawn images, the command line in this process, no network."""
+"""Fixtures for all tests: a tiny model, a finished run, drawn images, the command line in this process, no network."""
 
 import itertools
 import json
@@ -142,3 +142,33 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base_licence=None,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A run of 60 steps on red, green and blue images, with a test split; square, 24 px."""
+    from vitctl.conversation import Conversation
+    from vitctl.settings.finetune import FinetuneConfig
+    from vitctl.workflows import finetune
+
+    folder = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 5)):
+        for label, name in enumerate(("red", "green", "blue")):
+            (folder / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8)
+                pixels[..., label] += np.uint8(150)
+                Image.fromarray(pixels).save(folder / "data" / split / name / f"{index}.png")
+    config = FinetuneConfig(
+        data=str(folder / "data"),
+        model=str(tiny_model_folder),
+        image_size="24",
+        steps=60,
+        lr=3e-3,
+        head="zero",
+        num_workers=0,
+        out=str(folder / "run"),
+    )
+    finetune.run(config, Conversation())
+    return folder / "run"

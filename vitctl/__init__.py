@@ -5,13 +5,58 @@ predicts with it and exports it. Importing this package imports nothing heavy.
 
 Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the table)::
 
+    api           what a program calls; every name of this package comes from there or from below
     cli           words in, words out; the only home of Typer and rich
     workflows     one file per command; reads as a table of contents
+    classifier    a trained model to show images to
     training evaluation exporting inspecting reporting     building blocks
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
     settings recipes guides conversation        plain Python: settings, recipe files, guides, how a workflow talks
     errors                                      what can go wrong, and the exit code of each
+
+In a program or a notebook::
+
+    import vitctl
+
+    classifier = vitctl.load("runs/photos")
+    classifier.predict("cat.jpg")  # ['cat']
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError, UnavailableError, VitctlError
+
+if TYPE_CHECKING:
+    from vitctl.api import load
+    from vitctl.classifier import Classifier
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "DataError",
+    "InterruptedRun",
+    "ModelError",
+    "SettingError",
+    "UnavailableError",
+    "VitctlError",
+    "__version__",
+    "load",
+]
+
+_HOMES = {"Classifier": "vitctl.classifier", "load": "vitctl.api"}  # imported when first asked for
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this gives
+
+    def __getattr__(name: str) -> Any:
+        """Return what ``_HOMES`` names (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

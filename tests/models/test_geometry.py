@@ -192,6 +192,16 @@ def test_change_resolution__attention_cost_is_the_square_of_the_tokens() -> None
     assert resolution.attention_cost_factor == pytest.approx((65 / 17) ** 2)
 
 
+def test_own_size_that_the_patch_does_not_divide__stays() -> None:
+    """As that of SigLIP's so400m: 27 patches of 14 px in 384 px."""
+    model = build("vit_base_patch16_siglip_224", **PATCH_8 | {"img_size": 30})
+    before, expected = table_of(model), forward(model, (30, 30))
+    resolution = change_resolution(model, (30, 30), method="paper", name="tiny")
+    assert resolution.after == resolution.before
+    assert torch.equal(table_of(model), before)
+    assert torch.equal(forward(model, (30, 30)), expected)
+
+
 @pytest.mark.parametrize(
     ("image_size", "sentence"),
     [

@@ -11,11 +11,15 @@ PACKAGE = Path(vitctl.__file__).parent
 
 # unit -> units of vitctl it may import from (itself always)
 FLOORS = {
+    "api": {
+        "cli", "workflows", "classifier", "settings", "results", "conversation", "primitives", "errors", "",
+    },  # cli: its screen alone, where asked for
     "cli": {"workflows", "settings", "recipes", "guides", "conversation", "primitives", "errors", ""},
     "workflows": {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "settings",
         "recipes", "conversation", "errors", "",
     },
+    "classifier": {"training", "evaluation", "models", "data", "primitives", "conversation", "errors"},
     "training": {"models", "data", "primitives", "recipes", "conversation", "errors"},
     "evaluation": {"models", "data", "primitives", "conversation", "errors"},
     "exporting": {"models", "data", "primitives", "conversation", "errors", ""},
@@ -30,7 +34,7 @@ FLOORS = {
     "conversation": set(),
     "errors": set(),
     "__main__": {"cli"},
-    "": set(),
+    "": {"api", "classifier", "results", "errors"},
 }  # fmt: skip
 
 # plain lists of choices: every unit above errors may import them, so that no list stands twice
@@ -55,10 +59,11 @@ HOMES = {
     "sklearn": {"evaluation", "data"},
     "scipy": {"evaluation"},
     "torch": {
-        "workflows", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives",
+        "workflows", "classifier", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives",
     },
     "numpy": {
-        "workflows", "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives",
+        "workflows", "classifier", "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data",
+        "primitives",
     },
 }  # fmt: skip
 

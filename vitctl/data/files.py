@@ -3,16 +3,20 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vitctl.data.images import EXTENSIONS, is_hidden, open_image, read_rgb, reason_of
+from vitctl.data.given import ImageLike, rgb_of
+from vitctl.data.images import EXTENSIONS, is_hidden, open_image, reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.primitives.files import file_stamp, user_path
 from vitctl.primitives.natural_order import natural_key
+
+AnyImage = TypeVar("AnyImage", bound=ImageLike)
 
 
 def list_images(given: str) -> list[str]:
@@ -31,22 +35,28 @@ def list_images(given: str) -> list[str]:
 
 
 def read_batches(
-    paths: list[str], transform: EvaluationTransform, *, batch_size: int
-) -> Iterator[list[tuple[str, Tensor | str]]]:
-    """Yield (path, tensor or reason) in order, ``batch_size`` at a time, read in parallel.
+    images: Sequence[AnyImage], transform: EvaluationTransform, *, batch_size: int
+) -> Iterator[list[tuple[AnyImage, Tensor | str]]]:
+    """Yield (image, tensor or reason) in order, ``batch_size`` at a time, read in parallel.
 
-    A tensor is (3, H, W) float32; a reason says in a few words why the file cannot be read.
+    Args:
+        images: Paths, or whatever else ``rgb_of`` takes.
+        transform: Makes the tensor, (3, H, W) float32.
+        batch_size: >= 1.
+
+    Yields:
+        A batch; a reason says in a few words why the image cannot be read.
     """
 
-    def _read(path: str) -> Tensor | str:
+    def _read(image: AnyImage) -> Tensor | str:
         try:
-            return transform(read_rgb(user_path(path)))
+            return transform(rgb_of(image))
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
             yield list(zip(batch, pool.map(_read, batch), strict=True))
 
 

@@ -48,6 +48,12 @@ class LoadedModel:
     licence: str | None
     report: LoadReport | None
 
+    @property
+    def num_classes(self) -> int:
+        """C; 0 where the model has no classifier: it has no outputs, or its weights hold no head."""
+        is_headless = self.report is not None and bool(self.report.missing)
+        return 0 if is_headless else max(0, int(getattr(self.model, "num_classes", 0)))
+
 
 def model_folder(spec: str) -> Path | None:
     """Return the timm local-dir folder that ``spec`` names, or None where it names none.
@@ -203,7 +209,7 @@ def _class_names(model: nn.Module, *, own: bool, is_published: bool) -> tuple[tu
 
 
 @dataclass(frozen=True)
-class Classifier:
+class LoadedClassifier:
     """A model ready to be shown images.
 
     Attributes:
@@ -217,24 +223,36 @@ class Classifier:
     preprocessing: Preprocessing
 
 
-def load_classifier(spec: str, *, weights: str = "pretrained") -> Classifier:
+def load_classifier(spec: str, *, weights: str = "pretrained") -> LoadedClassifier:
     """Return the classifier that ``spec`` names: a run folder, a timm folder, ``demo``, a timm name.
 
     Raises:
         ModelError: See ``load_model``; or the model has no head (its weights lack one, or it has no outputs).
     """
     loaded = load_model(spec, weights=weights)
-    num_classes = int(getattr(loaded.model, "num_classes", 0))
-    if not num_classes or (loaded.report is not None and loaded.report.missing):
+    names = names_of_outputs(loaded, spec)
+    image_size = geometry_of(loaded.model).image_size  # the weights' own grid may differ from the configuration's
+    preprocessing = replace(preprocessing_of(loaded.model), image_size=image_size)
+    loaded.model.eval()
+    return LoadedClassifier(loaded, names, preprocessing)
+
+
+def names_of_outputs(loaded: LoadedModel, spec: str) -> tuple[str, ...]:
+    """Return the C class names of a classifier, in the order of its outputs; numbers where they are not known.
+
+    Args:
+        loaded: A model.
+        spec: What it was loaded by, for the message.
+
+    Raises:
+        ModelError: It has no classifier.
+    """
+    if not loaded.num_classes:
         raise ModelError(
             f"{loaded.name} has no classifier: its weights hold no head. Fine-tune it first: vitctl finetune --model "
             f"{spec}."
         )
-    image_size = geometry_of(loaded.model).image_size  # the weights' own grid may differ from the configuration's
-    preprocessing = replace(preprocessing_of(loaded.model), image_size=image_size)
-    names = loaded.class_names or tuple(str(index) for index in range(num_classes))
-    loaded.model.eval()
-    return Classifier(loaded, names, preprocessing)
+    return loaded.class_names or tuple(str(index) for index in range(loaded.num_classes))
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:

@@ -12,6 +12,39 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.words import DEMO
 
 
+def interpolation_for(weights: str) -> str:
+    """Return how position embeddings are resampled unless told: as the authors' code does to ``.npz`` weights."""
+    return "paper" if weights.endswith(".npz") else "bicubic-aa"
+
+
+def load_at_size(
+    spec: str,
+    *,
+    weights: str = "pretrained",
+    image_size: tuple[int, int] | None = None,
+    method: str | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Return the model that ``spec`` names, with its weights loaded, at the image size it is to be used at.
+
+    Args:
+        spec: For ``load_model``.
+        weights: ``pretrained``, ``none``, or a file.
+        image_size: (H, W) px; None is its own.
+        method: Interpolation of the position embeddings; None is that of ``interpolation_for``.
+        seed: For random weights.
+
+    Raises:
+        ModelError: It cannot be loaded, or its size cannot change.
+        SettingError: It cannot take the size.
+    """
+    loaded = load_model(spec, weights=weights, seed=seed)
+    if image_size is not None:
+        method = method or interpolation_for(weights)
+        loaded, _ = fit_resolution(loaded, image_size, spec=spec, method=method, seed=seed)
+    return loaded
+
+
 def fit_resolution(
     loaded: LoadedModel, image_size: tuple[int, int], *, spec: str, method: str, seed: int
 ) -> tuple[LoadedModel, Resolution | None]:
@@ -36,11 +69,11 @@ def fit_resolution(
     if loaded.report is not None or own.grid is None:
         resolution = change_resolution(loaded.model, image_size, method=method, name=loaded.name)
         return loaded, resolution if loaded.report is not None else None
+    if image_size == own.image_size:
+        return loaded, None
     if own.patch_size is not None:
         check_divisible(image_size, own.patch_size, model=loaded.name)
-    if image_size != own.image_size:
-        loaded = load_model(spec, weights="none", image_size=image_size, seed=seed)
-    return loaded, None
+    return load_model(spec, weights="none", image_size=image_size, seed=seed), None
 
 
 def fit_head(

@@ -127,10 +127,10 @@ def change_resolution(model: nn.Module, image_size: tuple[int, int], *, method: 
     """
     before = geometry_of(model)
     has_table = before.grid is not None and before.has_position_embeddings
+    if image_size == before.image_size:  # which the patch need not divide: SigLIP's 14 px at 384
+        return Resolution(before, before, 1.0 if has_table else None)
     if before.patch_size is not None:
         check_divisible(image_size, before.patch_size, model=name)
-    if image_size == before.image_size:
-        return Resolution(before, before, 1.0 if has_table else None)
     is_fixed = before.grid is not None or bool(_configuration(model).get("fixed_input_size"))
     if is_fixed and not hasattr(model, "set_input_size"):
         raise ModelError(

@@ -4,6 +4,7 @@ Letters: H W px; h w patches.
 """
 
 import re
+from collections.abc import Sequence
 
 from vitctl.errors import SettingError
 
@@ -26,6 +27,16 @@ def parse_image_size(text: str, *, option: str = "--image-size") -> tuple[int, i
     raise SettingError(
         f"{option} is {text!r}; it takes pixels, one number for a square (384) or HEIGHTxWIDTH (256x320)."
     )
+
+
+def image_size_of(given: int | str | Sequence[int], *, option: str = "image_size") -> tuple[int, int]:
+    """Return (H, W) in px from what a program gives: ``384``, ``"256x320"`` or ``(256, 320)``.
+
+    Raises:
+        SettingError: It is none of these, or a side is not between 1 and 65,535 px.
+    """
+    text = "x".join(map(str, given)) if isinstance(given, tuple | list) else str(given)
+    return parse_image_size(text, option=option)
 
 
 def format_size(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from vitctl.errors import SettingError, check_choice
-from vitctl.primitives.image_sizes import parse_image_size
+from vitctl.primitives.image_sizes import image_size_of
 from vitctl.settings.words import LEAVE_ONE_OUT, MAX_L2, MIN_L2
 
 Parser = Callable[[Any, str], Any]
@@ -97,9 +97,7 @@ def pixels(given: Any, option: str) -> tuple[int, int]:
     Raises:
         SettingError: It is none of them.
     """
-    if isinstance(given, (tuple, list)):
-        given = "x".join(str(side) for side in given)
-    return parse_image_size(str(given), option=option)
+    return image_size_of(given, option=option)
 
 
 def token(given: Any, option: str) -> str | tuple[int, int]:

@@ -16,13 +16,13 @@ from vitctl.data.survey import thumbnail
 from vitctl.errors import SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
-from vitctl.models.build import Classifier, load_classifier
+from vitctl.models.build import LoadedClassifier, load_classifier
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
 from vitctl.settings.evaluate import EvaluateConfig
-from vitctl.training.run_folder import check_writable, is_run_folder
+from vitctl.training.run_folder import check_writable, is_run_folder, stopped_note
 from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
@@ -42,8 +42,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     images = _choose_images(config, classifier)
     out = _decide_out(config, images)
     check_writable(out)
-    if config.run and is_run_folder(user_path(config.run)) and not (user_path(config.run) / "best").is_dir():
-        conversation.warn(f"{config.run} was stopped before its end: these are the weights of its last/.")
+    if (note := stopped_note(spec)) is not None:
+        conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
     workers, _ = resolve_num_workers(
         config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
@@ -84,7 +84,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     return report
 
 
-def _choose_images(config: EvaluateConfig, classifier: Classifier) -> Images:
+def _choose_images(config: EvaluateConfig, classifier: LoadedClassifier) -> Images:
     """Return the images to evaluate on: those asked for, else the run's own validation images."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):

@@ -58,7 +58,7 @@ from vitctl.evaluation.supports import (
     rows_used,
 )
 from vitctl.models.build import LoadedModel, load_model
-from vitctl.models.fitting import fit_preprocessing, fit_resolution
+from vitctl.models.fitting import fit_preprocessing, fit_resolution, interpolation_for
 from vitctl.models.geometry import geometry_of
 from vitctl.models.layers import Layer, choose_layers
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
@@ -458,7 +458,7 @@ def prepare_model(
     wanted = geometry_of(loaded.model).image_size
     if config.image_size is not None:
         wanted = config.image_size
-    method = method or ("paper" if weights.endswith(".npz") else "bicubic-aa")
+    method = method or interpolation_for(weights)
     loaded, _ = fit_resolution(loaded, wanted, spec=model, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
         conversation.warn(note)

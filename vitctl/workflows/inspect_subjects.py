@@ -14,14 +14,14 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import DataError
 from vitctl.inspecting.subject import ImageStream, Subject
 from vitctl.models.build import load_model
-from vitctl.models.fitting import fit_preprocessing, fit_resolution
+from vitctl.models.fitting import fit_preprocessing, fit_resolution, interpolation_for
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.files import user_path
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.words import DIGITS
-from vitctl.training.run_folder import is_run_folder
+from vitctl.training.run_folder import is_run_folder, stopped_note
 from vitctl.workflows.run_images import images_of_run
 
 SPLIT_PREFERENCE = ("val", "test", "all", "train")
@@ -47,7 +47,7 @@ class ModelChoice:
     @property
     def interpolation(self) -> str:
         """How its position embeddings are resampled unless told: as the authors' code does to ``.npz`` weights."""
-        return "paper" if self.weights.endswith(".npz") else "bicubic-aa"
+        return interpolation_for(self.weights)
 
     @property
     def is_random(self) -> bool:
@@ -132,9 +132,8 @@ def load_subject(
     loaded, _ = fit_resolution(loaded, wanted, spec=choice.spec, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
         conversation.warn(note)
-    folder = user_path(choice.spec)
-    if is_run_folder(folder) and not (folder / "best").is_dir():
-        conversation.warn(f"{choice.spec} was stopped before its end: these are the weights of its last/.")
+    if (stopped := stopped_note(choice.spec)) is not None:
+        conversation.warn(stopped)
     model = loaded.model.to(device).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -10,9 +10,10 @@ from vitctl.conversation import Conversation
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
-from vitctl.models.build import Classifier, load_classifier
+from vitctl.models.build import LoadedClassifier, load_classifier
 from vitctl.primitives.devices import resolve_device
 from vitctl.settings.predict import PredictConfig
+from vitctl.training.run_folder import stopped_note
 
 
 def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
     classifier = load_classifier(spec, weights=config.weights)
+    if (note := stopped_note(spec)) is not None:
+        conversation.warn(note)
     predictions: list[dict[str, Any]] = []
     skipped = [
         {"image": given, "reason": "a folder that holds no image"} for given, found in listed.items() if not found
@@ -52,7 +55,7 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     return {"predictions": predictions, "skipped": skipped}
 
 
-def top_classes(shares: np.ndarray, classifier: Classifier, top_k: int) -> list[dict[str, Any]]:
+def top_classes(shares: np.ndarray, classifier: LoadedClassifier, top_k: int) -> list[dict[str, Any]]:
     """Return the ``top_k`` most probable classes of one image, most probable first.
 
     Args:
