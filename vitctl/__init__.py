@@ -19,7 +19,9 @@ In a program or a notebook::
 
     import vitctl
 
-    classifier = vitctl.load("runs/photos")
+    result = vitctl.finetune(data="photos/", image_size=384, out="runs/photos")
+    print(result.best.top1)
+    classifier = vitctl.load(result.run)
     classifier.predict("cat.jpg")  # ['cat']
 """
 
@@ -29,24 +31,67 @@ from typing import TYPE_CHECKING, Any
 from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError, UnavailableError, VitctlError
 
 if TYPE_CHECKING:
-    from vitctl.api import load
+    from vitctl.api import data_report, evaluate, export, fewshot_eval, finetune, inspect, load, predict
     from vitctl.classifier import Classifier
+    from vitctl.results.data import DataReport
+    from vitctl.results.evaluate import EvaluateResult
+    from vitctl.results.export import ExportResult
+    from vitctl.results.fewshot_eval import FewshotResult
+    from vitctl.results.finetune import DryRunResult, FinetuneResult
+    from vitctl.results.inspect_model import InspectAllResult, InspectResult
+    from vitctl.results.predict import PredictResult
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Classifier",
     "DataError",
+    "DataReport",
+    "DryRunResult",
+    "EvaluateResult",
+    "ExportResult",
+    "FewshotResult",
+    "FinetuneResult",
+    "InspectAllResult",
+    "InspectResult",
     "InterruptedRun",
     "ModelError",
+    "PredictResult",
     "SettingError",
     "UnavailableError",
     "VitctlError",
     "__version__",
+    "data_report",
+    "evaluate",
+    "export",
+    "fewshot_eval",
+    "finetune",
+    "inspect",
     "load",
+    "predict",
 ]
 
-_HOMES = {"Classifier": "vitctl.classifier", "load": "vitctl.api"}  # imported when first asked for
+# where each name is, imported when it is first asked for
+_HOMES = {
+    "Classifier": "vitctl.classifier",
+    "DataReport": "vitctl.results.data",
+    "DryRunResult": "vitctl.results.finetune",
+    "EvaluateResult": "vitctl.results.evaluate",
+    "ExportResult": "vitctl.results.export",
+    "FewshotResult": "vitctl.results.fewshot_eval",
+    "FinetuneResult": "vitctl.results.finetune",
+    "InspectAllResult": "vitctl.results.inspect_model",
+    "InspectResult": "vitctl.results.inspect_model",
+    "PredictResult": "vitctl.results.predict",
+    "data_report": "vitctl.api",
+    "evaluate": "vitctl.api",
+    "export": "vitctl.api",
+    "fewshot_eval": "vitctl.api",
+    "finetune": "vitctl.api",
+    "inspect": "vitctl.api",
+    "load": "vitctl.api",
+    "predict": "vitctl.api",
+}
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this gives
 

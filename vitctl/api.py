@@ -1,27 +1,235 @@
-"""What a program calls: ``import vitctl; vitctl.load(...)``. Importing it imports no torch.
+"""What a program calls: ``import vitctl; vitctl.finetune(...)``. Importing it imports no torch.
 
-Every function is silent unless ``verbose`` is set, but for warnings, which are Python's. Errors are ``VitctlError``s,
-with the sentences that the commands show.
+Every command is a function: its settings are the command's options with their defaults, its result is a dataclass whose
+JSON is the ``--json`` document. Signatures and docstrings are made from the settings, so that ``help(vitctl.finetune)``
+is ``vitctl finetune --help``. Every function is silent unless ``verbose`` is set, but for warnings, which are Python's.
+Errors are ``VitctlError``s, with the sentences that the commands show.
 """
 
-import inspect
+import inspect as signatures
 import os
+import textwrap
 import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from vitctl.conversation import Conversation
+from vitctl.settings.data import DataConfig
+from vitctl.settings.evaluate import EvaluateConfig
+from vitctl.settings.export import ExportConfig
+from vitctl.settings.fewshot_eval import FewshotEvalConfig
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.inspect_model import InspectConfig
+from vitctl.settings.option import Settings, described
+from vitctl.settings.predict import PredictConfig
+from vitctl.settings.reading import settings_from_python, values_from_python
 
 if TYPE_CHECKING:
     from vitctl.classifier import Classifier
+    from vitctl.results.data import DataReport
+    from vitctl.results.evaluate import EvaluateResult
+    from vitctl.results.export import ExportResult
+    from vitctl.results.fewshot_eval import FewshotResult
+    from vitctl.results.finetune import DryRunResult, FinetuneResult
+    from vitctl.results.inspect_model import InspectAllResult, InspectResult
+    from vitctl.results.predict import PredictResult
 
+PathLike = str | os.PathLike[str]
 _PACKAGE = str(Path(__file__).parent) + os.sep
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
+
+
+def _takes(settings: type[Settings]) -> Callable[[_FunctionT], _FunctionT]:
+    """Show the settings in the signature and the docstring of a function that passes ``**values`` on to them."""
+
+    def show(function: _FunctionT) -> _FunctionT:
+        own = [
+            one
+            for one in signatures.signature(function).parameters.values()
+            if one.kind is not signatures.Parameter.VAR_KEYWORD
+        ]
+        names = {one.name for one in own}
+        rest = [one for one in described(settings).values() if one.name not in names and one.opt is not None]
+        parameters = [
+            signatures.Parameter(
+                one.name,
+                signatures.Parameter.KEYWORD_ONLY,
+                default=signatures.Parameter.empty if one.default is MISSING else one.default,
+                annotation=one.kind,
+            )
+            for one in rest
+        ]
+        function.__signature__ = signatures.signature(function).replace(parameters=[*own, *parameters])  # type: ignore[attr-defined]
+        rows = [
+            textwrap.fill(f"{one.name}: {one.opt.help}", width=100, initial_indent=" " * 8, subsequent_indent=" " * 12)
+            for one in rest
+            if one.opt is not None
+        ]
+        function.__doc__ = "\n".join([(function.__doc__ or "").rstrip(), "", "    Settings:", *rows, "    "])
+        return function
+
+    return show
+
+
+def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
+    talk = conversation(verbose=verbose)
+    return import_module(f"vitctl.workflows.{workflow}").run(config, talk)
+
+
+@overload
+def finetune(
+    *, config: PathLike | None = None, dry_run: Literal[False] = False, verbose: bool = False, **settings: Any
+) -> "FinetuneResult": ...
+
+
+@overload
+def finetune(
+    *, config: PathLike | None = None, dry_run: Literal[True], verbose: bool = False, **settings: Any
+) -> "DryRunResult": ...
+
+
+@_takes(FinetuneConfig)
+def finetune(
+    *, config: PathLike | None = None, dry_run: bool = False, verbose: bool = False, **settings: Any
+) -> "FinetuneResult | DryRunResult":
+    """Fine-tune a pretrained ViT (or CNN) on images, at a higher resolution if you like: ``vitctl finetune``.
+
+    Writes the run folder that the command writes, and returns its summary.
+
+    Args:
+        config: The ``config.json`` of an earlier run; settings given here come first.
+        dry_run: Train and write nothing; return settings, cost and time.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: A setting, the images, the weights or the device cannot be used; nothing was written.
+        InterruptedRun: Ctrl-C; ``last/`` holds the weights.
+    """
+    where = "vitctl.finetune"
+    given = {**settings, "dry_run": dry_run}
+    if config is None:
+        return _run("finetune", settings_from_python(FinetuneConfig, given, where=where), verbose=verbose)
+    merged = merge(config_from_file(Path(config)), values_from_python(FinetuneConfig, given, where=where))
+    return _run("finetune", merged, verbose=verbose)
+
+
+@_takes(EvaluateConfig)
+def evaluate(run: PathLike | None = None, *, verbose: bool = False, **settings: Any) -> "EvaluateResult":
+    """Say how good a classifier is: accuracy with its interval, calibration, every class: ``vitctl evaluate``.
+
+    Args:
+        run: Run folder or timm folder; None with ``model=``.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: The model or the images cannot be used; nothing was written.
+    """
+    given = {"run": run, **settings} if run is not None else settings
+    return _run("evaluate", settings_from_python(EvaluateConfig, given, where="vitctl.evaluate"), verbose=verbose)
+
+
+@_takes(FewshotEvalConfig)
+def fewshot_eval(*, verbose: bool = False, **settings: Any) -> "FewshotResult":
+    """Say how good frozen features are, by linear few-shot evaluation: ``vitctl fewshot-eval``.
+
+    Args:
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: A setting, the images or a model cannot be used; no result was written.
+    """
+    config = settings_from_python(FewshotEvalConfig, settings, where="vitctl.fewshot_eval")
+    return _run("fewshot_eval", config, verbose=verbose)
+
+
+@_takes(InspectConfig)
+def inspect(
+    analysis: str, run: PathLike | None = None, *, verbose: bool = False, **settings: Any
+) -> "InspectResult | InspectAllResult":
+    """Show how a ViT sees: ``vitctl inspect``.
+
+    Args:
+        analysis: Its name, or ``all``, which returns an ``InspectAllResult``.
+        run: Run folder or timm folder; None with ``model=``.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: A model, a setting or the images cannot be used; of the analysis nothing was written.
+    """
+    given = {"analysis": analysis, **({} if run is None else {"run": run}), **settings}
+    return _run("inspect_model", settings_from_python(InspectConfig, given, where="vitctl.inspect"), verbose=verbose)
+
+
+@_takes(ExportConfig)
+def export(run: PathLike | None = None, *, verbose: bool = False, **settings: Any) -> "ExportResult":
+    """Write a model in formats that other programs open, and prove that each behaves like it: ``vitctl export``.
+
+    Args:
+        run: Run folder, its best/ or last/, or a timm folder; None with ``model=``.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: The model, the images or the output cannot be used, or an export does not behave like its source;
+            nothing was written.
+    """
+    given = {"run": run, **settings} if run is not None else settings
+    return _run("export", settings_from_python(ExportConfig, given, where="vitctl.export"), verbose=verbose)
+
+
+@_takes(PredictConfig)
+def predict(
+    run: PathLike | None = None,
+    images: PathLike | Iterable[PathLike] = (),
+    *,
+    verbose: bool = False,
+    **settings: Any,
+) -> "PredictResult":
+    """Say what image files show: the most probable classes of each, in the order given: ``vitctl predict``.
+
+    ``vitctl.load(run).predict(images)`` also takes Pillow images and arrays, and loads the model once.
+
+    Args:
+        run: Run folder or timm folder; None with ``model=``.
+        images: One path or many; folders are walked. Files that cannot be read are in ``skipped`` of the result.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: The model cannot be used, or no image is given.
+    """
+    given = {**({} if run is None else {"run": run}), "images": images, **settings}
+    return _run("predict", settings_from_python(PredictConfig, given, where="vitctl.predict"), verbose=verbose)
+
+
+@_takes(DataConfig)
+def data_report(data: PathLike, *, verbose: bool = False, **settings: Any) -> "DataReport":
+    """Say what images there are and what is wrong with them, before training: ``vitctl data``.
+
+    Args:
+        data: Images: anything that ``vitctl data`` takes.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: The data cannot be opened, or no image decodes; nothing was written.
+    """
+    config = settings_from_python(DataConfig, {"data": data, **settings}, where="vitctl.data_report")
+    return _run("data", config, verbose=verbose)
 
 
 def load(
-    run_or_model: str | os.PathLike[str],
+    run_or_model: PathLike,
     *,
-    weights: str | os.PathLike[str] = "pretrained",
+    weights: PathLike = "pretrained",
     image_size: int | str | tuple[int, int] | None = None,
     device: str = "auto",
     verbose: bool = False,
@@ -77,7 +285,7 @@ class _Warnings(Conversation):
 
     def warn(self, text: str) -> None:
         """Issue a ``UserWarning``."""
-        level, frame = 1, inspect.currentframe()
+        level, frame = 1, signatures.currentframe()
         while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
             level, frame = level + 1, frame.f_back
         warnings.warn(text, UserWarning, stacklevel=level)

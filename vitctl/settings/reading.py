@@ -57,22 +57,32 @@ def _fits(value: Any, one: Described) -> bool:
     return False
 
 
-def settings_from_python(settings: type[SettingsT], values: Mapping[str, Any], *, where: str) -> SettingsT:
-    """Return the settings that a caller in Python means.
+def values_from_python(settings: type[Settings], values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """Return what a caller in Python means, by field.
 
     Paths are text, numbers of numpy are numbers, one name is a list of one name, and what the command line writes as a
     list may be a tuple or a list.
 
     Raises:
-        SettingError: A name or a value cannot be used; all wrong names and types are named at once.
+        SettingError: There is no such setting, or a value is of another type; all of them are named at once.
     """
     known = described(settings)
     plain = {name: _plain(value, known.get(name)) for name, value in values.items()}
-    checked = {name: value for name, value in plain.items() if not _is_parsed(known.get(name))}
-    found = mistakes(settings, checked, where=where)
+    found = mistakes(
+        settings, {name: value for name, value in plain.items() if not _is_parsed(known.get(name))}, where=where
+    )
     if found:
         raise SettingError("\n".join(found))
-    return settings_of(settings, plain)
+    return plain
+
+
+def settings_from_python(settings: type[SettingsT], values: Mapping[str, Any], *, where: str) -> SettingsT:
+    """Return the settings that a caller in Python means; see ``values_from_python``.
+
+    Raises:
+        SettingError: A name or a value cannot be used.
+    """
+    return settings_of(settings, values_from_python(settings, values, where=where))
 
 
 def _is_parsed(one: Described | None) -> bool:
