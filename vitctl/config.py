@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vitctl.errors import SettingError, check_choice, did_you_mean
+from vitctl.recipes import check_given_once, options_behind
 
 BAD_IMAGE = ("fail", "skip")
 CACHES = ("none", "resized")
@@ -134,6 +135,8 @@ class FinetuneConfig:
     """How a new head starts: zero, or ridge, the closed-form linear probe; None as the recipe says."""
     recipe: str | None = None
     """Name of a recipe, or a file."""
+    set: tuple[str, ...] | None = None
+    """Values of the recipe to override, each ``SECTION.KEY=VALUE``; the last of a key counts."""
     steps: int | None = None
     """Optimiser steps, >= 1."""
     epochs: float | None = None
@@ -197,6 +200,8 @@ class FinetuneConfig:
         _check_seed(self.seed)
         if self.lr is not None and self.lr > MAX_LR:
             raise SettingError(f"--lr is {self.lr:g}; expected at most {MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")
+        if self.recipe_settings is None:  # a run's config.json has what was decided beside what was set
+            check_given_once(self.set, [f.name for f in fields(self) if getattr(self, f.name) is not None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -849,6 +854,7 @@ def config_from_file(path: Path) -> FinetuneConfig:
         if key not in known:
             raise SettingError(f"--config {path} has an unknown setting {key!r}.{did_you_mean(key, known)}")
         _check_type(key, value, known[key], path)
+        settings[key] = tuple(value) if isinstance(value, list) else value
     return FinetuneConfig(**settings)
 
 
@@ -860,10 +866,14 @@ def _check_type(key: str, value: Any, kind: str, path: Path) -> None:
         "bool": (bool,),
         "None": (type(None),),
         "table": (dict,),
+        "list of texts": (list,),
     }
-    kinds = ["table" if "Mapping" in part else part.strip(" '<>").removeprefix("class '") for part in kind.split("|")]
+    named = {"Mapping": "table", "tuple": "list of texts"}
+    kinds = [part.strip(" '<>").removeprefix("class '") for part in kind.split("|")]
+    kinds = [next((word for name, word in named.items() if name in part), part) for part in kinds]
     types = tuple(one for part in kinds for one in allowed[part])
-    if not isinstance(value, types) or (isinstance(value, bool) and "bool" not in kinds):
+    is_wrong = isinstance(value, list) and not all(isinstance(item, str) for item in value)
+    if not isinstance(value, types) or is_wrong or (isinstance(value, bool) and "bool" not in kinds):
         raise SettingError(f"{key} in --config {path} is {value!r}; expected {' or '.join(kinds)}.")
 
 
@@ -879,7 +889,7 @@ _FORGOTTEN = {
     "class_weights": ("sampler",),
     "sampler": ("class_weights",),
     "model": ("weights", "image_size"),
-    "recipe": ("recipe_settings", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp", "head"),
+    "recipe": ("recipe_settings", "set", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp", "head"),
 }
 
 
@@ -887,8 +897,14 @@ def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     """Return ``base`` with the values ``given`` on the command line, which come first.
 
     What the file decided for another recipe, data or model than the one given is decided anew, and so is
-    what a given value contradicts (``--epochs`` against the file's ``steps``).
+    what a given value contradicts (``--epochs`` against the file's ``steps``). What is ``--set`` adds to what was set
+    in the file, unless the recipe is another.
     """
+    check_given_once(given.get("set"), [option for option, value in given.items() if value is not None])
     defaults: dict[str, Any] = {field.name: field.default for field in fields(FinetuneConfig)}
     forgotten = {key for option in given if given[option] != defaults[option] for key in _FORGOTTEN.get(option, ())}
-    return replace(base, **{key: defaults[key] for key in forgotten - set(given)}, **given)
+    forgotten |= set(options_behind(given.get("set")))
+    kept = [text for text in base.set or () if "set" not in forgotten and not given.keys() & options_behind([text])]
+    overrides = (*kept, *(given.get("set") or ())) or None
+    forgotten -= {"set", *given}
+    return replace(base, **{key: defaults[key] for key in forgotten}, **{**given, "set": overrides})

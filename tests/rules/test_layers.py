@@ -24,7 +24,7 @@ FLOORS = {
     "models": {"primitives", "conversation", "errors"},
     "data": {"primitives", "conversation", "errors"},
     "primitives": {"errors"},
-    "config": {"errors"},
+    "config": {"recipes", "errors"},
     "recipes": {"errors"},
     "conversation": set(),
     "errors": set(),

@@ -1,6 +1,6 @@
 """Facts that must stand in two places (plain Python here, beside the code that acts there) agree."""
 
-from vitctl import config, recipes
+from vitctl import config
 from vitctl.data.transforms import CROPS
 from vitctl.evaluation.features import POOLS
 from vitctl.evaluation.fewshot import CLASSIFIERS
@@ -10,12 +10,13 @@ from vitctl.exporting.verification import TOLERANCES
 from vitctl.models.build import DEMO
 from vitctl.primitives.devices import DEVICES
 from vitctl.primitives.position_embeddings import METHODS
+from vitctl.recipes import Recipe, keys_of
 from vitctl.training.decisions import DEMO_MODEL
 
 
 def test_choices_agree() -> None:
-    assert tuple(METHODS) == config.INTERPOLATIONS == recipes._CHOICES["pos_embed_interp"]
-    assert CROPS == recipes._CHOICES["crop"]
+    assert tuple(METHODS) == config.INTERPOLATIONS == keys_of(Recipe)["images.pos_embed_interp"].choices
+    assert CROPS == keys_of(Recipe)["images.crop"].choices
     assert DEVICES == config.DEVICES
     assert CLASSIFIERS == config.FEWSHOT_CLASSIFIERS
     assert BALANCES == config.BALANCES

@@ -54,7 +54,15 @@ def test_workers__byte_identical(run: Run) -> None:
     assert run(out="a", num_workers=0)["weights_sha256"] == run(out="b", num_workers=2)["weights_sha256"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"epochs": 1.5}, {"recipe": "vit-paper", "lr": 0.1, "val_fraction": 0.3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 1.5},
+        {"recipe": "vit-paper", "lr": 0.1, "val_fraction": 0.3},
+        {"set": ("rate.lr=0.3", "images.flip=true")},
+    ],
+)
 def test_config_file__repeats_the_run_byte_for_byte(run: Run, changes: dict[str, Any]) -> None:
     first = run(out="a", seed=3, **changes)
     again = merge(config_from_file(Path("a/config.json")), {"out": "b"})
@@ -112,9 +120,7 @@ def test_no_validation_images__said_and_null(run: Run) -> None:
 
 
 def test_enough_validation_images__best_is_the_lowest_loss(run: Run) -> None:
-    settings = json.loads(json.dumps(finetune.load_recipe("transfer").as_settings()))
-    settings |= {"select_best_from": 1, "validations": 5}
-    summary = run(recipe_settings=settings, lr=0.05, steps=10)
+    summary = run(set=("evaluation.select_best_from=1", "evaluation.validations=5"), lr=0.05, steps=10)
     lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
     assert summary["best"]["step"] == min(losses, key=lambda step: losses[step])
@@ -129,10 +135,10 @@ def test_rectangle_and_equal_tokens(run: Run) -> None:
 @pytest.mark.parametrize(("steps", "val_fraction"), [(20, 0), (1, 0.2), (1, 0)])
 def test_diverging__stops_with_a_sentence_and_leaves_nothing(run: Run, steps: int, val_fraction: float) -> None:
     """Also when it is the last step that spoils the weights: the loss of a step is from before it."""
-    settings = finetune.load_recipe("vit-paper").as_settings() | {"clip_norm": 0.0, "validations": 1, "head": "random"}
-    settings |= {"weight_decay": 1e37, "warmup_fraction": 0.0}
+    changes = ("optimizer.clip_norm=0", "evaluation.validations=1", "head.init=random", "optimizer.weight_decay=1e37")
+    changes += ("rate.warmup_fraction=0",)
     with pytest.raises(SettingError, match=r"The (loss|validation loss|weights) became (nan|inf) at step \d+ .*--lr"):
-        run(recipe_settings=settings, lr=1000.0, steps=steps, val_fraction=val_fraction)
+        run(recipe="vit-paper", set=changes, lr=1000.0, steps=steps, val_fraction=val_fraction)
     assert not Path("out").exists()
 
 

@@ -110,6 +110,14 @@ def finetune(
             show_default=False,
         ),
     ] = FinetuneConfig.recipe,
+    set: Annotated[  # noqa: A002  # an option, its field and its key in config.json are one word
+        list[str] | None,
+        typer.Option(
+            metavar="SECTION.KEY=VALUE",
+            help="Override one value of the recipe; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Optimiser steps; or --epochs.", show_default=False)
     ] = FinetuneConfig.steps,
@@ -183,6 +191,8 @@ def finetune(
     weights as timm folders last/ and best/. Same settings, same seed: the same weights.
     """
     given = {key: value for key, value in given_options(context).items() if key not in ("config", "as_json")}
+    if given.get("set"):
+        given["set"] = tuple(given["set"])
     settings = merge(config_from_file(config), given) if config else FinetuneConfig(**given)
     screen = Screen()
     with screen.waiting("starting: loading torch and timm"):
