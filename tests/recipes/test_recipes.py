@@ -215,7 +215,7 @@ def test_all_mistakes__are_told_at_once() -> None:
         ("optimizer.momentum", [0.0], "a number"),
         ("optimizer.momentum", {"a": 1}, "a number"),
         ("optimizer.momentum", float("nan"), "a number, 0 or more, finite"),
-        ("optimizer.momentum", float("inf"), "finite"),
+        ("optimizer.momentum", float("inf"), "a number, 0 or more, finite"),
         ("optimizer.momentum", 10**400, "a number"),
         ("length.batch_size", 1.5, "a whole number above 0"),
         ("length.batch_size", 64.0, "a whole number"),

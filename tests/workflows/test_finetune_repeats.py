@@ -14,6 +14,7 @@ import pytest
 from vitctl.config import FinetuneConfig, config_from_file, merge
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError
+from vitctl.recipes import recipe_path
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -149,6 +150,61 @@ def test_other_recipe_than_the_files__nothing_of_the_old_one_stays(run: Run) -> 
     assert merged.pos_embed_interp is None
     assert merged.steps == 7
     assert merged.image_size == "24"
+
+
+def test_config_file_of_0_1_0__trains_the_same(run: Run) -> None:
+    """Its recipe_settings are flat, and it knows nothing of ``set``."""
+    from vitctl.recipes import flat_settings
+
+    first = run(out="a", seed=3)
+    document = json.loads(Path("a/config.json").read_text())
+    del document["set"]
+    flat = flat_settings(finetune.load_recipe("transfer"))
+    Path("old.json").write_text(json.dumps(document | {"recipe_settings": {k: v.value for k, v in flat.items()}}))
+    again = merge(config_from_file(Path("old.json")), {"out": "b"})
+    assert finetune.run(again, Conversation())["weights_sha256"] == first["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "the_same"),
+    [
+        (("optimizer.weight_decay=0.5",), {"recipe": "own.toml"}),
+        (("rate.lr=0.3", "rate.lr_scaling=none"), {"lr": 0.3}),
+        (("images.flip=true",), {"flip": True}),
+    ],
+)
+def test_set__trains_what_a_file_or_an_option_would(
+    run: Run, changes: tuple[str, ...], the_same: dict[str, Any]
+) -> None:
+    text = recipe_path("transfer").read_text().replace("weight_decay = { value = 0.05", "weight_decay = { value = 0.5")
+    Path("own.toml").write_text(text)
+    assert run(out="a", set=changes)["weights_sha256"] == run(out="b", **the_same)["weights_sha256"]
+    document = json.loads(Path("a/config.json").read_text())
+    assert document["set"] == list(changes)
+
+
+def test_set__is_seen_in_the_header_and_the_config(image_folder: Path, tiny_model_folder: Path, run_cli) -> None:
+    shared = ["finetune", "--data", image_folder, "--model", tiny_model_folder, "--batch-size", 8, "--num-workers", 0]
+    first = run_cli(*shared, "--set", "rate.lr=0.032", "--set", "length.steps=2", "--out", "a")
+    assert first.exit_code == 0, first.stderr
+    header = " ".join(first.stderr.split())
+    assert "with --set rate.lr=0.032, length.steps=2" in header
+    assert "--set rate.lr: 0.032 at batch 128, sqrt scaling; --lr is used as it is" in header
+    document = json.loads(Path("a/config.json").read_text())
+    assert document["set"] == ["rate.lr=0.032", "length.steps=2"]
+    assert (document["lr"], document["steps"]) == (pytest.approx(0.008), 2)
+    assert document["recipe_settings"]["rate"]["lr"] == 0.032
+    assert document["recipe_settings"]["length"] == {
+        "batch_size": 128, "batch_rule": "quarter", "steps": 2, "steps_rule": "fixed",
+    }  # fmt: skip
+    more = ("--config", "a/config.json", "--set", "rate.lr_scaling=none", "--out", "b")
+    second = run_cli("finetune", *more, "--dry-run", "--json").json["config"]
+    assert second["set"] == ["rate.lr=0.032", "length.steps=2", "rate.lr_scaling=none"]
+    assert (second["lr"], second["steps"]) == (0.032, 2)
+    other = run_cli(
+        "finetune", "--config", "a/config.json", "--recipe", "vit-paper", "--steps", 2, "--dry-run", "--json"
+    )
+    assert (other.json["config"]["set"], other.json["config"]["recipe_settings"]["rate"]["lr"]) == (None, 0.01)
 
 
 def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

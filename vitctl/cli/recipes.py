@@ -1,5 +1,7 @@
 """``vitctl recipes ls|show|check|cp`` on the command line."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,7 @@ import typer
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, printable
 from vitctl.errors import SettingError
-from vitctl.primitives.files import path_exists, user_path, write_text
+from vitctl.primitives.files import user_path, write_text
 
 EXAMPLES = """\
 Examples:
@@ -89,13 +91,15 @@ def cp(
     from vitctl.recipes import recipe_path
 
     source, target = recipe_path(name), user_path(file)
-    if path_exists(file) or target.is_symlink():
+    if os.path.lexists(target):
         raise SettingError(f"{file} exists and is not overwritten; give the copy another name.")
     _copy(source, target)
     if as_json:
         print_json({"recipe": name, "file": str(target.absolute())})
     else:
-        typer.echo(printable(f"{file}: a copy of recipe {name}; use it with vitctl finetune --recipe {file}"))
+        typer.echo(
+            printable(f"{file}: a copy of recipe {name}; use it with vitctl finetune --recipe {shlex.quote(file)}")
+        )
 
 
 def _copy(source: Path, target: Path) -> None:
