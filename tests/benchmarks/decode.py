@@ -70,9 +70,9 @@ def _median_ms(ways: dict[str, Callable[[int], object]], num_images: int) -> dic
 
 
 def _training_transform() -> TrainingTransform:
-    recipe = load_recipe("transfer")
+    images = load_recipe("transfer").images
     preprocessing = Preprocessing((TARGET, TARGET), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
-    return TrainingTransform(preprocessing, crop=recipe.crop, crop_area=recipe.crop_area, flip=recipe.flip, seed=0)
+    return TrainingTransform(preprocessing, crop=images.crop, crop_area=images.crop_area, flip=images.flip, seed=0)
 
 
 def measure(paths: list[Path]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,69 @@ def test_recipes__near_match(run_cli) -> None:
     result = run_cli("recipes", "show", "vit-papr")
     assert result.exit_code == 2
     assert "Did you mean 'vit-paper'" in result.stderr
+
+
+def test_recipes__show_json_keeps_the_names_of_0_1_0(run_cli) -> None:
+    document = run_cli("recipes", "show", "vit-paper", "--json").json
+    assert (document["optimizer"]["value"], document["head"]["value"], document["lr"]["value"]) == ("sgd", "zero", 0.01)
+    assert document["betas"] == {"value": [0.9, 0.999], "source": "for adamw only"}
+
+
+def test_recipes__check_a_whole_one_and_a_short_one(run_cli) -> None:
+    Path("mine.toml").write_text('[rate]\nlr = 1e-3\nfinal_lr = { value = 0, source = "ours" }\n')
+    for name, line in (
+        ("transfer", "transfer: a recipe of 23 settings\n"),
+        ("mine.toml", "mine.toml: a recipe of 2 settings; 21 others are at their defaults\n"),
+    ):
+        result = run_cli("recipes", "check", name)
+        assert (result.exit_code, result.stdout, result.stderr) == (0, line, "")
+    document = run_cli("recipes", "check", "mine.toml", "--json").json
+    assert set(document) == {"recipe", "settings", "defaults", "without_source"}
+    assert (document["settings"], document["without_source"]) == (2, ["rate.lr"])
+    assert "optimizer.name" in document["defaults"]
+    assert "rate.lr" not in document["defaults"]
+
+
+def test_recipes__check_tells_all_mistakes(run_cli) -> None:
+    Path("mine.toml").write_text("[rate]\nlr = 0\n[optimizer]\nmomentun = 0.9\n[images]\nflip = 1\n")
+    result = run_cli("recipes", "check", "mine.toml", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "mine.toml has 3 mistakes:\n" in result.stderr
+    for words in ("rate.lr is 0; expected a number above 0", "Did you mean 'momentum'", "expected true or false"):
+        assert words in result.stderr
+    assert run_cli("recipes", "check", "gone.toml").exit_code == 2
+
+
+def test_recipes__cp_writes_the_file_as_it_is(run_cli) -> None:
+    result = run_cli("recipes", "cp", "vit-paper", "new/mine.toml")
+    assert result.exit_code == 0
+    assert "--recipe new/mine.toml" in result.stdout
+    assert Path("new/mine.toml").read_text() == run_cli("recipes", "show", "vit-paper").stdout
+    assert [path.name for path in Path("new").iterdir()] == ["mine.toml"]
+    document = run_cli("recipes", "cp", "new/mine.toml", "again.toml", "--json").json
+    assert document == {"recipe": "new/mine.toml", "file": str(Path("again.toml").absolute())}
+
+
+def test_recipes__cp_never_overwrites(run_cli) -> None:
+    Path("mine.toml").write_text("mine")
+    Path("link.toml").symlink_to("gone.toml")
+    Path("folder").mkdir()
+    for name in ("mine.toml", "link.toml", "folder"):
+        result = run_cli("recipes", "cp", "transfer", name)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{name} exists and is not overwritten" in result.stderr
+    assert Path("mine.toml").read_text() == "mine"
+    assert Path("link.toml").is_symlink()
+
+
+def test_recipes__cp_where_nothing_can_be_written(run_cli) -> None:
+    Path("file").write_text("")
+    for name in ("file/mine.toml", "/proc/mine.toml", "a" * 300):
+        result = run_cli("recipes", "cp", "transfer", name)
+        assert result.exit_code == 2, name
+        assert "cannot be written" in result.stderr
+    assert run_cli("recipes", "cp", "transfr", "mine.toml").exit_code == 2
+    assert not Path("mine.toml").exists()
 
 
 def test_closed_pipe__done_without_a_word() -> None:

@@ -28,8 +28,8 @@ FLOORS = {
     "models": {"primitives", "conversation", "errors"},
     "data": {"primitives", "conversation", "errors"},
     "primitives": {"errors"},
-    "settings": {"primitives", "errors"},
-    "recipes": {"settings", "errors"},
+    "settings": {"recipes", "primitives", "errors"},
+    "recipes": {"errors"},
     "guides": {"errors"},
     "conversation": set(),
     "errors": set(),
@@ -83,9 +83,7 @@ def violations(source: str, unit: str, name: str) -> list[str]:
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            modules = [
-                f"{node.module}.{alias.name}" if node.module == "vitctl" else str(node.module) for alias in node.names
-            ]
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for module in set(modules):

@@ -240,6 +240,56 @@ def test_merge__another_recipe_drops_the_settings_of_the_old_one() -> None:
     assert merge(base, {"recipe": "transfer"}) == FinetuneConfig(recipe="transfer")
 
 
+# --set: what the file's run was trained with is in its recipe_settings and its options; --set now comes before both
+
+
+RUN = {"recipe": "demo", "lr": 0.1, "batch_size": 8, "steps": 5, "flip": True, "recipe_settings": {"lr": 0.2}}
+
+
+def test_merge__what_the_file_set_stays() -> None:
+    base = FinetuneConfig(**RUN, set=("rate.lr=0.2",))
+    assert merge(base, {}) == base
+    assert merge(base, {"seed": 3}) == FinetuneConfig(**RUN, set=("rate.lr=0.2",), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "forgotten"),
+    [
+        ("rate.lr=1", {"lr"}),
+        ("rate.lr_at_batch=64", {"lr"}),
+        ("length.steps=9", {"steps"}),
+        ("images.flip=false", {"flip"}),
+        ("optimizer.weight_decay=0", set()),
+    ],
+)
+def test_merge__what_is_set_now_drops_what_the_file_decided_from_it(text: str, forgotten: set[str]) -> None:
+    kept = {name: value for name, value in RUN.items() if name not in forgotten}
+    merged = merge(FinetuneConfig(**RUN, set=("optimizer.name=sgd",)), {"set": (text,)})
+    assert merged == FinetuneConfig(**kept, set=("optimizer.name=sgd", text))
+
+
+def test_merge__an_option_drops_what_the_file_set() -> None:
+    base = FinetuneConfig(**RUN, set=("rate.lr=0.2", "optimizer.name=sgd"))
+    assert merge(base, {"lr": 3.0}) == FinetuneConfig(**RUN | {"lr": 3.0}, set=("optimizer.name=sgd",))
+    assert merge(FinetuneConfig(set=("rate.lr=0.2",)), {"lr": 3.0}) == FinetuneConfig(lr=3.0)
+
+
+def test_merge__another_recipe_drops_what_the_file_set() -> None:
+    base = FinetuneConfig(**RUN, set=("rate.lr=0.2",))
+    assert merge(base, {"recipe": "transfer"}) == FinetuneConfig(recipe="transfer")
+    changes = {"recipe": "transfer", "set": ("rate.lr=0.3",)}
+    assert merge(base, changes) == FinetuneConfig(recipe="transfer", set=("rate.lr=0.3",))
+
+
+def test_set_and_its_option__both_given_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"--lr and --set rate\.lr are both given"):
+        FinetuneConfig(lr=1.0, set=("rate.lr=1",))
+    with pytest.raises(SettingError, match=r"--lr and --set rate\.lr are both given"):
+        merge(FinetuneConfig(**RUN), {"lr": 1.0, "set": ("rate.lr=1",)})
+    with pytest.raises(SettingError, match=r"--flip and --set images\.flip are both given"):
+        merge(FinetuneConfig(), {"flip": False, "set": ("images.flip=true",)})
+
+
 def test_merge__given_values_are_checked() -> None:
     with pytest.raises(SettingError, match="--lr is -1"):
         merge(FinetuneConfig(), {"lr": -1.0})
@@ -255,7 +305,7 @@ def write(tmp_path: Path, document: Any) -> Path:
 
 
 def test_file__gives_the_settings_back(tmp_path: Path) -> None:
-    config = FinetuneConfig(data="pets", steps=5, lr=1e-3, flip=False, image_size="48", seed=3)
+    config = FinetuneConfig(data="pets", steps=5, flip=False, image_size="48", seed=3, set=("rate.lr=1e-3",))
     document = {"vitctl": "0.1.0", "versions": {"torch": "2"}} | config.as_json()
     assert config_from_file(write(tmp_path, document)) == config
 
@@ -286,6 +336,8 @@ def test_file__every_setting_has_a_type_that_is_checked(tmp_path: Path, name: st
         ({"flip": 1}, "flip in --config .* is 1; expected bool"),
         ({"data": 3}, "data in --config .* is 3; expected str"),
         ({"device": None}, "device in --config .* is None; expected str"),
+        ({"set": "rate.lr=1"}, r"set in --config .* is 'rate\.lr=1'; expected list of texts or None"),
+        ({"set": ["rate.lr=1"], "lr": 1.0}, r"--lr and --set rate\.lr are both given"),
         ({"recipe_settings": []}, r"recipe_settings in --config .* is \[\]"),
         ({"steps": 0}, "--steps is 0"),
         ([1], "holds no settings"),

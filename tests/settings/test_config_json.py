@@ -29,6 +29,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "pos_embed_interp": "bicubic",
             "head": "zero",
             "recipe": "demo",
+            "set": ("optimizer.weight_decay=0.25",),
             "steps": 3,
             "batch_size": 5,
             "lr": 0.25,

@@ -14,23 +14,24 @@ from vitctl.errors import SettingError
 from vitctl.models.build import load_model, preprocessing_of
 from vitctl.models.describe import flops_per_image
 from vitctl.primitives.preprocessing import Preprocessing
-from vitctl.recipes import Recipe, load_recipe, recipe_from_settings
+from vitctl.recipes import load_recipe, override
 from vitctl.training.job import Job
 from vitctl.training.trial import Cost, check_batch_norm, measure_cost
 
 PREPROCESSING = Preprocessing((32, 32), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 
 
-def make_job(model_folder: Path, images: Path, *, batch_size: int = 8, num_steps: int = 5, **changes: object) -> Job:
+def make_job(
+    model_folder: Path, images: Path, *, batch_size: int = 8, num_steps: int = 5, changes: tuple[str, ...] = ()
+) -> Job:
     loaded = load_model(str(model_folder))
     train = open_source(str(images)).training_split()
-    recipe: Recipe = recipe_from_settings(load_recipe("demo").as_settings() | changes, sources={}, where="test")
     return Job(
         model=loaded.model,
         train=train,
         val=None,
         preprocessing=preprocessing_of(loaded.model),
-        recipe=recipe,
+        recipe=override(load_recipe("demo"), changes),
         batches=BatchPlan(len(train), batch_size, batch_size * num_steps, 0),
         lr=1e-3,
         flip=False,
@@ -81,7 +82,7 @@ def test_memory__activations_grow_with_the_batch(tiny_model_folder: Path, image_
 
 def test_memory__sgd_keeps_one_moment_less_than_adamw(tiny_model_folder: Path, image_folder: Path) -> None:
     adamw = measure_cost(make_job(tiny_model_folder, image_folder))
-    sgd = measure_cost(make_job(tiny_model_folder, image_folder, optimizer="sgd"))
+    sgd = measure_cost(make_job(tiny_model_folder, image_folder, changes=("optimizer.name=sgd",)))
     assert adamw.memory_bytes - sgd.memory_bytes == 4 * adamw.num_parameters
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError
+from vitctl.recipes import recipe_path
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import finetune
@@ -55,7 +56,15 @@ def test_workers__byte_identical(run: Run) -> None:
     assert run(out="a", num_workers=0)["weights_sha256"] == run(out="b", num_workers=2)["weights_sha256"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"epochs": 1.5}, {"recipe": "vit-paper", "lr": 0.1, "val_fraction": 0.3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"epochs": 1.5},
+        {"recipe": "vit-paper", "lr": 0.1, "val_fraction": 0.3},
+        {"set": ("rate.lr=0.3", "images.flip=true")},
+    ],
+)
 def test_config_file__repeats_the_run_byte_for_byte(run: Run, changes: dict[str, Any]) -> None:
     first = run(out="a", seed=3, **changes)
     again = merge(config_from_file(Path("a/config.json")), {"out": "b"})
@@ -113,9 +122,7 @@ def test_no_validation_images__said_and_null(run: Run) -> None:
 
 
 def test_enough_validation_images__best_is_the_lowest_loss(run: Run) -> None:
-    settings = json.loads(json.dumps(finetune.load_recipe("transfer").as_settings()))
-    settings |= {"select_best_from": 1, "validations": 5}
-    summary = run(recipe_settings=settings, lr=0.05, steps=10)
+    summary = run(set=("evaluation.select_best_from=1", "evaluation.validations=5"), lr=0.05, steps=10)
     lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
     assert summary["best"]["step"] == min(losses, key=lambda step: losses[step])
@@ -130,10 +137,10 @@ def test_rectangle_and_equal_tokens(run: Run) -> None:
 @pytest.mark.parametrize(("steps", "val_fraction"), [(20, 0), (1, 0.2), (1, 0)])
 def test_diverging__stops_with_a_sentence_and_leaves_nothing(run: Run, steps: int, val_fraction: float) -> None:
     """Also when it is the last step that spoils the weights: the loss of a step is from before it."""
-    settings = finetune.load_recipe("vit-paper").as_settings() | {"clip_norm": 0.0, "validations": 1, "head": "random"}
-    settings |= {"weight_decay": 1e37, "warmup_fraction": 0.0}
+    changes = ("optimizer.clip_norm=0", "evaluation.validations=1", "head.init=random", "optimizer.weight_decay=1e37")
+    changes += ("rate.warmup_fraction=0",)
     with pytest.raises(SettingError, match=r"The (loss|validation loss|weights) became (nan|inf) at step \d+ .*--lr"):
-        run(recipe_settings=settings, lr=1000.0, steps=steps, val_fraction=val_fraction)
+        run(recipe="vit-paper", set=changes, lr=1000.0, steps=steps, val_fraction=val_fraction)
     assert not Path("out").exists()
 
 
@@ -144,6 +151,61 @@ def test_other_recipe_than_the_files__nothing_of_the_old_one_stays(run: Run) -> 
     assert merged.pos_embed_interp is None
     assert merged.steps == 7
     assert merged.image_size == (24, 24)
+
+
+def test_config_file_of_0_1_0__trains_the_same(run: Run) -> None:
+    """Its recipe_settings are flat, and it knows nothing of ``set``."""
+    from vitctl.recipes import flat_settings
+
+    first = run(out="a", seed=3)
+    document = json.loads(Path("a/config.json").read_text())
+    del document["set"]
+    flat = flat_settings(finetune.load_recipe("transfer"))
+    Path("old.json").write_text(json.dumps(document | {"recipe_settings": {k: v.value for k, v in flat.items()}}))
+    again = merge(config_from_file(Path("old.json")), {"out": "b"})
+    assert finetune.run(again, Conversation())["weights_sha256"] == first["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "the_same"),
+    [
+        (("optimizer.weight_decay=0.5",), {"recipe": "own.toml"}),
+        (("rate.lr=0.3", "rate.lr_scaling=none"), {"lr": 0.3}),
+        (("images.flip=true",), {"flip": True}),
+    ],
+)
+def test_set__trains_what_a_file_or_an_option_would(
+    run: Run, changes: tuple[str, ...], the_same: dict[str, Any]
+) -> None:
+    text = recipe_path("transfer").read_text().replace("weight_decay = { value = 0.05", "weight_decay = { value = 0.5")
+    Path("own.toml").write_text(text)
+    assert run(out="a", set=changes)["weights_sha256"] == run(out="b", **the_same)["weights_sha256"]
+    document = json.loads(Path("a/config.json").read_text())
+    assert document["set"] == list(changes)
+
+
+def test_set__is_seen_in_the_header_and_the_config(image_folder: Path, tiny_model_folder: Path, run_cli) -> None:
+    shared = ["finetune", "--data", image_folder, "--model", tiny_model_folder, "--batch-size", 8, "--num-workers", 0]
+    first = run_cli(*shared, "--set", "rate.lr=0.032", "--set", "length.steps=2", "--out", "a")
+    assert first.exit_code == 0, first.stderr
+    header = " ".join(first.stderr.split())
+    assert "with --set rate.lr=0.032, length.steps=2" in header
+    assert "--set rate.lr: 0.032 at batch 128, sqrt scaling; --lr is used as it is" in header
+    document = json.loads(Path("a/config.json").read_text())
+    assert document["set"] == ["rate.lr=0.032", "length.steps=2"]
+    assert (document["lr"], document["steps"]) == (pytest.approx(0.008), 2)
+    assert document["recipe_settings"]["rate"]["lr"] == 0.032
+    assert document["recipe_settings"]["length"] == {
+        "batch_size": 128, "batch_rule": "quarter", "steps": 2, "steps_rule": "fixed",
+    }  # fmt: skip
+    more = ("--config", "a/config.json", "--set", "rate.lr_scaling=none", "--out", "b")
+    second = run_cli("finetune", *more, "--dry-run", "--json").json["config"]
+    assert second["set"] == ["rate.lr=0.032", "length.steps=2", "rate.lr_scaling=none"]
+    assert (second["lr"], second["steps"]) == (0.032, 2)
+    other = run_cli(
+        "finetune", "--config", "a/config.json", "--recipe", "vit-paper", "--steps", 2, "--dry-run", "--json"
+    )
+    assert (other.json["config"]["set"], other.json["config"]["recipe_settings"]["rate"]["lr"]) == (None, 0.01)
 
 
 def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

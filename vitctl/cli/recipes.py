@@ -1,11 +1,16 @@
-"""``vitctl recipes ls|show NAME`` on the command line."""
+"""``vitctl recipes ls|show|check|cp`` on the command line."""
 
+import os
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.output import print_columns, print_json, printable
+from vitctl.errors import SettingError
+from vitctl.primitives.files import user_path, write_text
 
 EXAMPLES = """\
 Examples:
@@ -14,6 +19,8 @@ Examples:
   vitctl recipes ls
   vitctl recipes show transfer
   vitctl recipes show transfer > mine.toml     then: vitctl finetune --recipe mine.toml
+  vitctl recipes cp transfer mine.toml         the same, and never over a file of yours
+  vitctl recipes check mine.toml
 """
 
 app = typer.Typer(
@@ -22,6 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A recipe of 'vitctl recipes ls', or a file.")]
 
 
 @app.command("ls", epilog="Example:\n\n\b\n  vitctl recipes ls")
@@ -37,16 +46,66 @@ def ls(as_json: JsonOption = False) -> None:
 
 
 @app.command("show", epilog="Example:\n\n\b\n  vitctl recipes show transfer > mine.toml")
-def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe of 'vitctl recipes ls', or a file.")],
-    as_json: JsonOption = False,
-) -> None:
+def show(name: NameArgument, as_json: JsonOption = False) -> None:
     """Print a recipe as the file it is; change a copy and use it with --recipe FILE."""
-    from vitctl.recipes import load_recipe, recipe_path
+    from vitctl.recipes import flat_settings, load_recipe, recipe_path
 
     recipe = load_recipe(name)
     if as_json:
-        settings = recipe.as_settings()
-        print_json({key: {"value": value, "source": recipe.sources.get(key, "")} for key, value in settings.items()})
+        settings = flat_settings(recipe)
+        print_json({key: {"value": given.value, "source": given.source} for key, given in settings.items()})
     else:
         typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command("check", epilog="Example:\n\n\b\n  vitctl recipes check mine.toml")
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A recipe file, or a recipe of 'vitctl recipes ls'.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Read a recipe and say whether it can be used; all its mistakes at once.
+
+    Settings that it does not have are at their defaults, which --json names.
+    """
+    from vitctl.recipes import keys_of, load_recipe
+
+    recipe = load_recipe(file)
+    keys = [path for path, key in keys_of(type(recipe)).items() if key.section]
+    given = [path for path in keys if path in recipe.sources]
+    defaults = [path for path in keys if path not in recipe.sources]
+    if as_json:
+        unsourced = [path for path in given if not recipe.sources[path].strip()]
+        print_json({"recipe": file, "settings": len(given), "defaults": defaults, "without_source": unsourced})
+        return
+    rest = f"; {len(defaults)} others are at their defaults" if defaults else ""
+    typer.echo(printable(f"{file}: a recipe of {len(given)} settings{rest}"))
+
+
+@app.command("cp", epilog="Example:\n\n\b\n  vitctl recipes cp transfer mine.toml")
+def cp(
+    name: NameArgument,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The copy to write; it must not exist yet.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a copy of a recipe, to change and use with --recipe FILE."""
+    from vitctl.recipes import recipe_path
+
+    source, target = recipe_path(name), user_path(file)
+    if os.path.lexists(target):
+        raise SettingError(f"{file} exists and is not overwritten; give the copy another name.")
+    _copy(source, target)
+    if as_json:
+        print_json({"recipe": name, "file": str(target.absolute())})
+    else:
+        typer.echo(
+            printable(f"{file}: a copy of recipe {name}; use it with vitctl finetune --recipe {shlex.quote(file)}")
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        write_text(target, source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"{target} cannot be written ({error}); expected a recipe file in a folder of yours."
+        ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
+from vitctl.recipes import check_given_once, options_behind
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described, settings_of
 from vitctl.settings.reading import mistakes
@@ -38,13 +39,24 @@ def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     """Return ``base`` with the values ``given`` on the command line, which come first.
 
     What the file decided for another recipe, data or model than the one given is decided anew, and so is
-    what a given value contradicts (``--epochs`` against the file's ``steps``): ``Opt.outdates``.
+    what a given value contradicts (``--epochs`` against the file's ``steps``): ``Opt.outdates``. What is ``--set`` adds
+    to what was set in the file, unless the recipe is another.
+
+    Raises:
+        SettingError: A value, or what they say together, cannot be used.
     """
     known = described(FinetuneConfig)
+    check_given_once(given.get("set"), [name for name, value in given.items() if value is not None])
     outdated = {
         other
         for name, value in given.items()
         if (opt := known[name].opt) is not None and value != known[name].default
         for other in opt.outdates
     }
-    return replace(base, **{name: known[name].default for name in outdated - set(given)}, **given)
+    outdated |= set(options_behind(given.get("set")))
+    kept = [text for text in base.set or () if "set" not in outdated and not given.keys() & options_behind([text])]
+    changes: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    changes["set"] = (*kept, *(given.get("set") or ())) or None
+    return replace(base, **{name: known[name].default for name in outdated - changes.keys()}, **changes)

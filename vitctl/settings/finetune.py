@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
+from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import BadImages, Columns, Compute, Groups
-from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most
+from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
 from vitctl.settings.parsing import pixels
 
 CHOSEN = "(chosen for you when not given; the header says why)"
@@ -92,10 +93,14 @@ class _Training(Settings):
             "How to train ('vitctl recipes ls'); demo for the demo model, else transfer.",
             "NAME|FILE",
             outdates=(
-                "recipe_settings", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp", "head",
+                "recipe_settings", "set", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp", "head",
             ),
         ),
     ] = None  # fmt: skip
+    # an option, its field and its key in config.json are one word, also where Python has it too
+    set: Annotated[
+        tuple[str, ...] | None, Opt("Override one value of the recipe; repeat for several.", "SECTION.KEY=VALUE")
+    ] = None
     steps: Annotated[
         int | None, Opt("Optimiser steps; or --epochs.", "N", limits=(at_least(1),), outdates=("epochs",))
     ] = None
@@ -170,6 +175,8 @@ class FinetuneConfig(_TrainingImages, Columns, Groups, _Validation, _Model, _Tra
                 "--val and --val-fraction are both given; expected one source of validation images.", field="val"
             )
         self.check_one_grouping()
+        if self.recipe_settings is None:  # a run's config.json has what was decided beside what was set
+            check_given_once(self.set, [name for name in described(type(self)) if getattr(self, name) is not None])
         if self.class_weights == self.sampler == "balanced":
             raise SettingError(
                 "--class-weights balanced and --sampler balanced are both given; either alone makes the classes count "

@@ -33,7 +33,8 @@ def mistakes(settings: type[Settings], values: Mapping[str, Any], *, where: str)
 
 
 def _word(kind: Any) -> str:
-    return "None" if kind is NoneType else str(getattr(kind, "__name__", kind))
+    words = {NoneType: "None", tuple: "list of texts", Mapping: "table"}
+    return words.get(get_origin(kind) or kind, getattr(kind, "__name__", str(kind)))
 
 
 def _kinds(one: Described) -> tuple[Any, ...]:

@@ -3,6 +3,8 @@
 Plain names and numbers, so that help pages need no torch and no block needs a settings object.
 """
 
+from typing import Literal, get_args
+
 DEMO = "demo"
 """The embedded model; also the name of the recipe that suits it."""
 DIGITS = "digits"
@@ -15,19 +17,21 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 BAD_IMAGE = ("fail", "skip")
 SPLITS = ("val", "test", "train", "all")
 
-# --- training
+# --- training; a recipe's keys have the types, everything else the lists made of them
 CACHES = ("none", "resized")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLERS = ("shuffle", "balanced")
-INTERPOLATIONS = ("paper", "bicubic", "bicubic-aa")
 HEADS = ("zero", "ridge")
-HEAD_STARTS = ("zero", "random", "ridge")
-OPTIMIZERS = ("adamw", "sgd")
-LR_SCALINGS = ("none", "sqrt", "linear")
-BATCH_RULES = ("fixed", "quarter")
-STEPS_RULES = ("fixed", "images-seen", "bit-hyperrule")
-CROPS = ("random-resized-crop", "resize-random-crop", "pad-random-crop", "none")
-EVALUATION_CROPS = ("model", "squash")
+OptimizerName = Literal["adamw", "sgd"]
+LrScaling = Literal["none", "sqrt", "linear"]
+BatchRule = Literal["fixed", "quarter"]
+StepsRule = Literal["fixed", "images-seen", "bit-hyperrule"]
+Crop = Literal["random-resized-crop", "resize-random-crop", "pad-random-crop", "none"]
+EvaluationCrop = Literal["model", "squash"]
+Interpolation = Literal["paper", "bicubic", "bicubic-aa"]
+HeadStart = Literal["zero", "random", "ridge"]
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+CROPS: tuple[str, ...] = get_args(Crop)
 MAX_LR = 1000.0
 
 # --- few-shot evaluation

@@ -66,20 +66,20 @@ class Job:
     @property
     def selects_best(self) -> bool:
         """Whether there are enough validation images to choose the best weights by."""
-        return self.val is not None and len(self.val) >= self.recipe.select_best_from
+        return self.val is not None and len(self.val) >= self.recipe.evaluation.select_best_from
 
     @property
     def schedule(self) -> RateSchedule:
         """The learning rate of every step."""
-        num_steps = self.batches.num_steps
-        return RateSchedule(num_steps, round(self.recipe.warmup_fraction * num_steps), self.lr, self.recipe.final_lr)
+        rate, num_steps = self.recipe.rate, self.batches.num_steps
+        return RateSchedule(num_steps, round(rate.warmup_fraction * num_steps), self.lr, rate.final_lr)
 
     def training_transform(self) -> TrainingTransform:
         """Return the random transform of the training images."""
         return TrainingTransform(
             self.preprocessing,
-            crop=self.recipe.crop,
-            crop_area=self.recipe.crop_area,
+            crop=self.recipe.images.crop,
+            crop_area=self.recipe.images.crop_area,
             flip=self.flip,
             seed=self.batches.seed,
         )
@@ -128,8 +128,9 @@ def train(
         SettingError: The loss is no longer finite.
     """
     recipe, num_steps = job.recipe, job.batches.num_steps
-    groups = parameter_groups(job.model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
-    optimizer = build_optimizer(groups, name=recipe.optimizer, lr=job.lr, betas=recipe.betas, momentum=recipe.momentum)
+    how = recipe.optimizer
+    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
+    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum)
     model, optimizer = job.accelerator.prepare(job.model, optimizer)
     reports = train_steps(
         model,
@@ -137,10 +138,10 @@ def train(
         _batches(job),
         job.schedule,
         accelerator=job.accelerator,
-        clip_norm=recipe.clip_norm,
+        clip_norm=how.clip_norm,
         precision=job.precision,
     )
-    validate_after = set(validation_steps(num_steps, recipe.validations))
+    validate_after = set(validation_steps(num_steps, recipe.evaluation.validations))
     last = best = Score(0, None, None)
     logits: np.ndarray | None = None
     best_logits: np.ndarray | None = None

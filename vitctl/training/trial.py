@@ -73,7 +73,8 @@ def measure_cost(job: Job) -> Cost:
     Nothing is trained: no optimiser step is taken, the gradients are dropped, and the running statistics of
     norms are put back.
     """
-    groups = parameter_groups(job.model, weight_decay=job.recipe.weight_decay, layer_decay=job.recipe.layer_decay)
+    how = job.recipe.optimizer
+    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
     flops = flops_per_image(job.model, job.preprocessing.image_size)
     device = job.accelerator.device
     model = job.model.to(device).train()
@@ -101,7 +102,7 @@ def measure_cost(job: Job) -> Cost:
     per_process = -(-job.batches.batch_size // job.accelerator.num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)
-    copies = {"adamw": 4, "sgd": 3}[job.recipe.optimizer]  # weights, gradients, and the optimiser's moments
+    copies = {"adamw": 4, "sgd": 3}[how.name]  # weights, gradients, and the optimiser's moments
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,

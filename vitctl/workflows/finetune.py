@@ -46,7 +46,7 @@ from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.seeds import torch_randomness
-from vitctl.recipes import Recipe, list_recipes, load_recipe, recipe_from_settings, recipe_path
+from vitctl.recipes import Recipe, list_recipes, load_recipe, override, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, FINAL
@@ -54,6 +54,7 @@ from vitctl.training.decisions import (
     Decision,
     decide_batch_size,
     decide_flip,
+    decide_head_start,
     decide_image_size,
     decide_interpolation,
     decide_lr,
@@ -172,7 +173,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     )  # fmt: skip
     interp = decide_interpolation(config.pos_embed_interp, recipe, weights=config.weights, recipe_name=recipe_name)
     loaded, resolution = fit_resolution(loaded, size.value, spec=model.value, method=interp.value, seed=config.seed)
-    head_method = config.head or recipe.head
+    head_method = decide_head_start(config.head, recipe)
     head = Decision(
         *fit_head(
             loaded,
@@ -205,7 +206,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         model=loaded.model,
         train=data.train,
         val=data.val,
-        preprocessing=fit_preprocessing(loaded, size.value, crop=recipe.evaluation_crop),
+        preprocessing=fit_preprocessing(loaded, size.value, crop=recipe.images.evaluation_crop),
         recipe=recipe,
         batches=BatchPlan(
             len(data.train),
@@ -274,6 +275,7 @@ def _resolved_config(
         image_size=decisions["image size"].value,
         pos_embed_interp=decisions["interpolation"].value,
         recipe=decisions["recipe"].value,
+        set=config.set,
         steps=job.batches.num_steps if is_whole else None,
         epochs=None if is_whole else config.epochs,
         batch_size=batch_size,
@@ -292,12 +294,16 @@ def _resolved_config(
 def _decide_recipe(config: FinetuneConfig, *, is_demo: bool) -> tuple[str, Recipe, str]:
     name = config.recipe or ("demo" if is_demo else "transfer")
     if config.recipe_settings is not None:
-        recipe = recipe_from_settings(config.recipe_settings, sources={}, where="recipe_settings of --config")
-        return name, recipe, "as the configuration file holds it"
-    if name not in list_recipes():
-        name = str(recipe_path(name))
-    why = "given" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained model'}"
-    return name, load_recipe(name), why
+        recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings of --config")
+        why = "as the configuration file holds it"
+    else:
+        if name not in list_recipes():
+            name = str(recipe_path(name))
+        recipe = load_recipe(name)
+        why = "given" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained model'}"
+    if config.set:
+        return name, override(recipe, config.set), f"{why}; with --set {', '.join(config.set)}"
+    return name, recipe, why
 
 
 def _decide_out(config: FinetuneConfig, data_spec: str, model_spec: str) -> Path:

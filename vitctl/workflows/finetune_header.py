@@ -37,12 +37,13 @@ def header_settings(
     reasons = {name: decision.reason for name, decision in decisions.items()}
     threads = decisions["threads"]
     skipped = f"{len(data.skipped)} left out because they cannot be read" if data.skipped else ""
-    optimizer = f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}, layer decay {recipe.layer_decay:g}"
+    how, least = recipe.optimizer, recipe.evaluation.select_best_from
+    optimizer = f"{how.name}, weight decay {how.weight_decay:g}, layer decay {how.layer_decay:g}"
     accelerator, names, counts = job.accelerator, data.train.class_names, data.train.counts()
     processes = f" over {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     selection = ("lowest validation loss", f"{num_val:,} validation images") if job.selects_best else (
         "the last step",
-        f"fewer than {recipe.select_best_from:,} validation images to choose by" if num_val else "no validation images",
+        f"fewer than {least:,} validation images to choose by" if num_val else "no validation images",
     )  # fmt: skip
     return [
         Setting("data", data.source.spec, reasons["data"]),
@@ -58,7 +59,9 @@ def header_settings(
         Setting("batch", f"{job.batches.batch_size} images{processes}", reasons["batch"]),
         Setting("length", _length(job), reasons["length"]),
         Setting("learning rate", f"{job.lr:.3g}", reasons["lr"]),
-        Setting("augmentation", recipe.crop + (", flip" if job.flip else ", no flip"), f"flip: {reasons['flip']}"),
+        Setting(
+            "augmentation", recipe.images.crop + (", flip" if job.flip else ", no flip"), f"flip: {reasons['flip']}"
+        ),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
         Setting("device", f"{accelerator.device}, {job.precision}", reasons["device"]),
@@ -108,7 +111,7 @@ def _length(job: Job) -> str:
 
 
 def _crop(job: Job) -> str:
-    return "the recipe's" if job.recipe.evaluation_crop == "squash" else "the model's own"
+    return "the recipe's" if job.recipe.images.evaluation_crop == "squash" else "the model's own"
 
 
 def _weights(loaded: LoadedModel) -> Setting:
