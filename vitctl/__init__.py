@@ -11,7 +11,12 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
     config recipes conversation                 plain Python: settings, recipe files, how a workflow talks
-    errors                                      what can go wrong, and the exit code of each
+    errors telemetry                            what can go wrong, and its exit code; what is not reported to anyone
 """
+
+from vitctl.telemetry import switch_off as _switch_off_telemetry
+
+# here, because whatever is imported of vitctl, this runs first; onnxruntime reports already while it is imported
+_switch_off_telemetry()
 
 __version__ = "0.1.0"

@@ -28,8 +28,9 @@ FLOORS = {
     "recipes": {"errors"},
     "conversation": set(),
     "errors": set(),
+    "telemetry": set(),
     "__main__": {"cli"},
-    "": set(),
+    "": {"telemetry"},
 }  # fmt: skip
 
 # third-party package -> units that may import it
