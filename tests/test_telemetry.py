@@ -9,12 +9,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
+import typer
 
+from vitctl.cli.app import app
 from vitctl.telemetry import VARIABLES
 
+ROOT: Any = typer.main.get_command(app)
 # by these onnxruntime takes a machine for one of CI's, and keeps quiet of its own accord
 CI = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_RUNNING_UNIT_TESTS")
 CACHES = {".cache/vitctl", ".cache/matplotlib", ".config/matplotlib"}
@@ -77,7 +81,7 @@ def connections(command: Sequence[str]) -> list[str]:
     for tool in ("strace", "unshare"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
-    prefix = ["unshare", "--net", "strace", "--follow-forks", "--trace=connect", "--output=calls.txt"]
+    prefix = ["unshare", "--net", "strace", "--follow-forks", "--seccomp-bpf", "--trace=connect", "--output=calls.txt"]
     tried = subprocess.run([*prefix, "true"], capture_output=True, text=True)
     if tried.returncode != 0:
         pytest.skip(f"unshare and strace are not permitted here: {tried.stderr.strip()}")
@@ -114,6 +118,9 @@ def test_commands_open_no_network_socket(image_folder: Path, tiny_model_folder: 
         ["recipes", "ls"],
         ["recipes", "show", "transfer"],
     ]
+    names = set(ROOT.commands)
+    commands += [["guide"]] if "guide" in names else []
+    assert {words[0] for words in commands} == names
     found = {" ".join(words): connections([sys.executable, "-m", "vitctl", *words]) for words in commands}
     assert found == {name: [] for name in found}
     assert new_in_home() == []
