@@ -1,8 +1,11 @@
 # The only door for humans and CI. 'make' or 'make help' lists the targets.
 
 PYTHON ?= python3
-# One pair for our own environment; users get the ranges of pyproject.toml. See CONTRIBUTING.
-TORCH ?= torch==2.13.0 torchvision==0.28.0
+# Every package of our own environment, with its version; users get the ranges of pyproject.toml. See CONTRIBUTING.
+# To renew it: make clean; make setup PINS=/dev/null; make check test-slow; make pins
+PINS ?= .github/constraints.txt
+# Another pair than the pinned one: make setup TORCH='torch==2.11.0 torchvision==0.26.0'
+TORCH ?= $(shell grep -E '^torch(vision)?==' $(PINS) || echo torch torchvision)
 # Debian: apt-get install dataset-fashion-mnist. Elsewhere: a folder with the four IDX files.
 FASHION ?= /usr/share/datasets/fashion-mnist
 
@@ -10,17 +13,21 @@ BIN := .venv/bin
 VITCTL := $(BIN)/vitctl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-compare demo-weights test test-slow bench check format readme sizes clean
+.PHONY: help setup demo demo-compare demo-weights test test-slow bench check format readme sizes pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 setup: .venv/installed ## make .venv with vitctl (editable) and everything it needs
 
-.venv/installed: pyproject.toml Makefile
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt $(TORCH)
+
+# TORCH stands on both lines, and its pins stay out of the constraints, so that a pair of your own is kept
+.venv/installed: pyproject.toml Makefile $(PINS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,onnx]'
+	sed -E '/^torch(vision)?==/d' $(PINS) > .venv/constraints.txt
+	$(PIP)
+	$(PIP) --editable '.[dev,onnx]'
 	@touch $@
 
 demo: setup ## fine-tune the embedded ViT at a higher resolution, evaluate it (3 minutes)
@@ -66,6 +73,12 @@ readme: setup ## rewrite what README, CONTRIBUTING and the guides show of the to
 
 sizes: setup ## the ten longest files and functions, for a person to look at
 	$(BIN)/python tests/rules/sizes.py
+
+pins: setup ## write what is installed to .github/constraints.txt
+	@{ sed -n '/^#/p' .github/constraints.txt; \
+	   $(BIN)/python -m pip freeze --exclude-editable | sed -nE 's/^([A-Za-z0-9._-]+==[^+ ]+).*/\1/p'; } > .venv/pins
+	mv .venv/pins .github/constraints.txt
+	@touch .venv/installed
 
 clean: ## remove the environment and the caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info

@@ -13,7 +13,7 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
     settings recipes guides conversation        plain Python: settings, recipe files, guides, how a workflow talks
-    errors                                      what can go wrong, and the exit code of each
+    errors telemetry                            what can go wrong, and its exit code; what is not reported to anyone
 
 In a program or a notebook::
 
@@ -29,6 +29,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError, UnavailableError, VitctlError
+from vitctl.telemetry import switch_off as _switch_off_telemetry
+
+# here, because whatever is imported of vitctl, this runs first; onnxruntime reports already while it is imported
+_switch_off_telemetry()
 
 if TYPE_CHECKING:
     from vitctl.api import data_report, evaluate, export, fewshot_eval, finetune, inspect, load, predict

@@ -14,7 +14,16 @@ expected, what to try. Any other exception is a bug of ours and keeps its traceb
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+SYNONYMS = {
+    "gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps",
+    "huggingface": "hf", "transformers": "hf", "pytorch": "pt2", "torchscript": "pt2", "jax": "npz",
+    "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16", "quantized": "int8-dynamic",
+    "validation": "val", "valid": "val", "dev": "val", "average": "mean", "avg": "mean", "gap": "mean",
+    "prototypes": "centroid", "nearest": "knn", "head": "logits", "features": "embedding",
+}  # fmt: skip
+"""Words that people use for a value of an option -> the value, where it is one."""
 
 
 class VitctlError(Exception):
@@ -64,9 +73,13 @@ class InterruptedRun(VitctlError):
         self.exit_code = exit_code
 
 
-def did_you_mean(word: str, known: Iterable[str], *, most: int = 3) -> str:
-    """Return ``" Did you mean 'a' or 'b'?"`` for the names nearest to ``word``, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 3, synonyms: Mapping[str, str] = SYNONYMS) -> str:
+    """Return ``" Did you mean 'a' or 'b'?"`` for the names nearest to ``word``, or an empty string.
+
+    ``word`` itself in small letters, or what ``synonyms`` has for that, is nearer than any that is spelt alike.
+    """
+    known, meant = list(known), synonyms.get(word.lower(), word.lower())
+    near = [meant] if meant in known else difflib.get_close_matches(word, known, n=most, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 

@@ -333,3 +333,11 @@ def test_snippet__gives_raw_images_as_they_are(tmp_path: Path, monkeypatch: pyte
 def test_snippet__of_npz_builds_the_model_that_was_exported() -> None:
     code = snippet_of(SOURCE, "npz")
     assert 'timm.create_model("vit_tiny_patch16_224", img_size=(16, 24), class_token=True, num_classes=2)' in code
+
+
+@pytest.mark.parametrize("format_name", TITLES)
+def test_snippet__keeps_onnxruntime_from_reporting(format_name: str) -> None:
+    code, text = snippet_of(SOURCE, format_name), written(format_name=format_name)
+    imports, switch = code.find("import onnxruntime"), code.find('os.environ["ORT_DISABLE_TELEMETRY"] = "1"')
+    assert (imports >= 0) == (switch >= 0) == ("otherwise writes a device id" in text) == (format_name == "onnx")
+    assert switch < imports or format_name != "onnx"

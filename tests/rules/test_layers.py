@@ -33,8 +33,9 @@ FLOORS = {
     "guides": {"errors"},
     "conversation": set(),
     "errors": set(),
+    "telemetry": set(),
     "__main__": {"cli"},
-    "": {"api", "classifier", "results", "errors"},
+    "": {"api", "classifier", "results", "errors", "telemetry"},
 }  # fmt: skip
 
 # plain lists of choices: every unit above errors may import them, so that no list stands twice
@@ -44,6 +45,7 @@ WORDS = "settings.words"
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
+    "pydantic": {"settings", "recipes"},
     "accelerate": {"training"},
     "matplotlib": {"reporting"},
     "onnx": {"exporting"},

@@ -8,13 +8,24 @@ import typer
 from typer.core import TyperGroup
 
 from vitctl import __version__
+from vitctl.cli.hints import hint
 from vitctl.cli.output import printable
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import InterruptedRun, VitctlError
 
+# typer has its own copy of click's, which it does not export
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
 
 class _ErrorBoundary(TyperGroup):
     """Turns expected failures into one line on stderr and an exit code; anything else keeps its traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the sub-command."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            raise _hinted(error) from error
 
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
@@ -26,12 +37,23 @@ class _ErrorBoundary(TyperGroup):
         except InterruptedRun as error:
             _say(f"stopped: {error}")
             raise typer.Exit(error.exit_code) from error
+        except _UsageError as error:  # of the sub-command's name, options and arguments
+            raise _hinted(error) from error
         except VitctlError as error:
             _say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             _say("error: interrupted.")
             raise typer.Exit(130) from error
+
+
+def _hinted(error: Exception) -> Exception:
+    """Return ``error`` itself, which typer shows below its usage lines, or the end of the command if we know better."""
+    sentence = hint(error)
+    if sentence is None:
+        return error
+    _say(f"error: {sentence}")
+    return typer.Exit(2)
 
 
 def _say(text: str) -> None:
@@ -47,7 +69,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 

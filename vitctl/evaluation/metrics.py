@@ -108,7 +108,13 @@ def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels:
 
 
 def per_class_report(predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return one row per class: ``class``, ``num_images``, ``precision``, ``recall``, ``f1`` (None where undefined)."""
+    """Return one row per class: ``class``, ``num_images``, ``precision``, ``recall``, ``f1`` (None where undefined).
+
+    Args:
+        predicted: (N,) class indices.
+        labels: (N,) class indices.
+        class_names: In the order of the indices.
+    """
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(len(class_names)), zero_division=np.nan
     )

@@ -18,6 +18,10 @@ TITLES = {
     "npz": "Google's .npz layout",
     "pt2": "torch.export program",
 }
+_TELEMETRY = (
+    "\n`ORT_DISABLE_TELEMETRY` is set before the import because onnxruntime (1.32 for Linux) otherwise writes a device "
+    "id below `~/.cache/Microsoft` and reports its use to its makers, both while it is imported.\n"
+)
 _LIBRARIES = {"onnx": "onnx", "timm": "timm", "hf": "transformers", "npz": "timm", "pt2": "pytorch"}
 
 
@@ -63,7 +67,8 @@ def card(
             architecture=architecture,
             model_args=model_args,
         )
-        + "```\n",
+        + "```\n"
+        + (_TELEMETRY if format_name == "onnx" else ""),
         "## Verified\n\n" + _verified(export),
     ]
     return "\n".join(parts)
@@ -237,9 +242,12 @@ def _onnx_snippet(source: Source, *, is_raw: bool) -> str:
     answer = "names[found.argmax()]" if source.class_names else "found.shape"
     lines = [
         "import json",
+        "import os",
         "import numpy as np",
-        "import onnxruntime",
         "from PIL import Image",
+        "",
+        'os.environ["ORT_DISABLE_TELEMETRY"] = "1"',
+        "import onnxruntime",
         "",
         'session = onnxruntime.InferenceSession("model.onnx")',
         *_image_lines(source.preprocessing, is_raw=is_raw),

@@ -59,7 +59,7 @@ class AttentionCall:
         return self.query.shape[1]
 
     def maps(self, rows: slice) -> Tensor:
-        """Return the attention of the query tokens ``rows``, (B, H, rows, N) float32, each row summing to 1.
+        """Return the attention of the R query tokens ``rows``, (B, H, R, N) float32, each row summing to 1.
 
         Raises:
             ModelError: It does not sum to 1 within 1e-3: the weights give NaN or infinity.
@@ -81,7 +81,7 @@ class AttentionCall:
         return maps
 
     def chunks(self, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """Yield slices of query tokens, in order, and their maps (B, H, rows, N) float32, 8 MiB at most.
+        """Yield slices of R query tokens, in order, and their maps (B, H, R, N) float32, 8 MiB at most.
 
         A chunk has one row at least; that is 4 B H N bytes, the d-th part of the batch's queries.
 

@@ -53,7 +53,7 @@ class Opt:
     Attributes:
         help: What the help page says.
         metavar: What stands for its value there.
-        flags: Another spelling than ``--field-name``, e.g. of a switch that has an opposite.
+        flags: Another spelling than the name with dashes, e.g. of a switch that has an opposite.
         is_argument: Whether it stands on the command line without a name.
         choices: Every value that can be used; none allows any. Of a list each entry is held against them.
         limits: Of a number, in the order they are checked.

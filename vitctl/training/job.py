@@ -128,6 +128,7 @@ def train(
         SettingError: The loss is no longer finite.
     """
     recipe, num_steps = job.recipe, job.batches.num_steps
+    # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
     how = recipe.optimizer
     groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
     optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum)
@@ -150,6 +151,7 @@ def train(
         for report in reports:
             num_images += report.num_images
             training_s, data_s = training_s + report.step_s, data_s + report.data_s
+            # first: this step was taken, whether or not the run is stopped or spoilt below
             recorder.step(report)
             bar.advance(
                 loss=f"loss {report.loss:.3f}",
@@ -157,6 +159,7 @@ def train(
                 speed=f"{report.num_images / report.step_s:.0f} images/s",
                 wait=f"data wait {report.data_s / report.step_s:.0%}",
             )
+            # before validating, which may take minutes; not after the last step, when there is nothing left to stop
             if _anyone_asks(stop, job.accelerator) and report.step < num_steps:
                 recorder.save(job.model, "last")
                 raise InterruptedRun(
@@ -167,15 +170,18 @@ def train(
                 )
             if report.step in validate_after:
                 last, logits = validate(report.step)
+                # before saving: last/ and best/ stay those of an earlier validation, which can be used
                 _check_finite(job, last)
                 if last.loss is not None:
                     recorder.validation(last)
                 recorder.save(job.model, "last")
+                # after last/: a run that is killed while best/ is written has its newest weights
                 is_first = best.step == 0
                 if not job.selects_best or is_first or _loss(last) < _loss(best):
                     best, best_logits = last, logits
                     if job.selects_best:
                         recorder.save(job.model, "best")
+    # too few validation images to choose by: best/ is what the last step left, and is written once
     if not job.selects_best:
         recorder.save(job.model, "best")
     if stop:

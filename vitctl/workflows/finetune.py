@@ -133,6 +133,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
 def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     """Resolve every setting, check every input and load the model; writes nothing."""
     data_spec = DIGITS if config.data is None else config.data
+    # settings and paths first, which are checked in no time; then lists of files, then weights, then every image
     device, device_reason = resolve_device(config.device)
     num_threads, threads_reason = resolve_num_threads(config.num_threads)
     model = decide_model(config.model, has_data=config.data is not None, device_type=device.type)
@@ -154,6 +155,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     if config.cache == "resized" and sources.source.is_in_memory:
         raise SettingError(f"--cache resized is of no use for {sources.source.spec}: its images are in memory.")
 
+    # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {model.value}")
     loaded = load_model(model.value, weights=config.weights, seed=config.seed)
     pretrained = geometry_of(loaded.model)
@@ -168,11 +170,13 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         conversation=conversation,
     )
 
+    # after the scan: a size that is not given follows from the images that decode
     size = Decision(wanted, "given") if wanted else decide_image_size(
         data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=model.value == DEMO
     )  # fmt: skip
     interp = decide_interpolation(config.pos_embed_interp, recipe, weights=config.weights, recipe_name=recipe_name)
     loaded, resolution = fit_resolution(loaded, size.value, spec=model.value, method=interp.value, seed=config.seed)
+    # the head after the size: random weights are built anew at the size, and a head put on before would be lost
     head_method = decide_head_start(config.head, recipe)
     head = Decision(
         *fit_head(
@@ -191,6 +195,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         head = Decision(
             head.value.replace("closed form (ridge)", "zero initialisation"), "its head is more than linear"
         )
+    # the batch follows from the images that are left, length and rate from the batch
     batch = decide_batch_size(config.batch_size, recipe, len(data.train), recipe_name=recipe_name)
     seen = decide_num_images_seen(
         config.steps, config.epochs, recipe, len(data.train), batch.value, recipe_name=recipe_name
@@ -224,6 +229,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         if config.class_weights == "balanced"
         else None,
     )
+    # last, because only the finished plan says how many images the last batch has
     check_batch_norm(job)
     decisions: dict[str, Decision[Any]] = {
         "data": Decision(
