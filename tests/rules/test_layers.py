@@ -11,25 +11,26 @@ PACKAGE = Path(vitctl.__file__).parent
 
 # unit -> units of vitctl it may import from (itself always)
 FLOORS = {
-    "cli": {"workflows", "config", "recipes", "conversation", "primitives", "errors", ""},
+    "cli": {"workflows", "config", "recipes", "conversation", "primitives", "results", "errors", ""},
     "workflows": {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "config",
-        "recipes", "conversation", "errors", "",
+        "recipes", "conversation", "results", "errors", "",
     },
-    "training": {"models", "data", "primitives", "recipes", "conversation", "errors"},
-    "evaluation": {"models", "data", "primitives", "conversation", "errors"},
-    "exporting": {"models", "data", "primitives", "conversation", "errors", ""},
-    "inspecting": {"models", "data", "primitives", "conversation", "errors"},
+    "training": {"models", "data", "primitives", "recipes", "conversation", "results", "errors"},
+    "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
+    "exporting": {"models", "data", "primitives", "conversation", "results", "errors", ""},
+    "inspecting": {"models", "data", "primitives", "conversation", "results", "errors"},
     "reporting": {"primitives", "errors"},
-    "models": {"primitives", "conversation", "errors"},
-    "data": {"primitives", "conversation", "errors"},
+    "models": {"primitives", "conversation", "results", "errors"},
+    "data": {"primitives", "conversation", "results", "errors"},
     "primitives": {"errors"},
     "config": {"errors"},
     "recipes": {"errors"},
     "conversation": set(),
+    "results": set(),
     "errors": set(),
     "__main__": {"cli"},
-    "": set(),
+    "": {"results"},
 }  # fmt: skip
 
 # third-party package -> units that may import it

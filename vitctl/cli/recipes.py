@@ -6,6 +6,7 @@ import typer
 
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json
+from vitctl.results.recipes import RecipeEntry, RecipeResult, RecipeSetting, RecipesResult
 
 EXAMPLES = """\
 Examples:
@@ -31,7 +32,7 @@ def ls(as_json: JsonOption = False) -> None:
 
     found = {name: load_recipe(name).about for name in list_recipes()}
     if as_json:
-        print_json({"recipes": [{"name": name, "about": about} for name, about in found.items()]})
+        print_json(RecipesResult(recipes=tuple(RecipeEntry(name, about) for name, about in found.items())))
     else:
         print_columns(("recipe", "what for"), list(found.items()))
 
@@ -46,7 +47,8 @@ def show(
 
     recipe = load_recipe(name)
     if as_json:
-        settings = recipe.as_settings()
-        print_json({key: {"value": value, "source": recipe.sources.get(key, "")} for key, value in settings.items()})
+        settings = recipe.as_settings().items()
+        told = {key: RecipeSetting(value, recipe.sources.get(key, "")) for key, value in settings}
+        print_json(RecipeResult(settings=told))
     else:
         typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
