@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from vitctl.conversation import Conversation
 from vitctl.settings.data import DataConfig
@@ -110,12 +110,12 @@ def finetune(
         VitctlError: A setting, the images, the weights or the device cannot be used; nothing was written.
         InterruptedRun: Ctrl-C; ``last/`` holds the weights.
     """
-    where = "vitctl.finetune"
-    given = {**settings, "dry_run": dry_run}
+    where, given = "vitctl.finetune", {**settings, "dry_run": dry_run}
     if config is None:
-        return _run("finetune", settings_from_python(FinetuneConfig, given, where=where), verbose=verbose)
-    merged = merge(config_from_file(Path(config)), values_from_python(FinetuneConfig, given, where=where))
-    return _run("finetune", merged, verbose=verbose)
+        settled = settings_from_python(FinetuneConfig, given, where=where)
+    else:
+        settled = merge(config_from_file(Path(config)), values_from_python(FinetuneConfig, given, where=where))
+    return cast("FinetuneResult | DryRunResult", _run("finetune", settled, verbose=verbose))
 
 
 @_takes(EvaluateConfig)
@@ -131,7 +131,8 @@ def evaluate(run: PathLike | None = None, *, verbose: bool = False, **settings: 
         VitctlError: The model or the images cannot be used; nothing was written.
     """
     given = {"run": run, **settings} if run is not None else settings
-    return _run("evaluate", settings_from_python(EvaluateConfig, given, where="vitctl.evaluate"), verbose=verbose)
+    settled = settings_from_python(EvaluateConfig, given, where="vitctl.evaluate")
+    return cast("EvaluateResult", _run("evaluate", settled, verbose=verbose))
 
 
 @_takes(FewshotEvalConfig)
@@ -146,7 +147,7 @@ def fewshot_eval(*, verbose: bool = False, **settings: Any) -> "FewshotResult":
         VitctlError: A setting, the images or a model cannot be used; no result was written.
     """
     config = settings_from_python(FewshotEvalConfig, settings, where="vitctl.fewshot_eval")
-    return _run("fewshot_eval", config, verbose=verbose)
+    return cast("FewshotResult", _run("fewshot_eval", config, verbose=verbose))
 
 
 @_takes(InspectConfig)
@@ -165,7 +166,8 @@ def inspect(
         VitctlError: A model, a setting or the images cannot be used; of the analysis nothing was written.
     """
     given = {"analysis": analysis, **({} if run is None else {"run": run}), **settings}
-    return _run("inspect_model", settings_from_python(InspectConfig, given, where="vitctl.inspect"), verbose=verbose)
+    settled = settings_from_python(InspectConfig, given, where="vitctl.inspect")
+    return cast("InspectResult | InspectAllResult", _run("inspect_model", settled, verbose=verbose))
 
 
 @_takes(ExportConfig)
@@ -182,7 +184,8 @@ def export(run: PathLike | None = None, *, verbose: bool = False, **settings: An
             nothing was written.
     """
     given = {"run": run, **settings} if run is not None else settings
-    return _run("export", settings_from_python(ExportConfig, given, where="vitctl.export"), verbose=verbose)
+    settled = settings_from_python(ExportConfig, given, where="vitctl.export")
+    return cast("ExportResult", _run("export", settled, verbose=verbose))
 
 
 @_takes(PredictConfig)
@@ -207,7 +210,8 @@ def predict(
         VitctlError: The model cannot be used, or no image is given.
     """
     given = {**({} if run is None else {"run": run}), "images": images, **settings}
-    return _run("predict", settings_from_python(PredictConfig, given, where="vitctl.predict"), verbose=verbose)
+    settled = settings_from_python(PredictConfig, given, where="vitctl.predict")
+    return cast("PredictResult", _run("predict", settled, verbose=verbose))
 
 
 @_takes(DataConfig)
@@ -223,7 +227,7 @@ def data_report(data: PathLike, *, verbose: bool = False, **settings: Any) -> "D
         VitctlError: The data cannot be opened, or no image decodes; nothing was written.
     """
     config = settings_from_python(DataConfig, {"data": data, **settings}, where="vitctl.data_report")
-    return _run("data", config, verbose=verbose)
+    return cast("DataReport", _run("data", config, verbose=verbose))
 
 
 def load(

@@ -1,5 +1,6 @@
 """``vitctl data SPEC`` on the command line."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs, printable
+from vitctl.results.data import DataReport, DuplicateImage, ImagesReport, SplitReport, Spread
 from vitctl.settings.data import DataConfig
 from vitctl.settings.option import settings_of
 
@@ -36,22 +38,20 @@ def data(given: dict[str, Any], as_json: JsonOption = False) -> None:
         _print_report(report)
 
 
-def _print_report(report: dict[str, Any]) -> None:
-    images, size = report["images"], report["suggested_image_size"]
-    splits = report["splits"]
-    validation = report["validation"]
+def _print_report(report: DataReport) -> None:
+    images, size, validation = report.images, report.suggested_image_size, report.validation
     pairs = [
-        ("data", f"{report['data']}   {report['description']}"),
-        ("splits", ", ".join(_split(name, one) for name, one in splits.items())),
+        ("data", f"{report.data}   {report.description}"),
+        ("splits", ", ".join(_split(name, one) for name, one in report.splits.items())),
     ]
     if validation:
-        pairs.append(("validation", f"{validation['num_images']:,} images   {validation['reason']}"))
+        pairs.append(("validation", f"{validation.num_images:,} images   {validation.reason}"))
     pairs += [
         ("sizes", _sizes(images)),
-        ("modes", _listed(images["modes"])),
-        ("formats", _listed(images["formats"])),
-        ("image size", f"{size['image_size'][0]} px for a ViT pretrained at 224: {size['reason']}"),
-        ("fingerprint", report["fingerprint"]),
+        ("modes", _listed(images.modes)),
+        ("formats", _listed(images.formats)),
+        ("image size", f"{size.image_size[0]} px for a ViT pretrained at 224: {size.reason}"),
+        ("fingerprint", report.fingerprint),
     ]
     print_pairs(pairs)
     typer.echo()
@@ -60,59 +60,59 @@ def _print_report(report: dict[str, Any]) -> None:
     for line in [*_findings(report)]:
         typer.echo(printable(line))
     typer.echo()
-    print_pairs([("files", report["out"])])
+    print_pairs([("files", report.out)])
 
 
-def _split(name: str, split: dict[str, Any]) -> str:
-    groups = f" in {_number(split['num_groups'], 'group')}" if "num_groups" in split else ""
-    return f"{name}: {_number(split['num_images'], 'image')}{groups}"
+def _split(name: str, split: SplitReport) -> str:
+    groups = "" if split.num_groups is None else f" in {_number(split.num_groups, 'group')}"
+    return f"{name}: {_number(split.num_images, 'image')}{groups}"
 
 
-def _print_classes(report: dict[str, Any]) -> None:
-    splits = report["splits"]
-    names = sorted({name for one in splits.values() for name in one["classes"]}, key=_order(report["class_names"]))
-    rows = [(name, *(str(one["classes"].get(name, 0)) for one in splits.values())) for name in names]
+def _print_classes(report: DataReport) -> None:
+    splits = report.splits
+    names = sorted({name for one in splits.values() for name in one.classes}, key=_order(report.class_names))
+    rows = [(name, *(str(one.classes.get(name, 0)) for one in splits.values())) for name in names]
     print_columns(("class", *splits), rows[:MOST_CLASSES])
     if len(rows) > MOST_CLASSES:
         typer.echo(f"... and {len(rows) - MOST_CLASSES} more classes in report.json")
 
 
-def _order(class_names: list[str]) -> Any:
+def _order(class_names: Sequence[str]) -> Callable[[str], tuple[int, str]]:
     known = {name: index for index, name in enumerate(class_names)}
     return lambda name: (known.get(name, len(known)), name)
 
 
-def _findings(report: dict[str, Any]) -> list[str]:
+def _findings(report: DataReport) -> list[str]:
     """Return what a person should look at, a line each; or that there is nothing."""
     lines = []
-    bad, duplicates, shapes = report["bad"], report["duplicates"], report["aspect_ratios"]
-    if bad:
-        lines.append(f"{_number(len(bad), 'image')} cannot be read:")
-        lines += _some([f"{one['image']}: {one['reason']}" for one in bad])
-    if duplicates["num_groups"]:
+    duplicates, shapes = report.duplicates, report.aspect_ratios
+    if report.bad:
+        lines.append(f"{_number(len(report.bad), 'image')} cannot be read:")
+        lines += _some([f"{one.image}: {one.reason}" for one in report.bad])
+    if duplicates.num_groups:
         lines.append(
-            f"Exact duplicates, pixel for pixel: {_number(duplicates['num_extra'], 'image')} too many "
-            f"({_number(duplicates['num_groups'], 'group')}, "
-            f"{duplicates['num_across_splits']} across splits, {duplicates['num_across_classes']} across classes):"
+            f"Exact duplicates, pixel for pixel: {_number(duplicates.num_extra, 'image')} too many "
+            f"({_number(duplicates.num_groups, 'group')}, "
+            f"{duplicates.num_across_splits} across splits, {duplicates.num_across_classes} across classes):"
         )
         worst_first = sorted(
-            duplicates["groups"], key=lambda group: -len({(one["kept_in"], one["class"]) for one in group})
+            duplicates.groups, key=lambda group: -len({(one.kept_in, one.class_name) for one in group})
         )
         lines += _some([_duplicate_line(group) for group in worst_first])
-    if shapes["num_images"]:
+    if shapes.num_images:
         lines.append(
-            f"{_number(shapes['num_images'], 'image')} of strange shape, one side {shapes['from_ratio']:g} or more "
+            f"{_number(shapes.num_images, 'image')} of strange shape, one side {shapes.from_ratio:g} or more "
             "times the other (height x width):"
         )
-        lines += _some([f"{one['image']}: {one['size'][0]}x{one['size'][1]} px" for one in shapes["worst"]])
-    if report["imbalance"]["advice"]:
-        lines.append(report["imbalance"]["advice"])
-    lines += report["warnings"]
+        lines += _some([f"{one.image}: {one.size[0]}x{one.size[1]} px" for one in shapes.worst])
+    if report.imbalance.advice:
+        lines.append(report.imbalance.advice)
+    lines += report.warnings
     return lines or ["Nothing seems wrong."]
 
 
-def _duplicate_line(group: list[dict[str, str]]) -> str:
-    shown = " = ".join(f"{one['image']} ({one['class']}, in {one['kept_in']})" for one in group[:3])
+def _duplicate_line(group: Sequence[DuplicateImage]) -> str:
+    shown = " = ".join(f"{one.image} ({one.class_name}, in {one.kept_in})" for one in group[:3])
     return shown + (f" and {len(group) - 3} more" if len(group) > 3 else "")
 
 
@@ -121,10 +121,10 @@ def _some(lines: list[str]) -> list[str]:
     return [f"  {line}" for line in lines[:MOST_LINES]] + more
 
 
-def _sizes(images: dict[str, Any]) -> str:
-    height, width = images["height_px"], images["width_px"]
-    if images["num_sizes"] == 1:
-        return f"all {height['least']}x{width['least']} px (height x width)"
+def _sizes(images: ImagesReport) -> str:
+    height, width = images.height_px, images.width_px
+    if images.num_sizes == 1:
+        return f"all {height.least}x{width.least} px (height x width)"
     return f"height {_spread(height)}, width {_spread(width)} px (least/median/greatest)"
 
 
@@ -132,9 +132,9 @@ def _number(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-def _spread(values: dict[str, float]) -> str:
-    return f"{values['least']:g}/{values['median']:g}/{values['greatest']:g}"
+def _spread(values: Spread) -> str:
+    return f"{values.least:g}/{values.median:g}/{values.greatest:g}"
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -7,6 +7,7 @@ import typer
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs
+from vitctl.results.evaluate import ClassResult, EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.option import settings_of
 
@@ -36,29 +37,29 @@ def evaluate(given: dict[str, Any], as_json: JsonOption = False) -> None:
         _print_report(report)
 
 
-def _print_report(report: dict[str, Any]) -> None:
-    low, high = report["top1_ci95"]
+def _print_report(report: EvaluateResult) -> None:
+    low, high = report.top1_ci95
     print_pairs(
         [
-            ("images", f"{report['num_images']:,} (split {report['split']})"),
-            ("top-1", f"{report['top1']:.2%}   95 % interval {low:.2%} to {high:.2%} (Wilson)"),
-            ("top-5", f"{report['top5']:.2%}"),
-            ("balanced accuracy", f"{report['balanced_accuracy']:.2%}   mean recall of the classes present"),
-            ("macro F1", f"{report['macro_f1']:.4f}"),
-            ("NLL", f"{report['nll']:.4f}   nats per image"),
-            ("ECE", f"{report['ece']:.4f}   15 bins"),
+            ("images", f"{report.num_images:,} (split {report.split})"),
+            ("top-1", f"{report.top1:.2%}   95 % interval {low:.2%} to {high:.2%} (Wilson)"),
+            ("top-5", f"{report.top5:.2%}"),
+            ("balanced accuracy", f"{report.balanced_accuracy:.2%}   mean recall of the classes present"),
+            ("macro F1", f"{report.macro_f1:.4f}"),
+            ("NLL", f"{report.nll:.4f}   nats per image"),
+            ("ECE", f"{report.ece:.4f}   15 bins"),
         ]
     )
     typer.echo()
-    rows = report["per_class"]
+    rows = report.per_class
     header = ("class", "images", "precision", "recall", "F1")
     print_columns(header, [_row(row) for row in rows[:MOST_CLASSES_SHOWN]])
     if len(rows) > MOST_CLASSES_SHOWN:
         typer.echo(f"... and {len(rows) - MOST_CLASSES_SHOWN} more classes in evaluation.json")
     typer.echo()
-    print_pairs([("files", report["out"])])
+    print_pairs([("files", report.out)])
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    figures = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-    return (row["class"], str(row["num_images"]), *figures)
+def _row(row: ClassResult) -> tuple[str, ...]:
+    figures = ("-" if value is None else f"{value:.3f}" for value in (row.precision, row.recall, row.f1))
+    return (row.class_name, str(row.num_images), *figures)

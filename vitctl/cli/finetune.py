@@ -11,6 +11,7 @@ from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_json, print_pairs
 from vitctl.cli.screen import is_first_process
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import settings_of
@@ -46,52 +47,50 @@ def finetune(
     weights as timm folders last/ and best/. Same settings, same seed: the same weights.
     """
     settings = merge(config_from_file(config), given) if config else settings_of(FinetuneConfig, given)
-    summary = run("finetune", settings)
+    result = run("finetune", settings)
     if not is_first_process():
         return
     if as_json:
-        print_json(summary)
-    elif settings.dry_run:
-        _print_cost(summary)
+        print_json(result)
+    elif isinstance(result, DryRunResult):
+        _print_cost(result)
     else:
-        _print_summary(summary)
+        _print_summary(result)
 
 
-def _print_cost(cost: dict[str, Any]) -> None:
+def _print_cost(cost: DryRunResult) -> None:
     print_pairs(
         [
-            ("steps", f"{cost['steps']:,} ({cost['epochs']:.3g} epochs)"),
-            *([("tokens", str(cost["num_tokens"]))] if cost["num_tokens"] else []),
-            ("FLOPs per image", format_count(cost["flops_per_image"])),
-            ("memory", f"{format_bytes(cost['memory_bytes'])}, estimated"),
-            ("training time", f"{format_seconds(cost['training_s'])}, estimated"),
+            ("steps", f"{cost.steps:,} ({cost.epochs:.3g} epochs)"),
+            *([("tokens", str(cost.num_tokens))] if cost.num_tokens else []),
+            ("FLOPs per image", format_count(cost.flops_per_image)),
+            ("memory", f"{format_bytes(cost.memory_bytes)}, estimated"),
+            ("training time", f"{format_seconds(cost.training_s)}, estimated"),
         ]
     )
 
 
-def _compared(probe: dict[str, Any], summary: dict[str, Any]) -> str:
-    return f"{probe['top1']:.3f}, fine-tuned {summary['best']['top1']:.3f} (top-1 on the validation images)"
+def _compared(probe: LinearProbe, best: Score) -> str:
+    return f"{probe.top1:.3f}, fine-tuned {best.top1:.3f} (top-1 on the validation images)"
 
 
-def _print_summary(summary: dict[str, Any]) -> None:
-    def score(name: str) -> str:
-        values = summary[name]
-        if values["top1"] is None:
-            return f"step {values['step']}, no validation images"
-        images = f"{summary['num_val']} validation images (step {values['step']})"
-        return f"top-1 {values['top1']:.2%}, loss {values['loss']:.4f} on {images}"
+def _print_summary(summary: FinetuneResult) -> None:
+    def told(score: Score) -> str:
+        if score.top1 is None:
+            return f"step {score.step}, no validation images"
+        images = f"{summary.num_val} validation images (step {score.step})"
+        return f"top-1 {score.top1:.2%}, loss {score.loss:.4f} on {images}"
 
-    run, wait = summary["run"], summary["data_wait_fraction"]
-    probe = summary["linear_probe"]
-    baseline = [("linear probe", _compared(probe, summary))] if probe is not None and probe["top1"] is not None else []
+    run, wait, probe = summary.run, summary.data_wait_fraction, summary.linear_probe
+    has_baseline = probe is not None and probe.top1 is not None
     print_pairs(
         [
-            *baseline,
-            ("best", score("best")),
-            ("last", score("last")),
+            *([("linear probe", _compared(probe, summary.best))] if probe is not None and has_baseline else []),
+            ("best", told(summary.best)),
+            ("last", told(summary.last)),
             (
                 "speed",
-                f"{summary['images_per_s']:.1f} images/s, {wait:.0%} of it data wait, {summary['wall_s']:.0f} s in all",
+                f"{summary.images_per_s:.1f} images/s, {wait:.0%} of it data wait, {summary.wall_s:.0f} s in all",
             ),
             ("run folder", run),
             ("next", f"vitctl evaluate {shlex.quote(run)}    vitctl predict {shlex.quote(run)} IMAGE"),

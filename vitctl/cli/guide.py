@@ -9,6 +9,7 @@ from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json
 from vitctl.errors import SettingError
 from vitctl.guides import ENGLISH, list_guides, read_guide
+from vitctl.results.guide import GuideEntry, GuideResult, GuidesResult
 
 EXAMPLES = """\
 Examples:
@@ -39,7 +40,7 @@ def guide(
         return
     text = read_guide(topic, lang)
     if as_json:
-        print_json({"name": topic, "lang": lang, "text": text})
+        print_json(GuideResult(name=topic, lang=lang, text=text))
     elif sys.stdout.isatty():
         _lay_out(text)
     else:
@@ -49,9 +50,8 @@ def guide(
 def _list(as_json: bool) -> None:
     guides = list_guides()
     if as_json:
-        print_json(
-            {"guides": [{"name": one.name, "about": one.about, "languages": list(one.languages)} for one in guides]}
-        )
+        entries = (GuideEntry(name=one.name, about=one.about, languages=tuple(one.languages)) for one in guides)
+        print_json(GuidesResult(guides=tuple(entries)))
     else:
         others = [", ".join(one.languages) if len(one.languages) > 1 else "" for one in guides]
         print_columns(

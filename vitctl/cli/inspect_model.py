@@ -7,6 +7,7 @@ import typer
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_pairs
+from vitctl.results.inspect_model import InspectAllResult, InspectResult
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import settings_of
 
@@ -31,43 +32,42 @@ def inspect(given: dict[str, Any], as_json: JsonOption = False) -> None:
     Each writes its arrays, its figures and a picture, and says what to look for. 'all' runs
     those that fit the model, the main ones beside random weights, and writes report.html.
     """
-    report = run("inspect_model", settings_of(InspectConfig, given))
+    result = run("inspect_model", settings_of(InspectConfig, given))
     if as_json:
-        print_json(report)
-    elif "analyses" in report:
-        _print_all(report)
+        print_json(result)
+    elif isinstance(result, InspectAllResult):
+        _print_all(result)
     else:
-        _print_one(report)
+        _print_one(result)
 
 
-def _print_one(report: dict[str, Any]) -> None:
-    for number, result in enumerate(report["results"]):
-        if len(report["results"]) > 1:
-            typer.echo(("\n" if number else "") + result["name"])
-        rows = result["rows"]
-        print_columns(result["header"], rows[:MOST_ROWS_SHOWN])
-        if len(rows) > MOST_ROWS_SHOWN:
-            typer.echo(f"... and {len(rows) - MOST_ROWS_SHOWN} more in {report['analysis']}.json")
+def _print_one(result: InspectResult) -> None:
+    for number, found in enumerate(result.results):
+        if len(result.results) > 1:
+            typer.echo(("\n" if number else "") + found.name)
+        print_columns(found.header, found.rows[:MOST_ROWS_SHOWN])
+        if len(found.rows) > MOST_ROWS_SHOWN:
+            typer.echo(f"... and {len(found.rows) - MOST_ROWS_SHOWN} more in {result.analysis}.json")
     typer.echo("")
-    print_pairs([("files", f"{report['out']}: {', '.join(report['files'])}")])
-    typer.echo(f"{report['look_for']} {report['random_weights']}")
+    print_pairs([("files", f"{result.out}: {', '.join(result.files)}")])
+    typer.echo(f"{result.look_for} {result.random_weights}")
 
 
-def _print_all(report: dict[str, Any]) -> None:
+def _print_all(result: InspectAllResult) -> None:
     words = {True: "yes", False: "no", None: "cannot be said"}
     rows = []
-    for one in report["verdicts"]:
-        rows += [[one["analysis"], words[one["holds"]], one["claim"]], ["", "", f"  {one['numbers']}"]]
+    for one in result.verdicts:
+        rows += [[one.analysis, words[one.holds], one.claim], ["", "", f"  {one.numbers}"]]
     if rows:
         print_columns(["analysis", "holds", "claim"], rows)
         typer.echo("")
     pairs = []
-    for one in report["skipped"]:
-        if one["model"] is None:
-            pairs.append(("left out", f"{one['analysis']}: {one['reason']}"))
+    for skipped in result.skipped:
+        if skipped.model is None:
+            pairs.append(("left out", f"{skipped.analysis}: {skipped.reason}"))
         else:  # others have it; the report says what to try
-            pairs.append(("left out", f"{one['analysis']} of {one['model']}: {one['reason'].split('; ')[0]}"))
-    print_pairs([*pairs, ("report", report["report"]), ("files", report["out"])])
+            pairs.append(("left out", f"{skipped.analysis} of {skipped.model}: {skipped.reason.split('; ')[0]}"))
+    print_pairs([*pairs, ("report", result.report), ("files", result.out)])
     typer.echo(
         "Look at the report for the pictures. Random weights, shown beside the main ones, are what no training looks "
         "like."

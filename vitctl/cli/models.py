@@ -7,6 +7,7 @@ import typer
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json
+from vitctl.results.models import ModelEntry
 from vitctl.settings.models import ModelsConfig
 from vitctl.settings.option import settings_of
 
@@ -31,24 +32,24 @@ def models(given: dict[str, Any], as_json: JsonOption = False) -> None:
     if as_json:
         print_json(result)
     elif "pattern" not in given:
-        for entry in result["models"]:
-            typer.echo(entry["name"])
+        for entry in result.models:
+            typer.echo(entry.name)
     else:
         header = ("model", "input", "patch", "grid", "tokens", "parameters", "pretrained weights (licence)")
-        print_columns(header, [_row(entry) for entry in result["models"]])
+        print_columns(header, [_row(entry) for entry in result.models])
 
 
-def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+def _row(entry: ModelEntry) -> tuple[str, ...]:
     def size(value: tuple[int, int] | None) -> str:
         return "-" if value is None else f"{value[0]}x{value[1]}"
 
-    tags = [f"{tag['tag'] or 'default'} ({tag['license'] or 'unknown'})" for tag in entry["pretrained"]]
+    tags = [f"{tag.tag or 'default'} ({tag.license or 'unknown'})" for tag in entry.pretrained or ()]
     return (
-        entry["name"],
-        size(entry["image_size"]),
-        size(entry["patch_size"]),
-        size(entry["grid"]),
-        str(entry["tokens"] or "-"),
-        f"{entry['parameters'] / 1e6:.1f} M",
+        entry.name,
+        size(entry.image_size),
+        size(entry.patch_size),
+        size(entry.grid),
+        str(entry.tokens or "-"),
+        f"{(entry.parameters or 0) / 1e6:.1f} M",
         ", ".join(tags) or "none",
     )

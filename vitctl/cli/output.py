@@ -1,16 +1,16 @@
 """Results on stdout: one JSON document, or a few aligned lines."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import typer
 
 from vitctl.primitives.files import json_text
+from vitctl.results.result import Result
 
 
-def print_json(document: Any) -> None:
-    """Print one JSON document; NaN and infinities are a bug and raise ValueError."""
-    typer.echo(json_text(document), nl=False)
+def print_json(result: Result) -> None:
+    """Print a result as one JSON document; NaN and infinities are a bug and raise ValueError."""
+    typer.echo(json_text(result.as_json()), nl=False)
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, printable
 from vitctl.cli.screen import Screen
 from vitctl.errors import DataError, SettingError
+from vitctl.results.predict import Prediction
 from vitctl.settings.option import settings_of
 from vitctl.settings.predict import PredictConfig
 
@@ -51,24 +53,24 @@ def predict(
     if as_json:
         print_json(result)
     elif as_csv:
-        _print_csv(result["predictions"])
-    elif result["predictions"]:
+        _print_csv(result.predictions)
+    elif result.predictions:
         rows = [
-            (entry["image"], "   ".join(f"{top['class']} {top['probability']:.1%}" for top in entry["top"]))
-            for entry in result["predictions"]
+            (entry.image, "   ".join(f"{top.class_name} {top.probability:.1%}" for top in entry.top))
+            for entry in result.predictions
         ]
         print_columns(("image", "classes, most probable first"), rows)
-    for entry in result["skipped"]:
-        screen.warn(f"skipped {entry['image']}: {entry['reason']}")
-    if result["skipped"]:
-        total = len(result["skipped"]) + len(result["predictions"])
-        rest = "; the others are done" if result["predictions"] else ""
-        raise DataError(f"{len(result['skipped'])} of {total} images could not be read{rest}.")
+    for skipped in result.skipped:
+        screen.warn(f"skipped {skipped.image}: {skipped.reason}")
+    if result.skipped:
+        total = len(result.skipped) + len(result.predictions)
+        rest = "; the others are done" if result.predictions else ""
+        raise DataError(f"{len(result.skipped)} of {total} images could not be read{rest}.")
 
 
-def _print_csv(predictions: list[dict[str, Any]]) -> None:
+def _print_csv(predictions: Sequence[Prediction]) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "rank", "class", "probability"])
     for entry in predictions:
-        for rank, top in enumerate(entry["top"], start=1):
-            writer.writerow([printable(entry["image"]), rank, top["class"], f"{top['probability']:.6f}"])
+        for rank, top in enumerate(entry.top, start=1):
+            writer.writerow([printable(entry.image), rank, top.class_name, f"{top.probability:.6f}"])

@@ -11,6 +11,14 @@ from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, printable
 from vitctl.errors import SettingError
 from vitctl.primitives.files import user_path, write_text
+from vitctl.results.recipes import (
+    RecipeCheckResult,
+    RecipeCopyResult,
+    RecipeEntry,
+    RecipeResult,
+    RecipeSetting,
+    RecipesResult,
+)
 
 EXAMPLES = """\
 Examples:
@@ -40,7 +48,7 @@ def ls(as_json: JsonOption = False) -> None:
 
     found = {name: load_recipe(name).about for name in list_recipes()}
     if as_json:
-        print_json({"recipes": [{"name": name, "about": about} for name, about in found.items()]})
+        print_json(RecipesResult(recipes=tuple(RecipeEntry(name, about) for name, about in found.items())))
     else:
         print_columns(("recipe", "what for"), list(found.items()))
 
@@ -52,8 +60,8 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
 
     recipe = load_recipe(name)
     if as_json:
-        settings = flat_settings(recipe)
-        print_json({key: {"value": given.value, "source": given.source} for key, given in settings.items()})
+        told = {key: RecipeSetting(given.value, given.source) for key, given in flat_settings(recipe).items()}
+        print_json(RecipeResult(settings=told))
     else:
         typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
 
@@ -74,8 +82,10 @@ def check(
     given = [path for path in keys if path in recipe.sources]
     defaults = [path for path in keys if path not in recipe.sources]
     if as_json:
-        unsourced = [path for path in given if not recipe.sources[path].strip()]
-        print_json({"recipe": file, "settings": len(given), "defaults": defaults, "without_source": unsourced})
+        unsourced = tuple(path for path in given if not recipe.sources[path].strip())
+        print_json(
+            RecipeCheckResult(recipe=file, settings=len(given), defaults=tuple(defaults), without_source=unsourced)
+        )
         return
     rest = f"; {len(defaults)} others are at their defaults" if defaults else ""
     typer.echo(printable(f"{file}: a recipe of {len(given)} settings{rest}"))
@@ -95,7 +105,7 @@ def cp(
         raise SettingError(f"{file} exists and is not overwritten; give the copy another name.")
     _copy(source, target)
     if as_json:
-        print_json({"recipe": name, "file": str(target.absolute())})
+        print_json(RecipeCopyResult(recipe=name, file=str(target.absolute())))
     else:
         typer.echo(
             printable(f"{file}: a copy of recipe {name}; use it with vitctl finetune --recipe {shlex.quote(file)}")

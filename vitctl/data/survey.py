@@ -5,8 +5,7 @@ Nothing here depends on the order of the images.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -14,19 +13,33 @@ from PIL import Image
 from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
 from vitctl.data.scan import Look, Scan
 from vitctl.data.source import Split, lost_image
+from vitctl.results.data import (
+    ClassSize,
+    DuplicateImage,
+    DuplicatesReport,
+    ImagesReport,
+    ImbalanceReport,
+    ShapesReport,
+    SplitReport,
+    Spread,
+    StrangeShape,
+)
 
 SUSPICIOUS_RATIO = 4.0  # longer side over shorter one from which an image is worth a look: guess
 _WORST = 20
 
 
-def describe_split(split: Split, scan: Scan) -> dict[str, Any]:
-    """Return ``{"num_images", "num_bad", "classes": {name: number of images}}`` of one split."""
-    counts = dict(zip(split.class_names, split.counts().tolist(), strict=True))
-    groups = {} if split.groups is None else {"num_groups": len(set(split.groups))}
-    return {"num_images": len(split), "num_bad": len(scan.bad), **groups, "classes": counts}
+def describe_split(split: Split, scan: Scan) -> SplitReport:
+    """Return how many images, bad ones, groups and images of each class one split has."""
+    return SplitReport(
+        num_images=len(split),
+        num_bad=len(scan.bad),
+        num_groups=None if split.groups is None else len(set(split.groups)),
+        classes=dict(zip(split.class_names, split.counts().tolist(), strict=True)),
+    )
 
 
-def describe_images(scans: Sequence[Scan]) -> dict[str, Any]:
+def describe_images(scans: Sequence[Scan]) -> ImagesReport:
     """Return sizes in px (least, median, greatest), modes and formats of the images that decode.
 
     Raises:
@@ -36,36 +49,37 @@ def describe_images(scans: Sequence[Scan]) -> dict[str, Any]:
     if not looks:
         raise ValueError("no image decodes")
     height, width = (np.array([getattr(look, side) for look in looks]) for side in ("height", "width"))
-    sides = {"height_px": height, "width_px": width, "short_side_px": np.minimum(height, width)}
-    return {
-        **{name: _spread(values) for name, values in sides.items()},
-        "num_sizes": len(set(zip(height.tolist(), width.tolist(), strict=True))),
-        "modes": _frequencies(look.mode for look in looks),
-        "formats": _frequencies(look.format or "array" for look in looks),
-    }
+    return ImagesReport(
+        height_px=_spread(height),
+        width_px=_spread(width),
+        short_side_px=_spread(np.minimum(height, width)),
+        num_sizes=len(set(zip(height.tolist(), width.tolist(), strict=True))),
+        modes=_frequencies(look.mode for look in looks),
+        formats=_frequencies(look.format or "array" for look in looks),
+    )
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
-    return {"least": int(values.min()), "median": float(np.median(values)), "greatest": int(values.max())}
+def _spread(values: np.ndarray) -> Spread:
+    return Spread(least=int(values.min()), median=float(np.median(values)), greatest=int(values.max()))
 
 
-def _frequencies(values: Any) -> dict[str, int]:
+def _frequencies(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
 
 
-def strange_shapes(scanned: Mapping[str, tuple[Split, Scan]]) -> dict[str, Any]:
+def strange_shapes(scanned: Mapping[str, tuple[Split, Scan]]) -> ShapesReport:
     """Return how many images are very long or wide, and the worst of them.
 
     A squash or a centre crop to a square destroys such an image; often it is a banner or a broken scan.
     """
     found = sorted(
-        (-ratio, split.image_name(position), [look.height, look.width])
+        (-ratio, split.image_name(position), (look.height, look.width))
         for split, scan in scanned.values()
         for position, look in enumerate(scan.looks)
         if look and (ratio := _ratio(look)) >= SUSPICIOUS_RATIO
     )
-    worst = [{"image": name, "size": size, "ratio": -ratio} for ratio, name, size in found[:_WORST]]
-    return {"from_ratio": SUSPICIOUS_RATIO, "num_images": len(found), "worst": worst}
+    worst = tuple(StrangeShape(name, size, -ratio) for ratio, name, size in found[:_WORST])
+    return ShapesReport(from_ratio=SUSPICIOUS_RATIO, num_images=len(found), worst=worst)
 
 
 def _ratio(look: Look) -> float:
@@ -76,7 +90,7 @@ def describe_duplicates(
     scanned: Mapping[str, tuple[Split, Scan]],
     hashes: Mapping[str, Sequence[str]],
     kept_in: np.ndarray | None,
-) -> dict[str, Any]:
+) -> DuplicatesReport:
     """Return the groups of images whose pixels are equal.
 
     Args:
@@ -84,35 +98,31 @@ def describe_duplicates(
         hashes: Of each split, as ``exact_duplicates`` returned them.
         kept_in: Where the images of the training split go, (N,) str of ``train`` or ``val``; None where every
             split is given.
-
-    Returns:
-        ``num_groups``, ``num_extra`` (images beyond the first of each group), ``num_across_splits`` and
-        ``num_across_classes`` (groups), and the groups with every image's split, class and final split.
     """
-    members: dict[str, list[dict[str, str]]] = defaultdict(list)
+    members: dict[str, list[DuplicateImage]] = defaultdict(list)
     for name, (split, _) in scanned.items():
         for position, digest in enumerate(hashes[name]):
             if digest:
                 final = str(kept_in[position]) if kept_in is not None and name in ("train", "all") else name
                 members[digest].append(
-                    {
-                        "image": split.image_name(position),
-                        "split": name,
-                        "class": split.class_names[split.labels[position]],
-                        "kept_in": final,
-                    }
+                    DuplicateImage(
+                        image=split.image_name(position),
+                        split=name,
+                        class_name=split.class_names[split.labels[position]],
+                        kept_in=final,
+                    )
                 )
-    groups = sorted((group for group in members.values() if len(group) > 1), key=lambda group: group[0]["image"])
-    return {
-        "num_groups": len(groups),
-        "num_extra": sum(len(group) - 1 for group in groups),
-        "num_across_splits": sum(len({one["kept_in"] for one in group}) > 1 for group in groups),
-        "num_across_classes": sum(len({one["class"] for one in group}) > 1 for group in groups),
-        "groups": groups,
-    }
+    groups = sorted((tuple(group) for group in members.values() if len(group) > 1), key=lambda group: group[0].image)
+    return DuplicatesReport(
+        num_groups=len(groups),
+        num_extra=sum(len(group) - 1 for group in groups),
+        num_across_splits=sum(len({one.kept_in for one in group}) > 1 for group in groups),
+        num_across_classes=sum(len({one.class_name for one in group}) > 1 for group in groups),
+        groups=tuple(groups),
+    )
 
 
-def describe_imbalance(split: Split) -> dict[str, Any]:
+def describe_imbalance(split: Split) -> ImbalanceReport:
     """Return the ratio of the largest class to the smallest, both, and whether balancing would help."""
     counts = split.counts()
     largest, smallest = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
@@ -123,12 +133,12 @@ def describe_imbalance(split: Split) -> dict[str, Any]:
             f"{split.class_names[largest]!r} has {ratio:.3g} times the images of {split.class_names[smallest]!r}: if "
             "all classes matter alike, try --class-weights balanced or --sampler balanced; compare balanced accuracy."
         )
-    return {
-        "ratio": round(ratio, 3),
-        "largest": {"class": split.class_names[largest], "num_images": int(counts[largest])},
-        "smallest": {"class": split.class_names[smallest], "num_images": int(counts[smallest])},
-        "advice": advice,
-    }
+    return ImbalanceReport(
+        ratio=round(ratio, 3),
+        largest=ClassSize(split.class_names[largest], int(counts[largest])),
+        smallest=ClassSize(split.class_names[smallest], int(counts[smallest])),
+        advice=advice,
+    )
 
 
 def fingerprint(scanned: Mapping[str, tuple[Split, Scan]]) -> str:

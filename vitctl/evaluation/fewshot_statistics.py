@@ -5,7 +5,7 @@ Accuracies are fractions 0-1. ``correct`` is (S, M): 1 where the classifier of a
 0 where it does not, or a share of it (half of a tie, say).
 """
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from scipy.stats import t as students_t
@@ -110,7 +110,26 @@ class PigeonholeBootstrap:
         return float(low), float(high)
 
 
-def summarise(correct: np.ndarray, bootstrap: PigeonholeBootstrap) -> dict[str, Any]:
+class Summary(TypedDict):
+    """The accuracy of one classifier, with its uncertainty; ``FewshotRow`` says what each of these is."""
+
+    top1_mean: float
+    top1_std: float | None
+    top1_ci95_support: tuple[float, float] | None
+    top1_ci95: tuple[float, float]
+    top1_per_seed: tuple[float, ...]
+    top1_mean_first3: float | None
+
+
+class Difference(TypedDict):
+    """By how much a classifier is better than another; ``PairedDifference`` says what each of these is."""
+
+    difference: float
+    ci95: tuple[float, float]
+    ci95_support: tuple[float, float] | None
+
+
+def summarise(correct: np.ndarray, bootstrap: PigeonholeBootstrap) -> Summary:
     """Return the accuracy of one classifier, with its uncertainty.
 
     Args:
@@ -132,9 +151,9 @@ def summarise(correct: np.ndarray, bootstrap: PigeonholeBootstrap) -> dict[str, 
     return {
         "top1_mean": float(per_seed.mean()),
         "top1_std": None if len(per_seed) < 2 else float(per_seed.std(ddof=1)),
-        "top1_ci95_support": None if support is None else [max(0.0, support[0]), min(1.0, support[1])],
-        "top1_ci95": list(bootstrap.interval(correct)),
-        "top1_per_seed": per_seed.tolist(),
+        "top1_ci95_support": None if support is None else (max(0.0, support[0]), min(1.0, support[1])),
+        "top1_ci95": bootstrap.interval(correct),
+        "top1_per_seed": tuple(per_seed.tolist()),
         "top1_mean_first3": _mean_of_published_seeds(per_seed),
     }
 
@@ -143,9 +162,7 @@ def _mean_of_published_seeds(per_seed: np.ndarray) -> float | None:
     return float(per_seed[:NUM_PUBLISHED_SEEDS].mean()) if len(per_seed) >= NUM_PUBLISHED_SEEDS else None
 
 
-def paired_difference(
-    correct_a: np.ndarray, correct_b: np.ndarray, bootstrap: PigeonholeBootstrap
-) -> dict[str, float | list[float] | None]:
+def paired_difference(correct_a: np.ndarray, correct_b: np.ndarray, bootstrap: PigeonholeBootstrap) -> Difference:
     """Return by how much classifier a is better than b, on the same supports and the same test images.
 
     Args:
@@ -167,8 +184,8 @@ def paired_difference(
     support = t_interval(per_seed)
     return {
         "difference": float(per_seed.mean()),
-        "ci95": list(bootstrap.interval(difference)),
-        "ci95_support": None if support is None else list(support),
+        "ci95": bootstrap.interval(difference),
+        "ci95_support": support,
     }
 
 

@@ -3,11 +3,13 @@
 Letters: N images, C classes. Everything is a fraction 0-1 except the negative log-likelihood (nats).
 """
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+from vitctl.results.evaluate import ClassResult
 
 NUM_ECE_BINS = 15
 
@@ -78,18 +80,26 @@ def confusion(predicted: np.ndarray, labels: np.ndarray, *, num_classes: int) ->
     return matrix
 
 
-def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+class Figures(TypedDict):
+    """How good a classifier is, all classes together; ``EvaluateResult`` says what each of these is."""
+
+    top1: float
+    top1_ci95: tuple[float, float]
+    top5: float
+    balanced_accuracy: float
+    macro_f1: float
+    nll: float
+    ece: float
+    num_images: int
+
+
+def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> Figures:
     """Return the figures of ``vitctl evaluate``, without the per-class table.
 
     Args:
         logits: (N, C) float, N >= 1.
         probabilities: (N, C), their softmax.
         labels: (N,) int64.
-
-    Returns:
-        ``top1``, ``top1_ci95`` (Wilson), ``top5``, ``balanced_accuracy`` (mean recall over the classes that
-        are present), ``macro_f1`` (over the classes that are present or predicted), ``nll``, ``ece``,
-        ``num_images``.
     """
     predicted = logits.argmax(axis=1)
     num_correct = int((predicted == labels).sum())
@@ -97,7 +107,7 @@ def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels:
     recalls = [float((predicted[labels == label] == label).mean()) for label in np.unique(labels)]
     return {
         "top1": num_correct / len(labels),
-        "top1_ci95": list(wilson_interval(num_correct, len(labels))),
+        "top1_ci95": wilson_interval(num_correct, len(labels)),
         "top5": top_k_accuracy(logits, labels, 5),
         "balanced_accuracy": float(np.mean(recalls)),
         "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
@@ -107,27 +117,29 @@ def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels:
     }
 
 
-def per_class_report(predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return one row per class: ``class``, ``num_images``, ``precision``, ``recall``, ``f1`` (None where undefined).
+def per_class_report(
+    predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+) -> tuple[ClassResult, ...]:
+    """Return one row per class.
 
     Args:
-        predicted: (N,) class indices.
-        labels: (N,) class indices.
-        class_names: In the order of the indices.
+        predicted: (N,) int64.
+        labels: (N,) int64.
+        class_names: C names.
     """
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(len(class_names)), zero_division=np.nan
     )
-    return [
-        {
-            "class": name,
-            "num_images": int(support[index]),
-            "precision": _number(precision[index]),
-            "recall": _number(recall[index]),
-            "f1": _number(f1[index]),
-        }
+    return tuple(
+        ClassResult(
+            class_name=name,
+            num_images=int(support[index]),
+            precision=_number(precision[index]),
+            recall=_number(recall[index]),
+            f1=_number(f1[index]),
+        )
         for index, name in enumerate(class_names)
-    ]
+    )
 
 
 def _number(value: float) -> float | None:

@@ -9,6 +9,7 @@ from vitctl.exporting.source import Source
 from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.results.export import FormatExport, NpzVerification
 
 MOST_CLASSES = 30
 TITLES = {
@@ -29,7 +30,7 @@ def card(
     source: Source,
     *,
     format_name: str,
-    export: Mapping[str, Any],
+    export: FormatExport,
     is_raw: bool,
     is_size_dynamic: bool,
     outputs: Sequence[str],
@@ -41,7 +42,7 @@ def card(
     Args:
         source: The model.
         format_name: One of ``TITLES``.
-        export: What ``export.json`` holds of it: files, precision, opset, verify.
+        export: Its files, precision, opset and verification.
         is_raw: Whether the graph takes uint8 images of any size.
         is_size_dynamic: Whether the graph takes every multiple of the patch.
         outputs: In order.
@@ -89,12 +90,10 @@ def _origin(source: Source, architecture: str) -> str:
     )
 
 
-def _files(export: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"| `{entry['path']}` | {format_bytes(entry['bytes'])} | `{entry['sha256']}` |\n" for entry in export["files"]
-    )
-    opset = f", opset {export['opset']}" if export["opset"] else ""
-    return f"Precision: {export['precision']}{opset}.\n\n| file | size | sha256 |\n|---|---|---|\n{rows}"
+def _files(export: FormatExport) -> str:
+    rows = "".join(f"| `{file.path}` | {format_bytes(file.bytes)} | `{file.sha256}` |\n" for file in export.files)
+    opset = f", opset {export.opset}" if export.opset else ""
+    return f"Precision: {export.precision}{opset}.\n\n| file | size | sha256 |\n|---|---|---|\n{rows}"
 
 
 def _input(preprocessing: Preprocessing, is_raw: bool, is_size_dynamic: bool, outputs: Sequence[str]) -> str:
@@ -156,28 +155,28 @@ def _plain(name: str) -> str:
     return " ".join(escaped.split()) or '""'
 
 
-def _verified(export: Mapping[str, Any]) -> str:
-    verify = export["verify"]
+def _verified(export: FormatExport) -> str:
+    verify = export.verify
     rows = [
-        ("largest difference", _figure(verify["max_abs"])),
-        ("relative to the image's largest output", _figure(verify["max_rel"])),
-        ("least cosine", f"{verify['cosine_min']:.7f}"),
-        ("same top-1 answer, near-ties apart", _share(verify["top1_agreement"])),
+        ("largest difference", _figure(verify.max_abs)),
+        ("relative to the image's largest output", _figure(verify.max_rel)),
+        ("least cosine", f"{verify.cosine_min:.7f}"),
+        ("same top-1 answer, near-ties apart", _share(verify.top1_agreement)),
     ]
-    if verify["accuracy"] is not None:
-        rows.append(("accuracy, of the source", f"{_share(verify['accuracy'])}, {_share(verify['source_accuracy'])}"))
-    if verify["preprocessing_levels_max"] > 0:
-        off = f"{verify['preprocessing_levels_max']:.1f}, {verify['preprocessing_levels_mean']:.3f}"
+    if verify.accuracy is not None:
+        rows.append(("accuracy, of the source", f"{_share(verify.accuracy)}, {_share(verify.source_accuracy)}"))
+    if verify.preprocessing_levels_max > 0:
+        off = f"{verify.preprocessing_levels_max:.1f}, {verify.preprocessing_levels_mean:.3f}"
         rows.append(("pixels off the source's preprocessing, levels of 255: most, mean", off))
-    if verify["preprocessing_top1_agreement"] is not None:
-        rows.append(("same top-1 answer in spite of that", _share(verify["preprocessing_top1_agreement"])))
-    if verify.get("tanh_gelu_max_abs") is not None:
-        rows.append(("under the tanh GELU of Google's Flax models", _figure(verify["tanh_gelu_max_abs"])))
+    if verify.preprocessing_top1_agreement is not None:
+        rows.append(("same top-1 answer in spite of that", _share(verify.preprocessing_top1_agreement)))
+    if isinstance(verify, NpzVerification) and verify.tanh_gelu_max_abs is not None:
+        rows.append(("under the tanh GELU of Google's Flax models", _figure(verify.tanh_gelu_max_abs)))
     body = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    sizes = ", ".join(format_size((size[0], size[1])) for size in verify["sizes"])
-    batches = " and ".join(map(str, verify["batch_sizes"]))
+    sizes = ", ".join(map(format_size, verify.sizes))
+    batches = " and ".join(map(str, verify.batch_sizes))
     return (
-        f"Against the source in PyTorch, on {verify['images']} and {verify['num_noise_images']} images of noise, at "
+        f"Against the source in PyTorch, on {verify.images} and {verify.num_noise_images} images of noise, at "
         f"batch sizes {batches}, at {sizes} px:\n\n| what | figure |\n|---|---|\n{body}"
     )
 

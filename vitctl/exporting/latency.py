@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from vitctl.conversation import Conversation
+from vitctl.results.export import Latency, Timing
 
-BATCH_SIZES = (1, 8)
+BATCH_SIZES = (1, 8)  # the fields of Latency
 NUM_TURNS, NUM_WARM_UP, LEAST_ROUNDS, MOST_ROUNDS = 5, 3, 20, 200
 LONG_ENOUGH_S = 3.0  # per batch size and way
 
@@ -31,18 +32,12 @@ class Contender:
     batch: Callable[[int], Tensor]
 
 
-def measure_latencies(
-    contenders: Mapping[str, Contender], *, conversation: Conversation
-) -> dict[str, dict[str, dict[str, float]]]:
+def measure_latencies(contenders: Mapping[str, Contender], *, conversation: Conversation) -> dict[str, Latency]:
     """Return what one forward pass takes for every contender, measured in five turns so that all see the same machine.
 
     Each is run at least 20 times, at most 200 times, for about 3 s; three runs that do not count begin every turn.
-
-    Returns:
-        ``{contender: {"batch_1": {"p50", "p95", "images_per_s"}, "batch_8": ...}}``; p50 and p95 in ms,
-        images per second at p50.
     """
-    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in contenders}
+    timings: dict[str, list[Timing]] = {name: [] for name in contenders}
     with conversation.progress("timing", len(contenders) * len(BATCH_SIZES), "measurements") as bar:
         for size in BATCH_SIZES:
             batches = {name: contender.batch(size) for name, contender in contenders.items()}
@@ -57,9 +52,9 @@ def measure_latencies(
                         _seconds(contender, batches[name])
                     times[name] += [_seconds(contender, batches[name]) for _ in range(-(-rounds // NUM_TURNS))]
             for name, taken in times.items():
-                results[name][f"batch_{size}"] = _summary(taken, size)
+                timings[name].append(_summary(taken, size))
                 bar.advance()
-    return results
+    return {name: Latency(*of_sizes) for name, of_sizes in timings.items()}
 
 
 def _seconds(contender: Contender, batch: Tensor) -> float:
@@ -68,10 +63,6 @@ def _seconds(contender: Contender, batch: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _summary(seconds: list[float], size: int) -> dict[str, float]:
+def _summary(seconds: list[float], size: int) -> Timing:
     middle, late = (float(np.percentile(seconds, share)) for share in (50, 95))
-    return {
-        "p50": round(middle * 1000, 4),
-        "p95": round(late * 1000, 4),
-        "images_per_s": round(size / middle, 2),
-    }
+    return Timing(p50=round(middle * 1000, 4), p95=round(late * 1000, 4), images_per_s=round(size / middle, 2))

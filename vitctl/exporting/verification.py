@@ -7,8 +7,7 @@ import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from vitctl.exporting.opened import OpenedExport, Run, run_of_module
 from vitctl.exporting.source import Source
 from vitctl.models.geometry import change_resolution
 from vitctl.primitives.image_sizes import format_size
+from vitctl.results.export import Verification
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8-dynamic": None}
 """Largest difference allowed, times max(1, largest |logit|); None where accuracy decides."""
@@ -98,11 +98,11 @@ class Verdict:
     """What verification found.
 
     Attributes:
-        document: For ``export.json``.
+        verification: For ``export.json``; None where it could not be run at all.
         complaint: What is wrong, None where the export passes.
     """
 
-    document: dict[str, Any]
+    verification: Verification | None
     complaint: str | None
 
 
@@ -347,17 +347,17 @@ class Verifier:
     def _judge(
         self, candidate: Candidate, tally: _Tally, images: RealImages, reason: str | None, max_accuracy_drop: float
     ) -> Verdict:
-        document = _document(candidate, tally, images) if tally.found else {}
+        seen = _verification(candidate, tally, images) if tally.found else None
         reason = (
             reason
             or candidate.opened.misdescription
             or _misnamed(candidate, self._source)
             or _too_different(candidate, tally, self._outputs)
             or _badly_preprocessed(candidate, tally, self._source)
-            or _too_inaccurate(candidate, document, max_accuracy_drop)
+            or _too_inaccurate(candidate, seen, max_accuracy_drop)
             or _unrefused(candidate)
         )
-        return Verdict(document | {"passed": reason is None}, reason)
+        return Verdict(None if seen is None else replace(seen, passed=reason is None), reason)
 
 
 def _batches(images: RealImages) -> Iterator[_Batch]:
@@ -383,33 +383,32 @@ def _batches(images: RealImages) -> Iterator[_Batch]:
             )
 
 
-def _document(candidate: Candidate, tally: _Tally, images: RealImages) -> dict[str, Any]:
-    """Return the figures of ``export.json``; null stands for what is no number or was not measured."""
+def _verification(candidate: Candidate, tally: _Tally, images: RealImages) -> Verification:
     reference, found = np.stack(tally.reference), np.stack(tally.found)
     clear = ~_near_ties(reference)
     same = reference.argmax(axis=1) == found.argmax(axis=1)
     is_classifier = reference.ndim == 2 and bool(candidate.opened.class_names)
     labels = None if images.labels is None else np.array([images.labels[position] for position in images.positions])
     first = next(iter(tally.max_abs))
-    return {
-        "max_abs": _finite(tally.max_abs[first]),
-        "max_rel": _finite(tally.max_rel),
-        "cosine_min": tally.cosines[first],
-        "top1_agreement": float(same[clear].mean()) if is_classifier and clear.any() else None,
-        "num_near_ties": int((~clear).sum()) if is_classifier else None,
-        "num_images": len(reference),
-        "num_noise_images": NUM_NOISE,
-        "batch_sizes": list(BATCH_SIZES),
-        "sizes": [list(size) for size in candidate.sizes],
-        "max_abs_per_output": {name: _finite(value) for name, value in tally.max_abs.items()},
-        "largest_output": _finite(tally.largest[first]),
-        "tolerance": TOLERANCES[candidate.precision],
-        "preprocessing_levels_max": tally.levels_max,
-        "preprocessing_levels_mean": tally.levels_sum / max(tally.num_levels, 1),
-        "preprocessing_top1_agreement": float(np.mean(tally.own_answers)) if tally.own_answers else None,
-        "accuracy": None if labels is None else float((found.argmax(axis=1) == labels).mean()),
-        "source_accuracy": None if labels is None else float((reference.argmax(axis=1) == labels).mean()),
-    }
+    return Verification(
+        max_abs=_finite(tally.max_abs[first]),
+        max_rel=_finite(tally.max_rel),
+        cosine_min=tally.cosines[first],
+        top1_agreement=float(same[clear].mean()) if is_classifier and clear.any() else None,
+        num_near_ties=int((~clear).sum()) if is_classifier else None,
+        num_images=len(reference),
+        num_noise_images=NUM_NOISE,
+        batch_sizes=BATCH_SIZES,
+        sizes=candidate.sizes,
+        max_abs_per_output={name: _finite(value) for name, value in tally.max_abs.items()},
+        largest_output=_finite(tally.largest[first]),
+        tolerance=TOLERANCES[candidate.precision],
+        preprocessing_levels_max=tally.levels_max,
+        preprocessing_levels_mean=tally.levels_sum / max(tally.num_levels, 1),
+        preprocessing_top1_agreement=float(np.mean(tally.own_answers)) if tally.own_answers else None,
+        accuracy=None if labels is None else float((found.argmax(axis=1) == labels).mean()),
+        source_accuracy=None if labels is None else float((reference.argmax(axis=1) == labels).mean()),
+    )
 
 
 def _near_ties(logits: np.ndarray) -> np.ndarray:
@@ -460,19 +459,19 @@ def _badly_preprocessed(candidate: Candidate, tally: _Tally, source: Source) -> 
     return None
 
 
-def _too_inaccurate(candidate: Candidate, document: dict[str, Any], max_accuracy_drop: float) -> str | None:
-    if candidate.precision == "fp32" or not document:
+def _too_inaccurate(candidate: Candidate, seen: Verification | None, max_accuracy_drop: float) -> str | None:
+    if candidate.precision == "fp32" or seen is None:
         return None
-    if document["accuracy"] is not None:
-        drop = document["source_accuracy"] - document["accuracy"]
+    if seen.accuracy is not None and seen.source_accuracy is not None:
+        drop = seen.source_accuracy - seen.accuracy
         if drop > max_accuracy_drop + 1e-9:
             return (
-                f"its accuracy on {document['num_images']} images is {document['accuracy']:.2%}, the source's "
-                f"{document['source_accuracy']:.2%}: a drop above --max-accuracy-drop {max_accuracy_drop:g}"
+                f"its accuracy on {seen.num_images} images is {seen.accuracy:.2%}, the source's "
+                f"{seen.source_accuracy:.2%}: a drop above --max-accuracy-drop {max_accuracy_drop:g}"
             )
-    elif document["top1_agreement"] is not None and 1 - document["top1_agreement"] > max_accuracy_drop + 1e-9:
+    elif seen.top1_agreement is not None and 1 - seen.top1_agreement > max_accuracy_drop + 1e-9:
         return (
-            f"{1 - document['top1_agreement']:.2%} of its answers on {document['num_images']} images without labels "
+            f"{1 - seen.top1_agreement:.2%} of its answers on {seen.num_images} images without labels "
             f"are others than the source's, above --max-accuracy-drop {max_accuracy_drop:g}"
         )
     return None

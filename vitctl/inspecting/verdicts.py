@@ -5,33 +5,17 @@ arXiv 2108.08810.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vitctl.inspecting.findings import Findings
+from vitctl.results.inspect_model import Verdict
 
 NOTICEABLE = 0.02  # of the larger value: what is closer together than that cannot be told apart; a guess
 PEAKED = 0.9  # share of position embeddings most like themselves (or a neighbour's); a guess
 CORRELATED = 0.2  # between similarity and nearness; a guess: random weights stay within 0.05, the demo shows 0.5
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One claim of the papers, held against what was found.
-
-    Attributes:
-        analysis: Where it was looked for.
-        claim: What the papers found.
-        holds: Whether it was found here; None where it cannot be said.
-        numbers: What was found.
-    """
-
-    analysis: str
-    claim: str
-    holds: bool | None
-    numbers: str
 
 
 def judge(analysis: str, found: Findings, control: Findings | None) -> list[Verdict]:

@@ -5,7 +5,6 @@ Letters: H W px, h w patches.
 
 import fnmatch
 import json
-from dataclasses import dataclass
 
 import timm
 import torch
@@ -15,38 +14,8 @@ from torch import nn
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.build import DEMO_FOLDER
 from vitctl.models.geometry import geometry_of
+from vitctl.results.models import ModelEntry, Tag
 from vitctl.settings.words import DEMO
-
-
-@dataclass(frozen=True)
-class Tag:
-    """One set of pretrained weights of an architecture; the licence is None where timm does not know it."""
-
-    tag: str
-    license: str | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An architecture.
-
-    Attributes:
-        name: timm's.
-        image_size: (H, W) px it was made for.
-        patch_size: (H, W) px per token; None without a patch grid, like the two below.
-        grid: (h, w) patches.
-        tokens: Length of the sequence, prefix tokens included.
-        parameters: Numbers in it, with its own head.
-        pretrained: Its weights.
-    """
-
-    name: str
-    image_size: tuple[int, int]
-    patch_size: tuple[int, int] | None
-    grid: tuple[int, int] | None
-    tokens: int | None
-    parameters: int
-    pretrained: tuple[Tag, ...]
 
 
 def model_names(pattern: str | None = None) -> list[str]:
@@ -68,12 +37,12 @@ def model_names(pattern: str | None = None) -> list[str]:
     return found
 
 
-def describe_model(name: str) -> Entry:
+def describe_model(name: str) -> ModelEntry:
     """Return what timm knows of the architecture ``name``; it is built without weights or memory."""
     model = _build_empty(name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     geometry = geometry_of(model)
-    return Entry(
+    return ModelEntry(
         name,
         geometry.image_size,
         geometry.patch_size,

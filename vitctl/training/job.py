@@ -22,10 +22,11 @@ from vitctl.errors import InterruptedRun
 from vitctl.primitives.interrupts import StopRequest
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe
+from vitctl.results.finetune import Score
 from vitctl.training.decisions import validation_steps
 from vitctl.training.loop import RateSchedule, diverged, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
-from vitctl.training.recorder import Recorder, Score
+from vitctl.training.recorder import Recorder
 
 Validate = Callable[[int], tuple[Score, np.ndarray | None]]
 """Scores the model as it is after a step; also its logits on the validation images, (N, C) float32."""

@@ -1,28 +1,12 @@
 """The optimiser and its parameter groups: which tensors decay, and at which rate each layer learns."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-
-@dataclass(frozen=True)
-class GroupReport:
-    """Parameters with one rate and one decay, for the table of ``--dry-run``.
-
-    Attributes:
-        lr_scale: Factor on the learning rate.
-        weight_decay: As used.
-        num_tensors: Tensors in the group.
-        num_parameters: Numbers in them.
-    """
-
-    lr_scale: float
-    weight_decay: float
-    num_tensors: int
-    num_parameters: int
+from vitctl.results.finetune import GroupReport
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

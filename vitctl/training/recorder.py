@@ -1,34 +1,15 @@
 """What a run writes while it goes on: metrics, speeds, weights."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import nn
 
 from vitctl.data.loader import BatchPlan
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.results.finetune import Score
 from vitctl.training.loop import StepReport
 from vitctl.training.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Score:
-    """How weights did on the validation images.
-
-    Attributes:
-        step: Optimiser step after which they were looked at.
-        top1: Accuracy 0-1; None without validation images.
-        loss: Mean negative log-likelihood in nats; None without validation images.
-    """
-
-    step: int
-    top1: float | None
-    loss: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return ``{"step", "top1", "loss"}``."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class RunFolder:
         """Write one JSON file, whole."""
         write_json(self.path / name, document)
 
-    def append(self, name: str, record: dict[str, Any]) -> None:
+    def append(self, name: str, record: Mapping[str, object]) -> None:
         """Add one line to a ``.jsonl`` file; a line is written in one piece."""
         line = json.dumps(record, allow_nan=False) + "\n"
         handle = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
+from vitctl.results.finetune import GroupReport
 from vitctl.training.job import Job
-from vitctl.training.optimizer import GroupReport, describe_groups, parameter_groups
+from vitctl.training.optimizer import describe_groups, parameter_groups
 
 MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
 _BYTES_PER_FLOAT = 4

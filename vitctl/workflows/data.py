@@ -1,7 +1,6 @@
 """``vitctl data``: what images there are, and what is wrong with them, before an hour is lost."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from vitctl.data.training_data import hold_out, leaks, near_names
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.reporting.figures import draw_contact_sheet
+from vitctl.results.data import BadImage, DataReport, SuggestedSize, ValidationReport
 from vitctl.settings.data import DataConfig
 from vitctl.training.decisions import decide_image_size
 from vitctl.training.run_folder import check_writable
@@ -36,8 +36,8 @@ USUAL_SIZE, USUAL_PATCH = (224, 224), (16, 16)  # of most pretrained ViTs; the s
 Scanned = dict[str, tuple[Split, Scan]]
 
 
-def run(config: DataConfig, conversation: Conversation) -> dict[str, Any]:
-    """Look at every image, write report and contact sheet, and return the report (the ``--json`` document).
+def run(config: DataConfig, conversation: Conversation) -> DataReport:
+    """Look at every image, write report and contact sheet, and return the report.
 
     Raises:
         VitctlError: The data cannot be opened, or no image decodes; nothing was written.
@@ -52,29 +52,28 @@ def run(config: DataConfig, conversation: Conversation) -> dict[str, Any]:
     main = _main(scanned)
     split, scan = scanned[main]
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
-    images = describe_images([scan for _, scan in scanned.values()])
     size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
-    report: dict[str, Any] = {
-        "data": source.spec,
-        "description": source.description,
-        "num_classes": len(split.class_names),
-        "class_names": list(split.class_names),
-        "splits": {name: describe_split(*pair) for name, pair in scanned.items()},
-        "validation": validation,
-        "images": images,
-        "suggested_image_size": {"image_size": list(size.value), "reason": size.reason},
-        "bad": [
-            {"image": one.image_name(position), "split": name, "reason": reason}
+    report = DataReport(
+        data=source.spec,
+        description=source.description,
+        num_classes=len(split.class_names),
+        class_names=tuple(split.class_names),
+        splits={name: describe_split(*pair) for name, pair in scanned.items()},
+        validation=validation,
+        images=describe_images([scan for _, scan in scanned.values()]),
+        suggested_image_size=SuggestedSize(size.value, size.reason),
+        bad=tuple(
+            BadImage(one.image_name(position), name, reason)
             for name, (one, seen) in scanned.items()
             for position, reason in seen.bad.items()
-        ],
-        "duplicates": describe_duplicates(scanned, hashes, kept_in),
-        "imbalance": describe_imbalance(split),
-        "aspect_ratios": strange_shapes(scanned),
-        "warnings": [*source.notes, *_warnings(scanned, hashes, main)],
-        "fingerprint": fingerprint(scanned),
-        "out": str(out),
-    }
+        ),
+        duplicates=describe_duplicates(scanned, hashes, kept_in),
+        imbalance=describe_imbalance(split),
+        aspect_ratios=strange_shapes(scanned),
+        warnings=(*source.notes, *_warnings(scanned, hashes, main)),
+        fingerprint=fingerprint(scanned),
+        out=str(out),
+    )
     _write(out, report, main, split, scan)
     return report
 
@@ -121,10 +120,10 @@ def _hashes(scanned: Scanned, memory: ScanMemory, conversation: Conversation) ->
 
 def _held_out(
     scanned: Scanned, hashes: dict[str, list[str]], config: DataConfig
-) -> tuple[np.ndarray | None, dict[str, Any]]:
+) -> tuple[np.ndarray | None, ValidationReport]:
     """Return where each training image goes when ``finetune`` divides them, and the split it validates on."""
     if "val" in scanned and config.val_fraction is None:
-        return None, {"num_images": len(scanned["val"][0]), "reason": "the source's own split"}
+        return None, ValidationReport(len(scanned["val"][0]), "the source's own split")
     name = "train" if "train" in scanned else "all"
     split, scan = scanned[name]
     good = [hashes[name][position] for position in scan.good]
@@ -132,7 +131,7 @@ def _held_out(
     kept_in = np.full(len(split), "train", dtype=object)
     kept_in[scan.good[held_out]] = "val"
     reason = f"held out of {len(scan.good):,} by finetune, stratified, seed {config.seed}"
-    return kept_in, {"num_images": len(held_out), "reason": reason}
+    return kept_in, ValidationReport(len(held_out), reason)
 
 
 def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list[str]:
@@ -152,13 +151,13 @@ def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list
     return found
 
 
-def _write(out: Path, report: dict[str, Any], split_name: str, split: Split, scan: Scan) -> None:
+def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: Scan) -> None:
     rows = sample_of_each_class(split, scan, most_classes=SHEET_CLASSES, each=SHEET_EACH)
     pictures, captions = [], []
     for name, row in zip(split.class_names, rows, strict=False):
         cells = [thumbnail(split, position, side=THUMBNAIL_PX) for position in row]
         pictures += [*cells, *[None] * (SHEET_EACH - len(cells))]
-        captions += [f"{name} ({report['splits'][split_name]['classes'][name]:,})"] * SHEET_EACH
+        captions += [f"{name} ({report.splits[split_name].classes[name]:,})"] * SHEET_EACH
     shown = f"{len(rows)} of {len(split.class_names)} classes" if len(rows) < len(split.class_names) else "every class"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -167,8 +166,8 @@ def _write(out: Path, report: dict[str, Any], split_name: str, split: Split, sca
             captions,
             out / "contact-sheet.png",
             columns=SHEET_EACH,
-            title=f"{Path(report['data']).name}: {shown}",
+            title=f"{Path(report.data).name}: {shown}",
         )
-        write_json(out / "report.json", report)
+        write_json(out / "report.json", report.as_json())
     except OSError as error:
         raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error

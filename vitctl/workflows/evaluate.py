@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
+from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.training.run_folder import check_writable, is_run_folder, stopped_note
 from vitctl.workflows.run_images import Images, images_of_run, preferred_split
@@ -28,8 +28,8 @@ from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
 
 
-def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
-    """Evaluate, write predictions and confusion matrix, and return the figures (the ``--json`` document).
+def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
+    """Evaluate, write predictions and confusion matrix, and return the figures.
 
     Raises:
         VitctlError: The model or the images cannot be used; nothing was written.
@@ -70,16 +70,16 @@ def run(config: EvaluateConfig, conversation: Conversation) -> dict[str, Any]:
     )
     shares = probabilities(logits)
     predicted = logits.argmax(axis=1)
-    report: dict[str, Any] = {
-        "model": classifier.loaded.name,
-        "data": images.spec,
-        "split": images.split_name,
-        "image_size": list(classifier.preprocessing.image_size),
+    report = EvaluateResult(
+        model=classifier.loaded.name,
+        data=images.spec,
+        split=images.split_name,
+        image_size=classifier.preprocessing.image_size,
         **classification_report(logits, shares, split.labels),
-        "num_skipped": len(skipped),
-        "per_class": per_class_report(predicted, split.labels, classifier.class_names),
-        "out": str(out),
-    }
+        num_skipped=len(skipped),
+        per_class=per_class_report(predicted, split.labels, classifier.class_names),
+        out=str(out),
+    )
     _write_files(out, report, split, predicted, shares, classifier.class_names)
     return report
 
@@ -129,7 +129,7 @@ def _decide_out(config: EvaluateConfig, images: Images) -> Path:
 
 def _write_files(
     out: Path,
-    report: dict[str, Any],
+    report: EvaluateResult,
     split: Split,
     predicted: np.ndarray,
     shares: np.ndarray,
@@ -162,9 +162,9 @@ def _write_files(
             writer = csv.writer(file)
             writer.writerow(["true \\ predicted", *class_names])
             writer.writerows([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
-        draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report['split']}")
+        draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
         _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
-        write_json(out / "evaluation.json", report)
+        write_json(out / "evaluation.json", report.as_json())
     except OSError as error:
         raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
 

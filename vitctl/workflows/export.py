@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,6 +34,19 @@ from vitctl.primitives.devices import resolve_num_threads
 from vitctl.primitives.files import sha256_of, user_path, whole_folders, write_json, write_text
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
+from vitctl.results.export import (
+    ExportedFile,
+    ExportIdentity,
+    ExportOptions,
+    ExportResult,
+    FormatExport,
+    FullPrecision,
+    Latency,
+    NpzVerification,
+    RefusedFormat,
+    Verification,
+)
+from vitctl.results.result import plain
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.words import GRAPH_FORMATS
 from vitctl.training.run_folder import check_writable
@@ -44,8 +56,8 @@ REPORT, CARD = "export.json", "README.md"
 VERSIONS_OF = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "safetensors")
 
 
-def run(config: ExportConfig, conversation: Conversation) -> dict[str, Any]:
-    """Export, verify, write what passes, and return the figures (the ``--json`` document).
+def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
+    """Export, verify, write what passes, and return the figures.
 
     Raises:
         VitctlError: The model, the images or the output cannot be used, or an export does not behave like its
@@ -75,17 +87,15 @@ def run(config: ExportConfig, conversation: Conversation) -> dict[str, Any]:
         raise SettingError(
             f"--out {out} cannot be written: {error}. Nothing was left there; give another folder."
         ) from error
-    for export in exports:
-        for file in export["files"]:
-            file["path"] = str(out / export["format"] / file["path"])
-    return _identity(exporter) | {
-        "out": str(out),
-        "images": images.name,
-        "accuracy": exports[0]["verify"]["source_accuracy"],
-        "latency_ms": latencies.get("source"),
-        "exports": exports,
-        "refused": refused,
-    }
+    return ExportResult(
+        **vars(_identity(exporter)),
+        out=str(out),
+        images=images.name,
+        accuracy=exports[0].verify.source_accuracy,
+        latency_ms=latencies.get("source"),
+        exports=tuple(_at(out / export.format, export) for export in exports),
+        refused=tuple(refused),
+    )
 
 
 def _check_packages(config: ExportConfig) -> None:
@@ -131,9 +141,9 @@ def _exporter(source: Source, config: ExportConfig) -> Exporter:
 
 def _formats_that_fit(
     exporter: Exporter, config: ExportConfig, conversation: Conversation
-) -> tuple[list[str], list[dict[str, str]]]:
+) -> tuple[list[str], list[RefusedFormat]]:
     """Return the formats that can hold the model, and of ``--to all`` what the others object to."""
-    formats, refused = [], list[dict[str, str]]()
+    formats, refused = [], list[RefusedFormat]()
     for name in config.formats:
         try:
             exporter.check(name)
@@ -144,11 +154,11 @@ def _formats_that_fit(
 
 
 def _refuse(
-    name: str, error: ModelError, refused: list[dict[str, str]], config: ExportConfig, conversation: Conversation
+    name: str, error: ModelError, refused: list[RefusedFormat], config: ExportConfig, conversation: Conversation
 ) -> None:
     if not config.takes_what_fits:
         raise error
-    refused.append({"format": name, "reason": str(error)})
+    refused.append(RefusedFormat(name, str(error)))
     conversation.warn(f"left out {name}: {error}")
 
 
@@ -185,7 +195,7 @@ def _write(
     exporter: Exporter,
     formats: Sequence[str],
     staging: Path,
-    refused: list[dict[str, str]],
+    refused: list[RefusedFormat],
     config: ExportConfig,
     conversation: Conversation,
 ) -> list[str]:
@@ -221,7 +231,7 @@ def _verify(
     images: VerificationImages,
     config: ExportConfig,
     conversation: Conversation,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Verification]:
     """Return what verification found, by format (``fp32`` for ``full``).
 
     Raises:
@@ -237,17 +247,20 @@ def _verify(
         max_accuracy_drop=config.max_accuracy_drop,
         conversation=conversation,
     )
-    documents = {}
+    seen = {}
     for name, verdict in zip(candidates, verdicts, strict=True):
         if verdict.complaint is not None:
             raise ModelError(
                 f"The {'onnx' if name == 'fp32' else name} export of {exporter.source.name} does not behave like its "
                 f"source: {verdict.complaint}. Nothing was written."
             )
-        documents[name] = verdict.document | {"images": images.name}
-    if "npz" in documents:
-        documents["npz"]["tanh_gelu_max_abs"] = verifier.tanh_gelu_gap(images.images)
-    return documents
+        if verdict.verification is None:
+            raise AssertionError("an export passes that was shown nothing")
+        seen[name] = replace(verdict.verification, images=images.name)
+    if "npz" in seen:
+        gap = verifier.tanh_gelu_gap(images.images)
+        seen["npz"] = NpzVerification(**vars(seen["npz"]), tanh_gelu_max_abs=gap)
+    return seen
 
 
 def _latencies(
@@ -256,7 +269,7 @@ def _latencies(
     full: OpenedExport | None,
     config: ExportConfig,
     conversation: Conversation,
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, Latency]:
     """Return latencies by format, ``source`` and ``fp32``; empty where nothing is to be measured."""
     if not config.benchmark and full is None:
         return {}
@@ -278,46 +291,51 @@ def _describe(
     exporter: Exporter,
     formats: Sequence[str],
     staging: Path,
-    verified: Mapping[str, dict[str, Any]],
-    latencies: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Write ``export.json`` and the card into every folder; return what ``--json`` says of each."""
+    verified: Mapping[str, Verification],
+    latencies: Mapping[str, Latency],
+) -> list[FormatExport]:
+    """Write ``export.json`` and the card into every folder; return what the former says, files by their names."""
     exports = []
     for name in formats:
         folder = staging / name
         is_onnx = name == "onnx"
-        export: dict[str, Any] = {
-            "format": name,
-            "precision": exporter.settings.precision if is_onnx else "fp32",
-            "files": [],
-            "opset": opset_of(folder / ONNX_FILE) if is_onnx else None,
-            "verify": verified[name],
-            "latency_ms": latencies.get(name),
-        }
+        full = None
         if "fp32" in verified and is_onnx:
-            export["fp32"] = _take_full_precision(folder, verified["fp32"], latencies.get("fp32"))
-        export["files"] = [
-            {"path": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in sorted(folder.iterdir())
-        ]
+            full = _take_full_precision(folder, verified["fp32"], latencies.get("fp32"))
+        export = FormatExport(
+            format=name,
+            precision=exporter.settings.precision if is_onnx else "fp32",
+            files=tuple(
+                ExportedFile(path.name, path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir())
+            ),
+            opset=opset_of(folder / ONNX_FILE) if is_onnx else None,
+            verify=verified[name],
+            latency_ms=latencies.get(name),
+            fp32=full,
+        )
         write_text(folder / CARD, _card(exporter, export))
-        own = {"class_names": list(exporter.source.class_names), "source_latency_ms": latencies.get("source")}
-        write_json(folder / REPORT, _identity(exporter) | export | own)
+        own = {"class_names": exporter.source.class_names, "source_latency_ms": plain(latencies.get("source"))}
+        write_json(folder / REPORT, _identity(exporter).as_json() | export.as_json() | own)
         exports.append(export)
     return exports
 
 
-def _take_full_precision(folder: Path, verified: Mapping[str, Any], latency: Any) -> dict[str, Any]:
+def _at(folder: Path, export: FormatExport) -> FormatExport:
+    """Return the export with its files by their paths in ``folder``."""
+    return replace(export, files=tuple(replace(file, path=str(folder / file.path)) for file in export.files))
+
+
+def _take_full_precision(folder: Path, verified: Verification, latency: Latency | None) -> FullPrecision:
     """Remove the float32 file that a reduced precision was made from; return what was seen of it."""
     paths = [path for path in folder.iterdir() if path.name.startswith(FULL_PRECISION_FILE)]
     num_bytes = sum(path.stat().st_size for path in paths)
     for path in paths:
         path.unlink()
-    return {"bytes": num_bytes, "accuracy": verified["accuracy"], "latency_ms": latency}
+    return FullPrecision(bytes=num_bytes, accuracy=verified.accuracy, latency_ms=latency)
 
 
-def _card(exporter: Exporter, export: Mapping[str, Any]) -> str:
-    name, settings = export["format"], exporter.settings
+def _card(exporter: Exporter, export: FormatExport) -> str:
+    name, settings = export.format, exporter.settings
     is_graph = name in GRAPH_FORMATS
     architecture, model_args = reconstruction_of(exporter.source.model)
     return card(
@@ -332,24 +350,24 @@ def _card(exporter: Exporter, export: Mapping[str, Any]) -> str:
     )
 
 
-def _identity(exporter: Exporter) -> dict[str, Any]:
+def _identity(exporter: Exporter) -> ExportIdentity:
     """Return what was exported, how and with which packages."""
     settings = exporter.settings
-    return {
-        "model": exporter.source.name,
-        "weights_sha256": exporter.source.weights_sha256,
-        "image_size": list(exporter.source.preprocessing.image_size),
-        "options": {
-            "outputs": list(settings.outputs),
-            "embed_preprocess": settings.is_raw,
-            "dynamic_size": settings.is_size_dynamic,
-            "opset": settings.opset,
-            "precision": settings.precision,
-            "npz_layout": exporter.npz_layout,
-        },
-        "vitctl": __version__,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF},
-    }
+    return ExportIdentity(
+        model=exporter.source.name,
+        weights_sha256=exporter.source.weights_sha256,
+        image_size=exporter.source.preprocessing.image_size,
+        options=ExportOptions(
+            outputs=settings.outputs,
+            embed_preprocess=settings.is_raw,
+            dynamic_size=settings.is_size_dynamic,
+            opset=settings.opset,
+            precision=settings.precision,
+            npz_layout=exporter.npz_layout,
+        ),
+        vitctl=__version__,
+        versions={"python": platform.python_version()} | {name: _version(name) for name in VERSIONS_OF},
+    )
 
 
 def _version(package: str) -> str | None:

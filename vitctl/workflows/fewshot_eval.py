@@ -64,6 +64,7 @@ from vitctl.models.layers import Layer, choose_layers
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import lies_inside, user_path
 from vitctl.primitives.image_sizes import format_size
+from vitctl.results.fewshot_eval import FewshotCost, FewshotResult, FewshotRow, PairedDifference
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
 from vitctl.settings.words import DEMO, DIGITS
@@ -113,27 +114,40 @@ class Task:
     bootstrap: PigeonholeBootstrap
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """Whose features they are.
+
+    Attributes:
+        data: The data set.
+        model: The model; None for features from a file.
+    """
+
+    data: str
+    model: str | None
+
+
 @dataclass
 class Findings:
     """What has been found so far.
 
     Attributes:
-        rows: One dict per result.
+        rows: The results.
         correct: (S, M) tables of what was right, for paired differences, by model and then by combination.
         predictions: By name, for ``--predictions``.
         cost: Images and seconds.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    correct: dict[str, dict[tuple[Any, ...], tuple[np.ndarray, Task, dict[str, Any]]]] = field(default_factory=dict)
+    rows: list[FewshotRow] = field(default_factory=list)
+    correct: dict[str, dict[tuple[Any, ...], tuple[np.ndarray, Task, FewshotRow]]] = field(default_factory=dict)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     cost: dict[str, float] = field(
         default_factory=lambda: {"images_embedded": 0, "images_skipped": 0, "embed_s": 0.0, "solve_s": 0.0}
     )
 
 
-def run(config: FewshotEvalConfig, conversation: Conversation) -> dict[str, Any]:
-    """Evaluate and return the ``--json`` document; writes tables, pictures and support indices.
+def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
+    """Evaluate and return the accuracies; writes tables, pictures and support indices.
 
     Raises:
         VitctlError: A setting, the data or a model cannot be used; no result was written.
@@ -172,17 +186,17 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> dict[str, Any]
         for (name, _, weights), one in zip(models, prepared, strict=True):
             _evaluate_model(config, name, weights, one, tasks, probe, device, findings, conversation)
             one.extractor.to(torch.device("cpu"))  # room for the next one
-    document = {
-        "results": findings.rows,
-        "paired": _paired(findings),
-        "cost": {key: round(value, 3) for key, value in findings.cost.items()},
-        "settings": {"vitctl": __version__} | config.as_json(without=_NOT_OF_RESULTS),
-        "out": str(out),
-    }
-    write_files(out, document, tasks)
+    result = FewshotResult(
+        results=tuple(findings.rows),
+        paired=tuple(_paired(findings)),
+        cost=_cost(findings),
+        settings={"vitctl": __version__} | config.as_json(without=_NOT_OF_RESULTS),
+        out=str(out),
+    )
+    write_files(out, result, tasks)
     if config.predictions is not None:
         write_predictions(user_path(config.predictions), findings.predictions)
-    return document
+    return result
 
 
 # --- what to evaluate on -----------------------------------------------------------------------------------
@@ -374,7 +388,7 @@ def _solve_file(
         task,
         {key: arrays["x_train"]},
         {key: arrays["x_test"]},
-        {"data": task.name, "model": None},
+        _Subject(task.name, None),
         probe,
         findings,
         conversation,
@@ -511,7 +525,7 @@ def _evaluate_model(
             raise AssertionError("a task without images")
         if weights == "pretrained":
             warn_of_known_classes(prepared.loaded, task, conversation)
-        facts = {"data": task.name, "model": name}
+        subject = _Subject(task.name, name)
         with enough_memory(config):
             prepared.extractor.to(device)
             num_numbers = sum(int(np.prod(shape)) for shape in prepared.shapes.values())
@@ -519,10 +533,10 @@ def _evaluate_model(
             check_memory(4 * num_numbers * (len(task.used.test) + (0 if is_streamed else len(task.used.support))))
             test = embed(config, prepared, task, task.used.test, task.used.test_hashes, findings, conversation)
             if is_streamed:
-                _solve_streaming(config, prepared, task, test, facts, probe, findings, conversation)
+                _solve_streaming(config, prepared, task, test, subject, probe, findings, conversation)
                 continue
             support = embed(config, prepared, task, task.used.support, task.used.support_hashes, findings, conversation)
-        _solve(config, task, support, test, facts, probe, findings, conversation)
+        _solve(config, task, support, test, subject, probe, findings, conversation)
         findings.cost["images_skipped"] += task.num_images - len(task.used.support) - len(task.used.test)
 
 
@@ -605,7 +619,7 @@ def _solve_streaming(
     prepared: PreparedModel,
     task: Task,
     test: dict[FeatureKey, np.ndarray],
-    facts: dict[str, Any],
+    subject: _Subject,
     probe: Probe,
     findings: Findings,
     conversation: Conversation,
@@ -633,7 +647,7 @@ def _solve_streaming(
     findings.cost["embed_s"] += time.perf_counter() - started
     findings.cost["images_embedded"] += len(task.used.support)
     for key, found in solved.items():
-        _record(config, task, key, test[key], found, facts, probe, findings)
+        _record(config, task, key, test[key], found, subject, probe, findings)
 
 
 def _solve(
@@ -641,14 +655,14 @@ def _solve(
     task: Task,
     support: dict[FeatureKey, np.ndarray],
     test: dict[FeatureKey, np.ndarray],
-    facts: dict[str, Any],
+    subject: _Subject,
     probe: Probe,
     findings: Findings,
     conversation: Conversation,
 ) -> None:
     started = time.perf_counter()
     if config.protocol == "episodes":
-        _solve_episodes(config, task, support, test, facts, probe, findings, conversation)
+        _solve_episodes(config, task, support, test, subject, probe, findings, conversation)
     else:
         total = sum(
             num_fits(task.draws, config.shot_counts, probe) * (len(values) if values.ndim == 3 else 1)
@@ -667,7 +681,7 @@ def _solve(
                     num_classes=len(task.class_names),
                     advance=bar.advance,
                 )
-                _record(config, task, key, test[key], solved, facts, probe, findings)
+                _record(config, task, key, test[key], solved, subject, probe, findings)
     findings.cost["solve_s"] += time.perf_counter() - started
 
 
@@ -677,35 +691,37 @@ def _record(
     key: FeatureKey,
     test_features: np.ndarray,
     solved: Sequence[Solved],
-    facts: dict[str, Any],
+    subject: _Subject,
     probe: Probe,
     findings: Findings,
 ) -> None:
     """Add a result per combination of shots and setting."""
-    cosines = _cosines(test_features, task.test_labels)
+    within, between = _cosines(test_features, task.test_labels)
     counts = np.bincount(task.labels, minlength=len(task.class_names))
     for one in solved:
         if _repeats_fewer_neighbours(one.setting, one.num_support, probe):
             continue
-        row = {
-            **facts,
-            "layer": key.layer,
-            "pool": key.pool,
-            "classifier": probe.classifier,
-            "shots": "all" if one.shots is None else one.shots,
-            "l2": one.l2[0] if len(set(one.l2)) == 1 else None,
-            "neighbours": probe.neighbours[one.setting] if probe.classifier == "knn" else None,
+        row = FewshotRow(
+            data=subject.data,
+            model=subject.model,
+            layer=key.layer,
+            pool=key.pool,
+            classifier=probe.classifier,
+            shots="all" if one.shots is None else one.shots,
+            l2=one.l2[0] if len(set(one.l2)) == 1 else None,
+            neighbours=probe.neighbours[one.setting] if probe.classifier == "knn" else None,
             **summarise(one.table, task.bootstrap),
-            "num_support": one.num_support,
-            "num_test": len(task.test_labels),
-            "num_classes": len(task.class_names),
-            "num_short_classes": 0 if one.shots is None else int((counts < one.shots).sum()),
-            "l2_per_seed": one.l2,
-            **cosines,
-        }
+            num_support=one.num_support,
+            num_test=len(task.test_labels),
+            num_classes=len(task.class_names),
+            num_short_classes=0 if one.shots is None else int((counts < one.shots).sum()),
+            l2_per_seed=tuple(one.l2),
+            cosine_within=within,
+            cosine_between=between,
+        )
         findings.rows.append(row)
-        combination = (task.name, key.layer, key.pool, row["shots"], one.setting)
-        findings.correct.setdefault(str(facts["model"]), {})[combination] = (one.table, task, row)
+        combination = (task.name, key.layer, key.pool, row.shots, one.setting)
+        findings.correct.setdefault(str(subject.model), {})[combination] = (one.table, task, row)
         if config.predictions is not None:
             for seed, l2, predicted in zip(one.seeds, one.l2, one.predicted, strict=True):
                 findings.predictions[_prediction_name(seed, row, l2)] = predicted
@@ -716,21 +732,18 @@ def _repeats_fewer_neighbours(setting: int, num_support: int, probe: Probe) -> b
     return probe.classifier == "knn" and setting > 0 and probe.neighbours[setting - 1] >= num_support
 
 
-def _prediction_name(seed: int, row: dict[str, Any], l2: float | None) -> str:
-    how = f"l{l2:g}" if l2 is not None else row["classifier"]
-    neighbours = "" if row["neighbours"] is None else str(row["neighbours"])
-    return f"s{seed}_k{row['shots']}_{how}{neighbours}_pred"
+def _prediction_name(seed: int, row: FewshotRow, l2: float | None) -> str:
+    how = f"l{l2:g}" if l2 is not None else row.classifier
+    neighbours = "" if row.neighbours is None else str(row.neighbours)
+    return f"s{seed}_k{row.shots}_{how}{neighbours}_pred"
 
 
-def _cosines(features: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+def _cosines(features: np.ndarray, labels: np.ndarray) -> tuple[float | None, float | None]:
     """Return mean cosine similarities of test images within and between classes; over tokens their mean."""
     tokens = features[None] if features.ndim == 2 else features
     pairs = [cosine_similarities(rows, labels) for rows in tokens]
     within, between = ([value for value in side if value is not None] for side in zip(*pairs, strict=True))
-    return {
-        "cosine_within": float(np.mean(within)) if within else None,
-        "cosine_between": float(np.mean(between)) if between else None,
-    }
+    return float(np.mean(within)) if within else None, float(np.mean(between)) if between else None
 
 
 def _solve_episodes(
@@ -738,7 +751,7 @@ def _solve_episodes(
     task: Task,
     support: dict[FeatureKey, np.ndarray],
     test: dict[FeatureKey, np.ndarray],
-    facts: dict[str, Any],
+    subject: _Subject,
     probe: Probe,
     findings: Findings,
     conversation: Conversation,
@@ -763,8 +776,8 @@ def _solve_episodes(
                     if _repeats_fewer_neighbours(setting, ways * shots, probe):
                         continue
                     accuracies = [one[setting] for one in per_seed]
-                    findings.rows.append(_episode_row(config, task, key, ways, shots, setting, accuracies, facts, probe)
-                                         | cosines)  # fmt: skip
+                    row = _episode_row(config, task, key, ways, shots, setting, accuracies, cosines, subject, probe)
+                    findings.rows.append(row)
 
 
 def _episode_row(
@@ -775,35 +788,49 @@ def _episode_row(
     shots: int,
     setting: int,
     accuracies: Sequence[np.ndarray],
-    facts: dict[str, Any],
+    cosines: tuple[float | None, float | None],
+    subject: _Subject,
     probe: Probe,
-) -> dict[str, Any]:
+) -> FewshotRow:
     together = np.concatenate(accuracies)
     mean, half_width = episode_interval(together)
-    return {
-        **facts,
-        "layer": key.layer,
-        "pool": key.pool,
-        "classifier": probe.classifier,
-        "ways": ways,
-        "shots": shots,
-        "queries": config.queries,
-        "episodes": len(together),
-        "l2": probe.l2[setting] if probe.classifier == "ridge" and probe.l2 is not None else None,
-        "neighbours": probe.neighbours[setting] if probe.classifier == "knn" else None,
-        "top1_mean": mean,
-        "top1_std": float(together.std(ddof=1)) if len(together) > 1 else None,
-        "top1_ci95_support": None,
-        "top1_ci95": [max(0.0, mean - half_width), min(1.0, mean + half_width)],
-        "top1_ci95_half_width": half_width,
-        "top1_per_seed": [float(one.mean()) for one in accuracies],
-        "num_support": ways * shots,
-        "num_test": ways * config.queries,
-        "num_classes": len(task.class_names),
-    }
+    return FewshotRow(
+        data=subject.data,
+        model=subject.model,
+        layer=key.layer,
+        pool=key.pool,
+        classifier=probe.classifier,
+        ways=ways,
+        shots=shots,
+        queries=config.queries,
+        episodes=len(together),
+        l2=probe.l2[setting] if probe.classifier == "ridge" and probe.l2 is not None else None,
+        neighbours=probe.neighbours[setting] if probe.classifier == "knn" else None,
+        top1_mean=mean,
+        top1_std=float(together.std(ddof=1)) if len(together) > 1 else None,
+        top1_ci95_support=None,
+        top1_ci95=(max(0.0, mean - half_width), min(1.0, mean + half_width)),
+        top1_ci95_half_width=half_width,
+        top1_per_seed=tuple(float(one.mean()) for one in accuracies),
+        num_support=ways * shots,
+        num_test=ways * config.queries,
+        num_classes=len(task.class_names),
+        cosine_within=cosines[0],
+        cosine_between=cosines[1],
+    )
 
 
-def _paired(findings: Findings) -> list[dict[str, Any]]:
+def _cost(findings: Findings) -> FewshotCost:
+    cost = findings.cost
+    return FewshotCost(
+        images_embedded=int(cost["images_embedded"]),
+        images_skipped=int(cost["images_skipped"]),
+        embed_s=round(cost["embed_s"], 3),
+        solve_s=round(cost["solve_s"], 3),
+    )
+
+
+def _paired(findings: Findings) -> list[PairedDifference]:
     """Return the difference of every pair of models on the same supports and test images."""
     rows = []
     for first, second in combinations(findings.correct, 2):
@@ -813,10 +840,19 @@ def _paired(findings: Findings) -> list[dict[str, Any]]:
                 findings.correct[first][combination],
                 findings.correct[second][combination],
             )
-            data, layer, pool, shots, _ = combination
-            names = {"data": data, "model_a": first, "model_b": second, "layer": layer, "pool": pool, "shots": shots}
-            names |= {"l2": row["l2"], "neighbours": row["neighbours"]}
-            rows.append({**names, **paired_difference(left, right, task.bootstrap)})
+            rows.append(
+                PairedDifference(
+                    data=row.data,
+                    model_a=first,
+                    model_b=second,
+                    layer=row.layer,
+                    pool=row.pool,
+                    shots=row.shots,
+                    l2=row.l2,
+                    neighbours=row.neighbours,
+                    **paired_difference(left, right, task.bootstrap),
+                )
+            )
     return rows
 
 

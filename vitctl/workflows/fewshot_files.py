@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -24,6 +24,8 @@ from vitctl.reporting.fewshot_figures import (
     draw_layers,
     draw_ways_shots,
 )
+from vitctl.results.fewshot_eval import FewshotResult
+from vitctl.results.result import JsonObject, JsonValue
 
 WRITTEN = (
     "accuracy_vs_shots.png",
@@ -191,13 +193,13 @@ def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
         raise SettingError(f"--predictions {path} cannot be written: {error}. Give another file.") from error
 
 
-def write_files(out: Path, document: dict[str, Any], tasks: Sequence[DrawnTask]) -> None:
+def write_files(out: Path, result: FewshotResult, tasks: Sequence[DrawnTask]) -> None:
     """Write ``results.json``, ``results.csv``, the pictures that fit, and the drawn supports.
 
     Raises:
         SettingError: The folder cannot be written.
     """
-    rows = document["results"]
+    rows = [row.as_json() for row in result.results]
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in WRITTEN:
@@ -208,12 +210,12 @@ def write_files(out: Path, document: dict[str, Any], tasks: Sequence[DrawnTask])
         else:
             write_json(out / "supports.json", [_supports(task) for task in tasks])
         _write_csv(out / "results.csv", rows)
-        write_json(out / "results.json", document)
+        write_json(out / "results.json", result.as_json())
     except OSError as error:
         raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
 
 
-def _draw(out: Path, rows: list[dict[str, Any]]) -> None:
+def _draw(out: Path, rows: list[JsonObject]) -> None:
     title = "few-shot evaluation of frozen features"
     if any(row["l2"] is None for row in rows):  # chosen for every support: no name of a curve
         rows = [{**row, "l2": None} for row in rows]
@@ -227,10 +229,10 @@ def _draw(out: Path, rows: list[dict[str, Any]]) -> None:
         draw_layers(rows, out / "layers.png", title=title)
 
 
-def _supports(task: DrawnTask) -> dict[str, Any]:
+def _supports(task: DrawnTask) -> JsonObject:
     """Return which images every seed drew of each class, first drawn first: k shots are the first k."""
     used = task.used.support if task.used is not None else None
-    drawn: dict[str, Any] = {}
+    drawn: JsonObject = {}
     for draw in task.draws:
         drawn[str(draw.seed)] = [
             order.tolist() if used is None else [used.image_name(int(row)) for row in order] for order in draw.orders
@@ -252,14 +254,14 @@ def _write_episodes(path: Path, tasks: Sequence[DrawnTask]) -> None:
     write_predictions(path, arrays)
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: list[JsonObject]) -> None:
     """Write one line per result; pairs of numbers become two columns, lists per seed are left to results.json."""
     flat = []
     for row in rows:
-        line: dict[str, Any] = {}
+        line: dict[str, JsonValue] = {}
         for key, value in row.items():
             if key in ("top1_ci95", "top1_ci95_support"):
-                line[f"{key}_low"], line[f"{key}_high"] = value if value is not None else (None, None)
+                line[f"{key}_low"], line[f"{key}_high"] = value if isinstance(value, list) else (None, None)
             elif not isinstance(value, list):
                 line[key] = value
         flat.append(line)

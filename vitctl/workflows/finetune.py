@@ -9,7 +9,7 @@ import errno
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.recipes import Recipe, list_recipes, load_recipe, override, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
+from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
+from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, FINAL
 from vitctl.training.decisions import (
@@ -63,7 +65,7 @@ from vitctl.training.decisions import (
 )
 from vitctl.training.job import Job, Outcome, train
 from vitctl.training.processes import build_accelerator, choose_precision
-from vitctl.training.recorder import Recorder, Score, WeightsIdentity
+from vitctl.training.recorder import Recorder, WeightsIdentity
 from vitctl.training.run_folder import RunFolder, check_out, new_run_folder
 from vitctl.training.trial import check_batch_norm, measure_cost
 from vitctl.workflows.finetune_header import cost_settings, header_settings
@@ -97,8 +99,8 @@ class Plan:
     has_ridge_head: bool
 
 
-def run(config: FinetuneConfig, conversation: Conversation) -> dict[str, Any]:
-    """Fine-tune and return the summary, which ``--json`` prints; with ``dry_run`` the cost instead.
+def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | DryRunResult:
+    """Fine-tune and return the summary; with ``dry_run`` the cost instead.
 
     Raises:
         VitctlError: A setting, the data, the weights or the device cannot be used; nothing was written.
@@ -364,7 +366,7 @@ def _with_resized_images(plan: Plan, conversation: Conversation) -> Plan:
 
 
 @dataclass(frozen=True)
-class LinearProbe:
+class _Probe:
     """The closed-form head and how it does before any training.
 
     Attributes:
@@ -375,19 +377,18 @@ class LinearProbe:
     head: RidgeHead
     score: Score
 
-    def as_json(self) -> dict[str, Any]:
-        """Return ``{"top1", "loss", "l2", "loo_top1", "scale"}``."""
-        head = self.head
-        return {
-            "top1": self.score.top1,
-            "loss": self.score.loss,
-            "l2": head.l2,
-            "loo_top1": head.loo_accuracy,
-            "scale": head.scale,
-        }
+    def result(self) -> LinearProbe:
+        """Return what the summary says of it."""
+        return LinearProbe(
+            top1=self.score.top1,
+            loss=self.score.loss,
+            l2=self.head.l2,
+            loo_top1=self.head.loo_accuracy,
+            scale=self.head.scale,
+        )
 
 
-def _with_ridge_head(plan: Plan, conversation: Conversation) -> LinearProbe | None:
+def _with_ridge_head(plan: Plan, conversation: Conversation) -> _Probe | None:
     """Fill in the head from the frozen features of the training images; return it and its score.
 
     Of several processes the first does it; the others get its weights when training starts.
@@ -419,7 +420,7 @@ def _with_ridge_head(plan: Plan, conversation: Conversation) -> LinearProbe | No
         set_linear_head(job.model, weights, bias, name=plan.loaded.name)
         found = "" if head.loo_accuracy is None else f", {head.loo_accuracy:.2%} of the training images when left out"
         conversation.line(f"closed-form head: l2 {head.l2:g}{found}, scores x{head.scale:.3g}")
-        return LinearProbe(head, _validate(plan, conversation, 0)[0])
+        return _Probe(head, _validate(plan, conversation, 0)[0])
 
 
 def _has_even_classes(split: Split) -> bool:
@@ -488,7 +489,7 @@ def _identity(plan: Plan) -> WeightsIdentity:
     return WeightsIdentity(plan.data.train.class_names, plan.job.preprocessing, plan.loaded.name, plan.loaded.licence)
 
 
-def config_document(config: FinetuneConfig) -> dict[str, Any]:
+def config_document(config: FinetuneConfig) -> JsonObject:
     """Return the ``config.json`` of a run: every setting, resolved, and the versions it was made with."""
     versions = {package: version(package) for package in PACKAGES}
     return {
@@ -508,59 +509,58 @@ def _write_start(plan: Plan, folder: RunFolder | None) -> None:
         folder.write_json("validation.json", {"data": plan.data.val_spec, "images": names})
 
 
-def _as_list(grid: tuple[int, int] | None) -> list[int] | None:
-    return None if grid is None else list(grid)
-
-
 def _write_end(
-    plan: Plan, outcome: Outcome, probe: LinearProbe | None, folder: RunFolder | None, *, wall_s: float
-) -> dict[str, Any]:
+    plan: Plan, outcome: Outcome, probe: _Probe | None, folder: RunFolder | None, *, wall_s: float
+) -> FinetuneResult:
     after = geometry_of(plan.loaded.model)
-    summary = {
-        "run": str(plan.out),
-        "model": plan.loaded.name,
-        "image_size": list(after.image_size),
-        "grid_before": _as_list(plan.resolution.before.grid if plan.resolution else None),
-        "grid_after": _as_list(after.grid),
-        "num_classes": len(plan.data.train.class_names),
-        "num_train": len(plan.data.train),
-        "num_val": len(plan.data.val) if plan.data.val else 0,
-        "steps": plan.job.batches.num_steps,
-        "best": outcome.best.as_json(),
-        "last": outcome.last.as_json(),
-        "linear_probe": None if probe is None else probe.as_json(),
-        "weights_sha256": None,
-        "images_per_s": round(outcome.images_per_s, 3),
-        "data_wait_fraction": round(outcome.data_wait_fraction, 4),
-        "wall_s": round(wall_s, 3),
-    }
+    summary = FinetuneResult(
+        run=str(plan.out),
+        model=plan.loaded.name,
+        image_size=after.image_size,
+        grid_before=plan.resolution.before.grid if plan.resolution else None,
+        grid_after=after.grid,
+        num_classes=len(plan.data.train.class_names),
+        num_train=len(plan.data.train),
+        num_val=len(plan.data.val) if plan.data.val else 0,
+        steps=plan.job.batches.num_steps,
+        best=outcome.best,
+        last=outcome.last,
+        linear_probe=None if probe is None else probe.result(),
+        weights_sha256=None if folder is None else sha256_of(folder.path / "last" / "model.safetensors"),
+        images_per_s=round(outcome.images_per_s, 3),
+        data_wait_fraction=round(outcome.data_wait_fraction, 4),
+        wall_s=round(wall_s, 3),
+    )
     if folder is None:
         return summary
-    summary["weights_sha256"] = sha256_of(folder.path / "last" / "model.safetensors")
     draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
     if plan.data.val is not None and outcome.best_logits is not None:
         class_names = plan.data.train.class_names
         matrix = confusion(outcome.best_logits.argmax(axis=1), plan.data.val.labels, num_classes=len(class_names))
         draw_confusion(matrix, class_names, folder.path / "confusion.png", title="validation images")
-    folder.write_json("summary.json", summary)
+    folder.write_json("summary.json", summary.as_json())
     return summary
 
 
-def _describe_cost(plan: Plan, conversation: Conversation) -> dict[str, Any]:
+def _describe_cost(plan: Plan, conversation: Conversation) -> DryRunResult:
     """Measure one forward and backward pass, show the cost, and return it with the settings."""
     cost = measure_cost(plan.job)
     conversation.header("cost of this run (nothing was written)", cost_settings(cost, plan.job))
     after = geometry_of(plan.loaded.model)
-    return {
-        "dry_run": True,
-        "config": config_document(plan.config),
-        "num_classes": len(plan.data.train.class_names),
-        "num_train": len(plan.data.train),
-        "num_val": len(plan.data.val) if plan.data.val else 0,
-        "grid_before": _as_list(plan.resolution.before.grid if plan.resolution else None),
-        "grid_after": _as_list(after.grid),
-        "num_tokens": after.num_tokens,
-        "steps": plan.job.batches.num_steps,
-        "epochs": plan.job.batches.num_images_seen / len(plan.data.train),
-        **asdict(cost),
-    }
+    return DryRunResult(
+        config=config_document(plan.config),
+        num_classes=len(plan.data.train.class_names),
+        num_train=len(plan.data.train),
+        num_val=len(plan.data.val) if plan.data.val else 0,
+        grid_before=plan.resolution.before.grid if plan.resolution else None,
+        grid_after=after.grid,
+        num_tokens=after.num_tokens,
+        steps=plan.job.batches.num_steps,
+        epochs=plan.job.batches.num_images_seen / len(plan.data.train),
+        num_parameters=cost.num_parameters,
+        flops_per_image=cost.flops_per_image,
+        memory_bytes=cost.memory_bytes,
+        step_s=cost.step_s,
+        training_s=cost.training_s,
+        groups=cost.groups,
+    )

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +18,22 @@ from vitctl.conversation import Conversation, Setting
 from vitctl.errors import DataError, ModelError, SettingError, VitctlError
 from vitctl.inspecting.analyses import ANALYSES, Analysis
 from vitctl.inspecting.findings import Findings
-from vitctl.inspecting.verdicts import CONTROLLED, Verdict, judge
+from vitctl.inspecting.verdicts import CONTROLLED, judge
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
+from vitctl.results.inspect_model import (
+    AnalysisFindings,
+    InspectAllResult,
+    InspectedImages,
+    InspectedModel,
+    InspectResult,
+    SkippedAnalysis,
+    Verdict,
+)
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import described, option_of
 from vitctl.settings.words import ALL_ANALYSES, DIGITS
@@ -42,8 +50,8 @@ _NOT_OF_ONE = ("analysis", "run", "model", "weights", "num_workers", "num_thread
 _NOT_OF_RESULTS = ("analysis", "batch_size", "num_workers", "num_threads", "device", "out")
 
 
-def run(config: InspectConfig, conversation: Conversation) -> dict[str, Any]:
-    """Inspect, write arrays, figures (and the report), and return the ``--json`` document.
+def run(config: InspectConfig, conversation: Conversation) -> InspectResult | InspectAllResult:
+    """Inspect, write arrays, figures (and the report), and return what was found.
 
     Raises:
         VitctlError: A model, an option or the images cannot be used; of the analysis nothing was written.
@@ -118,9 +126,9 @@ def _warn(found: Sequence[Named], inspection: Inspection, said: set[str]) -> Non
             said.add(note)
 
 
-def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> dict[str, Any]:
+def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> InspectResult:
     """Write the three files of an analysis and return what the JSON file says."""
-    document = _document(analysis, found, inspection)
+    result = _result(analysis, found, inspection, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:
@@ -128,12 +136,14 @@ def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: P
                 np.savez_compressed(file, allow_pickle=False, **_arrays(found))
             shown = [(named.name, named.findings.arrays, named.findings.facts) for named in found]
             draw_findings(analysis, shown, Path(folder) / f"{analysis}.png")
+            document = result.as_json()
+            del document["out"]  # the files may move
             write_json(Path(folder) / f"{analysis}.json", document)
             for ending in ENDINGS:
                 os.replace(Path(folder) / f"{analysis}.{ending}", out / f"{analysis}.{ending}")
     except OSError as error:
         raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
-    return {**document, "out": str(out)}
+    return result
 
 
 def _arrays(found: Sequence[Named]) -> dict[str, np.ndarray]:
@@ -150,79 +160,80 @@ def _words(analysis: str, config: InspectConfig) -> Analysis:
     return words.of_diagonal() if config.diagonal else words
 
 
-def _document(analysis: str, found: Sequence[Named], inspection: Inspection) -> dict[str, Any]:
+def _result(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> InspectResult:
     words = _words(analysis, inspection.config)
-    return {
-        "analysis": analysis,
-        "title": words.title,
-        "results": [_result(named) for named in found],
-        "images": _images(analysis, found, inspection),
-        "arrays": {
+    return InspectResult(
+        analysis=analysis,
+        title=words.title,
+        results=tuple(_findings(named) for named in found),
+        images=_images(analysis, found, inspection),
+        arrays={
             name if number == 1 else f"{name}_{number}": meaning
             for number, named in enumerate(found, start=1)
             for name, meaning in named.findings.meanings.items()
         },
-        "method": words.method,
-        "look_for": words.look_for,
-        "random_weights": words.random_weights,
-        "source": words.source,
-        "settings": {"vitctl": __version__} | inspection.config.as_json(without=_NOT_OF_RESULTS),
-        "files": [f"{analysis}.{ending}" for ending in ENDINGS],
-    }
+        method=words.method,
+        look_for=words.look_for,
+        random_weights=words.random_weights,
+        source=words.source,
+        settings={"vitctl": __version__} | inspection.config.as_json(without=_NOT_OF_RESULTS),
+        files=tuple(f"{analysis}.{ending}" for ending in ENDINGS),
+        out=str(out),
+    )
 
 
-def _result(named: Named) -> dict[str, Any]:
+def _findings(named: Named) -> AnalysisFindings:
     findings = named.findings
-    return {
-        "name": named.name,
-        "models": [_model(one) for one in named.models],
-        "facts": dict(findings.facts),
-        "header": list(findings.header),
-        "rows": [list(row) for row in findings.rows],
-        "notes": list(findings.notes),
-    }
+    return AnalysisFindings(
+        name=named.name,
+        models=tuple(_model(one) for one in named.models),
+        facts=findings.facts,
+        header=tuple(findings.header),
+        rows=tuple(tuple(row) for row in findings.rows),
+        notes=tuple(findings.notes),
+    )
 
 
-def _model(one: LoadedSubject) -> dict[str, Any]:
+def _model(one: LoadedSubject) -> InspectedModel:
     geometry = one.subject.geometry
-    return {
-        "name": one.choice.name,
-        "model": one.choice.spec,
-        "weights": one.choice.weights,
-        "image_size": list(geometry.image_size),
-        "patch_size": None if geometry.patch_size is None else list(geometry.patch_size),
-        "grid": None if geometry.grid is None else list(geometry.grid),
-        "num_prefix_tokens": geometry.num_prefix_tokens,
-    }
+    return InspectedModel(
+        name=one.choice.name,
+        model=one.choice.spec,
+        weights=one.choice.weights,
+        image_size=geometry.image_size,
+        patch_size=geometry.patch_size,
+        grid=geometry.grid,
+        num_prefix_tokens=geometry.num_prefix_tokens,
+    )
 
 
-def _images(analysis: str, found: Sequence[Named], inspection: Inspection) -> dict[str, Any] | None:
+def _images(analysis: str, found: Sequence[Named], inspection: Inspection) -> InspectedImages | None:
     """Return which images were shown; None where only weights were looked at."""
     if analysis == "probe":
         facts = found[0].findings.facts
         reason = f"test images; {facts['num_support']} of the others in each support"
-        return {"data": facts["data"], "num_images": facts["num_test"], "num_available": None, "reason": reason}
+        return InspectedImages(data=facts["data"], num_images=facts["num_test"], num_available=None, reason=reason)
     if not _shows_images(analysis):
         return None
     images, config = inspection.images, inspection.config
     wanted = len(images.split) if config.image is not None else num_images_of(analysis, config)
-    return {
-        "data": images.spec,
-        "num_images": min(wanted, len(images.split)),
-        "num_available": images.num_available,
-        "reason": images.reason,
-    }
+    return InspectedImages(
+        data=images.spec,
+        num_images=min(wanted, len(images.split)),
+        num_available=images.num_available,
+        reason=images.reason,
+    )
 
 
 # --- all of them -------------------------------------------------------------------------------------------
 
 
-def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
+def _inspect_all(inspection: Inspection, out: Path) -> InspectAllResult:
     """Run everything that fits the models, the first of them also with random weights, and write the report."""
     conversation = inspection.conversation
     control = inspection.of_models([inspection.models[0].with_random_weights])
-    documents: dict[str, Any] = {}
-    skipped: list[tuple[str, str | None, str]] = []  # analysis, model (None is every one), reason
+    results: dict[str, InspectResult] = {}
+    skipped: list[SkippedAnalysis] = []
     verdicts: list[Verdict] = []
     sections: list[Section] = []
     said: set[str] = set()
@@ -234,14 +245,14 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
                 found, refused = run_what_fits(analysis, inspection)
             except (ModelError, SettingError, DataError) as error:
                 conversation.line(f"{analysis}: left out. {error}")
-                skipped.append((analysis, None, str(error)))
+                skipped.append(SkippedAnalysis(analysis, None, str(error)))
                 bar.advance(what=analysis)
                 continue
             for one, reason in refused:
                 conversation.line(f"{analysis}: without {one.choice.name}. {reason}")
-                skipped.append((analysis, one.choice.name, reason))
+                skipped.append(SkippedAnalysis(analysis, one.choice.name, reason))
             _warn(found, inspection, said)
-            documents[analysis] = _write(analysis, found, inspection, out)
+            results[analysis] = _write(analysis, found, inspection, out)
             beside, judged = None, list[Verdict]()
             if found[0].models[0].choice == inspection.models[0] and not inspection.models[0].is_random:
                 beside = _control(analysis, control, inspection, out) if analysis in CONTROLLED else None
@@ -251,8 +262,8 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
             sections.append(_section(analysis, found, beside, judged, inspection, out))
             conversation.line(f"{analysis}: done")
             bar.advance(what=analysis)
-    if not documents:
-        reasons = "\n".join(f"  {analysis}: {reason}" for analysis, _, reason in skipped)
+    if not results:
+        reasons = "\n".join(f"  {one.analysis}: {one.reason}" for one in skipped)
         raise ModelError(f"No analysis takes this model:\n{reasons}")
     names = " and ".join(model.name for model in inspection.models)
     try:
@@ -265,25 +276,21 @@ def _inspect_all(inspection: Inspection, out: Path) -> dict[str, Any]:
             ],
             sections=sections,
             verdicts=[_claim(verdict) for verdict in verdicts],
-            skipped=[Skipped(_left_out(analysis, model), reason) for analysis, model, reason in skipped],
+            skipped=[Skipped(_left_out(one), one.reason) for one in skipped],
         )
     except OSError as error:
         raise SettingError(f"{out / REPORT} cannot be written: {error}. Give another folder with --out.") from error
-    return {
-        "analysis": ALL_ANALYSES,
-        "analyses": documents,
-        "verdicts": [
-            {"analysis": one.analysis, "claim": one.claim, "holds": one.holds, "numbers": one.numbers}
-            for one in verdicts
-        ],
-        "skipped": [{"analysis": analysis, "model": model, "reason": reason} for analysis, model, reason in skipped],
-        "report": str(out / REPORT),
-        "out": str(out),
-    }
+    return InspectAllResult(
+        analyses=results,
+        verdicts=tuple(verdicts),
+        skipped=tuple(skipped),
+        report=str(out / REPORT),
+        out=str(out),
+    )
 
 
-def _left_out(analysis: str, model: str | None) -> str:
-    return analysis if model is None else f"{analysis} of {model}"
+def _left_out(one: SkippedAnalysis) -> str:
+    return one.analysis if one.model is None else f"{one.analysis} of {one.model}"
 
 
 def _control(analysis: str, control: Inspection, inspection: Inspection, out: Path) -> Findings | None:

@@ -1,7 +1,5 @@
 """``vitctl predict``: the most probable classes of image files, in the order they were given."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,12 +10,13 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.models.build import LoadedClassifier, load_classifier
 from vitctl.primitives.devices import resolve_device
+from vitctl.results.predict import ClassProbability, Prediction, PredictResult, SkippedImage
 from vitctl.settings.predict import PredictConfig
 from vitctl.training.run_folder import stopped_note
 
 
-def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
-    """Return the ``--json`` document: ``predictions`` in input order, and what was ``skipped``.
+def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
+    """Return the predictions in input order, and what was skipped.
 
     Raises:
         VitctlError: The model cannot be used, or a folder holds no image.
@@ -30,16 +29,14 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
     classifier = load_classifier(spec, weights=config.weights)
     if (note := stopped_note(spec)) is not None:
         conversation.warn(note)
-    predictions: list[dict[str, Any]] = []
-    skipped = [
-        {"image": given, "reason": "a folder that holds no image"} for given, found in listed.items() if not found
-    ]
+    predictions: list[Prediction] = []
+    skipped = [SkippedImage(given, "a folder that holds no image") for given, found in listed.items() if not found]
     model = classifier.loaded.model.to(device)
     transform = EvaluationTransform(classifier.preprocessing)
     with conversation.progress("predicting", len(paths), "images") as bar:
         for batch in read_batches(paths, transform, batch_size=config.batch_size):
             good = [(path, item) for path, item in batch if isinstance(item, Tensor)]
-            skipped += [{"image": path, "reason": item} for path, item in batch if isinstance(item, str)]
+            skipped += [SkippedImage(path, item) for path, item in batch if isinstance(item, str)]
             if good:
                 logits = predict_logits(
                     model,
@@ -50,12 +47,12 @@ def run(config: PredictConfig, conversation: Conversation) -> dict[str, Any]:
                     conversation=Conversation(),
                 )
                 for (path, _), shares in zip(good, probabilities(logits), strict=True):
-                    predictions.append({"image": path, "top": top_classes(shares, classifier, config.top_k)})
+                    predictions.append(Prediction(path, top_classes(shares, classifier, config.top_k)))
             bar.advance(len(batch))
-    return {"predictions": predictions, "skipped": skipped}
+    return PredictResult(predictions=tuple(predictions), skipped=tuple(skipped))
 
 
-def top_classes(shares: np.ndarray, classifier: LoadedClassifier, top_k: int) -> list[dict[str, Any]]:
+def top_classes(shares: np.ndarray, classifier: LoadedClassifier, top_k: int) -> tuple[ClassProbability, ...]:
     """Return the ``top_k`` most probable classes of one image, most probable first.
 
     Args:
@@ -66,7 +63,7 @@ def top_classes(shares: np.ndarray, classifier: LoadedClassifier, top_k: int) ->
     order = np.argsort(-shares, kind="stable")[:top_k]
     descriptions = classifier.loaded.class_descriptions
     names = [classifier.class_names[index] for index in order]
-    return [
-        {"class": descriptions.get(name, name), "probability": float(shares[index])}
+    return tuple(
+        ClassProbability(descriptions.get(name, name), float(shares[index]))
         for name, index in zip(names, order, strict=True)
-    ]
+    )

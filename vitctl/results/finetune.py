@@ -1,0 +1,124 @@
+"""What ``vitctl finetune`` returns: the run's summary, or with ``dry_run`` what the run would cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vitctl.results.result import JsonValue, Result
+
+
+@dataclass(frozen=True, repr=False)
+class Score(Result):
+    """How weights did on the validation images."""
+
+    step: int
+    """Optimiser step after which they were looked at."""
+    top1: float | None
+    """Accuracy, 0-1; None without validation images."""
+    loss: float | None
+    """Mean negative log-likelihood, nats; None without validation images."""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class LinearProbe(Result):
+    """The closed-form head on the frozen model, before any training."""
+
+    top1: float | None
+    """Accuracy on the validation images, 0-1; None without them."""
+    loss: float | None
+    """Mean negative log-likelihood on the validation images, nats; None without them."""
+    l2: float
+    """Penalty of the ridge regression, > 0."""
+    loo_top1: float | None
+    """Leave-one-out accuracy on the training images, 0-1; None where none was computed."""
+    scale: float
+    """Factor on the head's scores, > 0: an inverse temperature."""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class FinetuneResult(Result):
+    """A finished run: the content of its ``summary.json``."""
+
+    run: str
+    """The run folder, absolute."""
+    model: str
+    """What was fine-tuned."""
+    image_size: tuple[int, int]
+    """(H, W) px trained at."""
+    grid_before: tuple[int, int] | None
+    """(h, w) patches of the pretrained model; None for random weights, and without a patch grid."""
+    grid_after: tuple[int, int] | None
+    """(h, w) patches trained at; None without a patch grid."""
+    num_classes: int
+    """Classes, >= 2."""
+    num_train: int
+    """Training images."""
+    num_val: int
+    """Validation images; 0 where all were trained on."""
+    steps: int
+    """Optimiser steps planned."""
+    best: Score
+    """Of the weights in best/."""
+    last: Score
+    """Of the weights in last/."""
+    linear_probe: LinearProbe | None
+    """The head that training started from; None where it was not computed in closed form."""
+    weights_sha256: str | None
+    """SHA-256 of last/model.safetensors; None in a process that writes nothing."""
+    images_per_s: float
+    """Training images per second, validation apart."""
+    data_wait_fraction: float
+    """Share of the training time that went by waiting for images, 0-1."""
+    wall_s: float
+    """Seconds from start to end, loading and validation included."""
+
+
+@dataclass(frozen=True, repr=False)
+class GroupReport(Result):
+    """Parameters with one rate and one decay."""
+
+    lr_scale: float
+    """Factor on the learning rate, 0-1."""
+    weight_decay: float
+    """As used, >= 0."""
+    num_tensors: int
+    """Tensors in the group."""
+    num_parameters: int
+    """Numbers in them."""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class DryRunResult(Result):
+    """What a run would be and cost; nothing was trained or written."""
+
+    dry_run: bool = True
+    """Always true: what tells this document from a run's summary."""
+    config: Mapping[str, JsonValue]
+    """What ``config.json`` would hold: every setting, resolved, and the versions of the packages."""
+    num_classes: int
+    """Classes, >= 2."""
+    num_train: int
+    """Training images."""
+    num_val: int
+    """Validation images; 0 where all would be trained on."""
+    grid_before: tuple[int, int] | None
+    """(h, w) patches of the pretrained model; None for random weights, and without a patch grid."""
+    grid_after: tuple[int, int] | None
+    """(h, w) patches to train at; None without a patch grid."""
+    num_tokens: int | None
+    """Length of the token sequence, prefix tokens included; None without a patch grid."""
+    steps: int
+    """Optimiser steps."""
+    epochs: float
+    """Passes over the training images."""
+    num_parameters: int
+    """Numbers that would be trained."""
+    flops_per_image: int
+    """Floating-point operations of one forward pass of one image; a multiply-add counts as two."""
+    memory_bytes: int
+    """Weights, gradients, optimiser state and the activations of one batch per process; estimated."""
+    step_s: float
+    """Seconds of one optimiser step, scaled from a part of one."""
+    training_s: float
+    """Seconds of all steps, without validation and start-up; estimated."""
+    groups: tuple[GroupReport, ...]
+    """Parameter groups, lowest rate first."""
