@@ -16,7 +16,7 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
 
 from vitctl.telemetry import switch_off as _switch_off_telemetry
 
-# here, because whatever is imported of vitctl, this runs first; onnxruntime reports already while it is imported
+# here, because whatever is imported of vitctl, this runs first; onnxruntime looks while it is imported, never again
 _switch_off_telemetry()
 
 __version__ = "0.1.0"
