@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError, UnavailableError, VitctlError
 from vitctl.telemetry import switch_off as _switch_off_telemetry
 
-# here, because whatever is imported of vitctl, this runs first; onnxruntime reports already while it is imported
+# here, because whatever is imported of vitctl, this runs first; onnxruntime looks while it is imported, never again
 _switch_off_telemetry()
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import os
 
 VARIABLES = {
-    # 1.32 for Linux writes a device id below ~/.cache/Microsoft and calls its collector, both while it is imported
+    # 1.32 for Linux writes a device id below ~/.cache/Microsoft at import, and seconds later calls its collector
     "ORT_DISABLE_TELEMETRY": "1",
     # also what transformers goes by, and what the hub is told about torch and the calling program
     "HF_HUB_DISABLE_TELEMETRY": "1",

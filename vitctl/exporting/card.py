@@ -21,7 +21,7 @@ TITLES = {
 }
 _TELEMETRY = (
     "\n`ORT_DISABLE_TELEMETRY` is set before the import because onnxruntime (1.32 for Linux) otherwise writes a device "
-    "id below `~/.cache/Microsoft` and reports its use to its makers, both while it is imported.\n"
+    "id below `~/.cache/Microsoft` as soon as it is imported, and reports its use to its makers.\n"
 )
 _LIBRARIES = {"onnx": "onnx", "timm": "timm", "hf": "transformers", "npz": "timm", "pt2": "pytorch"}
 
