@@ -7,7 +7,8 @@ import pytest
 
 from vitctl.errors import ModelError
 from vitctl.models.build import DEMO
-from vitctl.models.catalogue import Tag, describe_model, model_names
+from vitctl.models.catalogue import describe_model, model_names
+from vitctl.results.models import Tag
 
 VIT_FAMILIES = ("vit_*", "deit*", "eva*", "beit*", "flexivit*")
 
