@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from vitctl.config import ANALYSES
+
+from vitctl.settings.words import ANALYSES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = GOLDEN / "json-keys-0.1.0.json"

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -298,13 +299,13 @@ def test_an_image_shown_twice_in_an_epoch_is_cut_differently(skewed_split: Split
 
 
 @pytest.fixture
-def finetune(tiny_model_folder, tmp_path, no_rendering) -> Callable[..., dict]:
+def finetune(tiny_model_folder, tmp_path, no_rendering) -> Callable[..., Any]:
     """Fine-tune the tiny model for 3 steps of 8 on 4 red, 4 green and as many blue images as asked for."""
     from vitctl.conversation import Conversation
     from vitctl.settings.finetune import FinetuneConfig
     from vitctl.workflows import finetune as workflow
 
-    def run(out: str, *, num_blue: int, **settings: object) -> dict:
+    def run(out: str, *, num_blue: int, **settings: object) -> Any:
         folder = tmp_path / f"{num_blue} blue"
         for label, (name, count) in enumerate((("red", 4), ("green", 4), ("blue", num_blue))):
             for index in range(count):
@@ -319,15 +320,15 @@ def finetune(tiny_model_folder, tmp_path, no_rendering) -> Callable[..., dict]:
     return run
 
 
-def test_run__class_weights_of_equal_classes_change_nothing(finetune: Callable[..., dict]) -> None:
-    plain = finetune("a", num_blue=4)["weights_sha256"]
-    assert finetune("b", num_blue=4, class_weights="balanced")["weights_sha256"] == plain
-    assert finetune("c", num_blue=4, sampler="balanced")["weights_sha256"] != plain  # another order
+def test_run__class_weights_of_equal_classes_change_nothing(finetune: Callable[..., Any]) -> None:
+    plain = finetune("a", num_blue=4).weights_sha256
+    assert finetune("b", num_blue=4, class_weights="balanced").weights_sha256 == plain
+    assert finetune("c", num_blue=4, sampler="balanced").weights_sha256 != plain  # another order
 
 
-def test_run__balancing_unequal_classes_changes_the_weights_and_repeats(finetune: Callable[..., dict]) -> None:
+def test_run__balancing_unequal_classes_changes_the_weights_and_repeats(finetune: Callable[..., Any]) -> None:
     shas = [
-        finetune(f"{number}", num_blue=1, **settings)["weights_sha256"]
+        finetune(f"{number}", num_blue=1, **settings).weights_sha256
         for number, settings in enumerate(
             [{}, {"class_weights": "balanced"}, {"sampler": "balanced"}, {"sampler": "balanced"}]
         )

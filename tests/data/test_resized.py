@@ -321,7 +321,7 @@ def test_run__twice_the_same_weights_and_the_second_opens_validation_images_only
     first = finetune.run(config, Conversation())
     assert len(opened) == 12
     opened.clear()
-    assert finetune.run(config, Conversation())["weights_sha256"] == first["weights_sha256"]
+    assert finetune.run(config, Conversation()).weights_sha256 == first.weights_sha256
     held_out = json.loads(Path("out/validation.json").read_text())["images"]
     num_validations = len(validation_steps(6, 10))
     assert dict(opened) == dict.fromkeys(held_out, num_validations)
@@ -345,7 +345,7 @@ def test_run__validation_and_evaluate_read_the_originals(
     assert set(opened) == set(held_out)
     assert seen == [(600, 600)] * 4
     summary = json.loads(Path("out/summary.json").read_text())
-    assert report["nll"] == pytest.approx(summary["best"]["loss"], abs=1e-6)
+    assert report.nll == pytest.approx(summary["best"]["loss"], abs=1e-6)
     assert not cache.exists()
 
 
@@ -425,7 +425,7 @@ def test_cli__header_config_and_repeat(
 
     config = merge(config_from_file(Path("a/config.json")), {"cache": "none", "out": "c"})
     assert "image cache" not in run_cli(*arguments, "--dry-run").stderr
-    assert finetune.run(config, Conversation())["weights_sha256"] != first.json["weights_sha256"]
+    assert finetune.run(config, Conversation()).weights_sha256 != first.json["weights_sha256"]
 
 
 def test_cli__a_dry_run_writes_no_pixels(

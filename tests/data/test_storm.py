@@ -267,8 +267,8 @@ def test_finetune_and_evaluate__leave_out_what_a_full_decode_rejects(
     )  # fmt: skip
     summary = finetune.run(settings, ears)
     assert sorted(ears.left_out) == sorted(storm.rejected)
-    assert summary["num_train"] + summary["num_val"] == len(storm.tensors)
-    assert summary["num_val"] > 0
+    assert summary.num_train + summary.num_val == len(storm.tensors)
+    assert summary.num_val > 0
 
     ears = _Ears()
     report = evaluate.run(
@@ -276,8 +276,8 @@ def test_finetune_and_evaluate__leave_out_what_a_full_decode_rejects(
         ears,
     )
     assert sorted(ears.left_out) == sorted(storm.rejected)
-    assert report["num_skipped"] == len(storm.rejected)
-    assert report["num_images"] == len(storm.tensors)
+    assert report.num_skipped == len(storm.rejected)
+    assert report.num_images == len(storm.tensors)
 
 
 def test_command_line__no_warning_of_pillows_reaches_the_user(

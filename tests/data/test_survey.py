@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from vitctl.data.survey import (
     strange_shapes,
     thumbnail,
 )
+from vitctl.results.data import ClassSize, SplitReport
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,20 @@ def noise(seed: int, size: tuple[int, int] = (6, 4)) -> Image.Image:
 
 def test_split__counts_bad_images_too() -> None:
     described = describe_split(split_of(["cat", "dog", "cat", "10", "2"]), scan_of(look(1, 1), None, *[look(2, 2)] * 3))
-    assert described == {"num_images": 5, "num_bad": 1, "classes": {"2": 1, "10": 1, "cat": 2, "dog": 1}}
-    assert list(described["classes"]) == ["2", "10", "cat", "dog"]
+    assert described.as_json() == {"num_images": 5, "num_bad": 1, "classes": {"2": 1, "10": 1, "cat": 2, "dog": 1}}
+    assert list(described.classes) == ["2", "10", "cat", "dog"]
 
 
 def test_split__counts_groups_where_they_are_known() -> None:
     split = split_of(["a", "b", "a"])
     object.__setattr__(split, "groups", np.array(["x", "y", "x"], dtype=object))
-    assert describe_split(split, scan_of(*[look(1, 1)] * 3))["num_groups"] == 2
+    assert describe_split(split, scan_of(*[look(1, 1)] * 3)).num_groups == 2
 
 
 def test_images__sizes_modes_and_formats_over_all_splits() -> None:
     first = scan_of(look(10, 40), None, look(30, 20, mode="L", kind="JPEG"))
     second = scan_of(look(50, 5, kind=""), look(10, 40, mode="L"))
-    assert describe_images([first, second]) == {
+    assert describe_images([first, second]).as_json() == {
         "height_px": {"least": 10, "median": 20.0, "greatest": 50},  # 10 10 30 50
         "width_px": {"least": 5, "median": 30.0, "greatest": 40},  # 5 20 40 40
         "short_side_px": {"least": 5, "median": 10.0, "greatest": 20},  # 5 10 10 20
@@ -93,7 +94,7 @@ def test_images__sizes_modes_and_formats_over_all_splits() -> None:
 
 def test_images__frequent_kinds_come_first() -> None:
     images = describe_images([scan_of(look(1, 1, mode="P"), *[look(1, 1, mode="CMYK")] * 2, *[look(1, 1)] * 3)])
-    assert list(images["modes"].items()) == [("RGB", 3), ("CMYK", 2), ("P", 1)]
+    assert list(images.modes.items()) == [("RGB", 3), ("CMYK", 2), ("P", 1)]
 
 
 @pytest.mark.parametrize("scans", [[], [scan_of()], [scan_of(None), scan_of(None, None)]])
@@ -108,7 +109,7 @@ def test_images__none_at_all_is_an_error(scans: list[Scan]) -> None:
 def test_shapes__from_four_to_one_on_either_side() -> None:
     looks = [look(100, 399), look(100, 400), look(400, 100), look(7, 7000), None, look(1, 1)]
     found = strange_shapes({"all": (split_of(["a"] * 6), scan_of(*looks))})
-    assert found == {
+    assert found.as_json() == {
         "from_ratio": 4.0,
         "num_images": 3,
         "worst": [
@@ -123,8 +124,8 @@ def test_shapes__the_worst_of_many_over_all_splits() -> None:
     train = split_of(["a"] * 30), scan_of(*[look(1, 10 + index) for index in range(30)])
     test = split_of(["a"], name="test"), scan_of(look(500, 2))
     found = strange_shapes({"train": train, "test": test})
-    assert found["num_images"] == 31
-    assert [one["ratio"] for one in found["worst"]] == [250.0, *range(39, 20, -1)]
+    assert found.num_images == 31
+    assert [one.ratio for one in found.worst] == [250.0, *range(39, 20, -1)]
 
 
 # --- duplicates --------------------------------------------------------------------------------------------
@@ -136,30 +137,30 @@ def test_duplicates__groups_and_what_they_cross() -> None:
     scanned = {"train": (train, scan_of(*[look(1, 1)] * 6)), "test": (test, scan_of(*[look(1, 1)] * 2))}
     hashes = {"train": ["a", "a", "a", "b", "", ""], "test": ["b", "c"]}  # "" are bad images, equal to nothing
     found = describe_duplicates(scanned, hashes, np.array(["train", "train", "train", "val", "train", "train"]))
-    assert {key: value for key, value in found.items() if key != "groups"} == {
+    assert found.as_json() == {
         "num_groups": 2,
         "num_extra": 3,  # two of a, one of b
         "num_across_splits": 1,  # b: held out and tested on
         "num_across_classes": 2,  # each is a cat here and a dog there
+        "groups": [
+            [
+                {"image": "0", "split": "train", "class": "cat", "kept_in": "train"},
+                {"image": "1", "split": "train", "class": "cat", "kept_in": "train"},
+                {"image": "2", "split": "train", "class": "dog", "kept_in": "train"},
+            ],
+            [
+                {"image": "3", "split": "train", "class": "dog", "kept_in": "val"},
+                {"image": "0", "split": "test", "class": "cat", "kept_in": "test"},
+            ],
+        ],
     }
-    assert found["groups"] == [
-        [
-            {"image": "0", "split": "train", "class": "cat", "kept_in": "train"},
-            {"image": "1", "split": "train", "class": "cat", "kept_in": "train"},
-            {"image": "2", "split": "train", "class": "dog", "kept_in": "train"},
-        ],
-        [
-            {"image": "3", "split": "train", "class": "dog", "kept_in": "val"},
-            {"image": "0", "split": "test", "class": "cat", "kept_in": "test"},
-        ],
-    ]
 
 
 def test_duplicates__of_given_splits_are_where_they_were_put() -> None:
     scanned = {name: (split_of(["a", "b"], name=name), scan_of(look(1, 1), look(2, 2))) for name in ("train", "val")}
     found = describe_duplicates(scanned, {"train": ["x", "y"], "val": ["x", "z"]}, None)
-    assert [[one["kept_in"] for one in group] for group in found["groups"]] == [["train", "val"]]
-    assert (found["num_across_splits"], found["num_across_classes"]) == (1, 0)
+    assert [[one.kept_in for one in group] for group in found.groups] == [["train", "val"]]
+    assert (found.num_across_splits, found.num_across_classes) == (1, 0)
 
 
 def test_duplicates__held_out_images_of_a_source_without_splits() -> None:
@@ -167,8 +168,8 @@ def test_duplicates__held_out_images_of_a_source_without_splits() -> None:
     found = describe_duplicates(
         {"all": (split, scan_of(*[look(1, 1)] * 3))}, {"all": ["x", "x", "y"]}, np.array(["val", "val", "train"])
     )
-    assert [one["kept_in"] for one in found["groups"][0]] == ["val", "val"]
-    assert found["num_across_splits"] == 0
+    assert [one.kept_in for one in found.groups[0]] == ["val", "val"]
+    assert found.num_across_splits == 0
 
 
 # --- imbalance ---------------------------------------------------------------------------------------------
@@ -177,24 +178,24 @@ def test_duplicates__held_out_images_of_a_source_without_splits() -> None:
 @pytest.mark.parametrize(("counts", "ratio"), [((5, 5), 1.0), ((299, 100), 2.99), ((7, 3), 2.333)])
 def test_imbalance__nothing_to_say_below_three(counts: tuple[int, int], ratio: float) -> None:
     found = describe_imbalance(split_of(["a"] * counts[0] + ["b"] * counts[1]))
-    assert (found["ratio"], found["advice"]) == (ratio, None)
+    assert (found.ratio, found.advice) == (ratio, None)
 
 
 def test_imbalance__says_which_classes_and_what_helps() -> None:
     found = describe_imbalance(split_of(["b"] * 2 + ["a"] * 9 + ["c"] * 3))
-    assert found["ratio"] == 4.5
-    assert found["largest"] == {"class": "a", "num_images": 9}
-    assert found["smallest"] == {"class": "b", "num_images": 2}
+    assert found.ratio == 4.5
+    assert found.largest == ClassSize("a", 9)
+    assert found.smallest == ClassSize("b", 2)
     for words in ("'a' has 4.5 times the images of 'b'", "--class-weights balanced", "--sampler balanced"):
-        assert words in found["advice"]
+        assert words in (found.advice or "")
 
 
 def test_imbalance__a_class_that_a_split_lacks_is_not_the_smallest() -> None:
     split = split_of(["a"] * 6 + ["b"] * 2 + ["c"]).select(range(8))
     found = describe_imbalance(split)
-    assert found["smallest"] == {"class": "b", "num_images": 2}
-    assert found["ratio"] == 3.0
-    assert found["advice"] is not None
+    assert found.smallest == ClassSize("b", 2)
+    assert found.ratio == 3.0
+    assert found.advice is not None
 
 
 # --- the fingerprint ---------------------------------------------------------------------------------------
@@ -247,19 +248,19 @@ def test_figures_of_real_images__do_not_depend_on_their_order(tmp_path: Path) ->
         scanned = {"all": (split, scan)}
         (hashes,) = exact_duplicates([(split, scan)], num_threads=2, conversation=Conversation())
         duplicates = describe_duplicates(scanned, {"all": hashes}, None)
-        duplicates["groups"] = [sorted(one["image"] for one in group) for group in duplicates["groups"]]
         return [
             describe_split(split, scan),
             describe_images([scan]),
             describe_imbalance(split),
             strange_shapes(scanned),
             fingerprint(scanned),
-            duplicates,
+            [sorted(one.image for one in group) for group in duplicates.groups],
+            replace(duplicates, groups=()),
         ]
 
     usual = figures(range(12))
-    assert usual[0] == {"num_images": 12, "num_bad": 1, "classes": {"a": 4, "b": 4, "c": 4}}
-    assert usual[5]["groups"] == [[str(paths[11]), str(paths[2])]]  # type: ignore[index]
+    assert usual[0] == SplitReport(num_images=12, num_bad=1, classes={"a": 4, "b": 4, "c": 4})
+    assert usual[5] == [[str(paths[11]), str(paths[2])]]
     for seed in range(3):
         assert figures(np.random.default_rng(seed).permutation(12).tolist()) == usual
 

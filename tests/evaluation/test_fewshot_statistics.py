@@ -18,6 +18,7 @@ from vitctl.evaluation.fewshot_statistics import (
     summarise,
     t_interval,
 )
+from vitctl.results.result import plain
 
 
 def _table(
@@ -237,11 +238,11 @@ def test_summary_by_hand() -> None:
         correct[row, :num_correct] = 1
     bootstrap = PigeonholeBootstrap(10, seed=0)
     summary = summarise(correct, bootstrap)
-    assert summary["top1_per_seed"] == [0.5, 0.6, 0.7, 1.0]
+    assert summary["top1_per_seed"] == (0.5, 0.6, 0.7, 1.0)
     assert summary["top1_mean"] == pytest.approx(0.7, rel=1e-15)
     assert summary["top1_mean_first3"] == pytest.approx(0.6, rel=1e-15)
     assert summary["top1_std"] == pytest.approx(math.sqrt((0.04 + 0.01 + 0 + 0.09) / 3), rel=1e-14)
-    assert summary["top1_ci95"] == list(bootstrap.interval(correct))
+    assert summary["top1_ci95"] == bootstrap.interval(correct)
     theirs = scipy.stats.ttest_1samp([0.5, 0.6, 0.7, 1.0], 0).confidence_interval()
     assert theirs.high > 1
     assert summary["top1_ci95_support"] == pytest.approx([theirs.low, 1.0], rel=1e-12)
@@ -249,7 +250,7 @@ def test_summary_by_hand() -> None:
 
 def test_summary__support_interval_stays_a_fraction() -> None:
     correct = np.array([[0.0, 0.0], [1.0, 1.0]])
-    assert summarise(correct, PigeonholeBootstrap(2, seed=0))["top1_ci95_support"] == [0.0, 1.0]
+    assert summarise(correct, PigeonholeBootstrap(2, seed=0))["top1_ci95_support"] == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_summary__what_few_seeds_cannot_say_is_none(num_seeds: int, absent: set[
 def test_summary_and_difference_are_plain_json(table: Callable[[], np.ndarray]) -> None:
     bootstrap = PigeonholeBootstrap(20, seed=0)
     for document in (summarise(table(), bootstrap), paired_difference(table(), table(), bootstrap)):
-        assert json.loads(json.dumps(document, allow_nan=False)) == document
+        assert json.loads(json.dumps(document, allow_nan=False)) == plain(document)
 
 
 # --- paired difference
@@ -288,7 +289,7 @@ def _two_models(num_seeds: int = 5, num_images: int = 300) -> tuple[np.ndarray, 
 def test_difference__of_a_model_to_itself_is_exactly_nothing() -> None:
     correct = _table(3, 50)
     found = paired_difference(correct, correct.copy(), PigeonholeBootstrap(50, seed=0))
-    assert found == {"difference": 0.0, "ci95": [0.0, 0.0], "ci95_support": [0.0, 0.0]}
+    assert found == {"difference": 0.0, "ci95": (0.0, 0.0), "ci95_support": (0.0, 0.0)}
 
 
 def test_difference__is_that_of_the_means_on_the_same_replicates() -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from vitctl.evaluation.classify import probabilities
 from vitctl.evaluation.metrics import (
+    Figures,
     classification_report,
     confusion,
     expected_calibration_error,
@@ -30,7 +31,7 @@ def _drawn(num_images: int = 200, num_classes: int = 7, *, seed: int = 0) -> tup
     return logits, labels
 
 
-def _report(logits: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+def _report(logits: np.ndarray, labels: np.ndarray) -> Figures:
     return classification_report(logits, probabilities(logits), labels)
 
 
@@ -149,7 +150,7 @@ def test_report_agrees_with_sklearn() -> None:
     predicted = logits.argmax(axis=1)
     report = _report(logits, labels)
     assert report["top1"] == sklearn.metrics.accuracy_score(labels, predicted)
-    assert report["top1_ci95"] == list(wilson_interval(int((predicted == labels).sum()), 200))
+    assert report["top1_ci95"] == wilson_interval(int((predicted == labels).sum()), 200)
     assert report["top5"] == sklearn.metrics.top_k_accuracy_score(labels, logits, k=5)
     assert report["balanced_accuracy"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, predicted))
     assert report["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
@@ -184,7 +185,7 @@ def test_per_class_report__worked_by_hand_and_none_where_undefined() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1])
     predicted = np.array([0, 0, 0, 2, 0, 0])
     rows = per_class_report(predicted, labels, ("a", "b", "c", "d"))
-    assert rows == [
+    assert [row.as_json() for row in rows] == [
         {"class": "a", "num_images": 4, "precision": 3 / 5, "recall": 3 / 4, "f1": pytest.approx(2 / 3)},
         {"class": "b", "num_images": 2, "precision": None, "recall": 0.0, "f1": 0.0},  # never predicted
         {"class": "c", "num_images": 0, "precision": 0.0, "recall": None, "f1": 0.0},  # no such image

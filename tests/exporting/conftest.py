@@ -19,6 +19,7 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.exporting.source import Source, hash_weights
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.results.export import ExportResult
 from vitctl.settings.export import ExportConfig
 
 NAMES = ("cat", "dog", "bird")
@@ -86,7 +87,7 @@ def answered_images(tmp_path_factory: pytest.TempPathFactory, source: Source) ->
 
 
 @pytest.fixture(scope="session")
-def good_exports(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, answered_images: Path) -> dict[str, Any]:
+def good_exports(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, answered_images: Path) -> ExportResult:
     """What ``vitctl export --to all`` reports, ``out`` being where; not to be changed."""
     from vitctl.workflows import export
 
@@ -98,9 +99,9 @@ def good_exports(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, a
 
 
 @pytest.fixture(scope="session")
-def good_folder(good_exports: dict[str, Any]) -> Path:
+def good_folder(good_exports: ExportResult) -> Path:
     """Where ``good_exports`` are: one folder per format. Not to be changed."""
-    return Path(good_exports["out"])
+    return Path(good_exports.out)
 
 
 def hashes_of(folder: Path) -> dict[str, str]:

@@ -18,30 +18,38 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.exporting.card import TITLES, card, resized_size, snippet
 from vitctl.exporting.source import Source
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.results.export import ExportedFile, FormatExport, NpzVerification, Verification
 
 PREPROCESSING = Preprocessing((16, 24), "bicubic", 0.9, "center", (0.4, 0.5, 0.6), (0.25, 0.2, 0.3))
 SOURCE = Source(nn.Identity(), "pets", ("cat", "dog"), {}, PREPROCESSING, "vit_tiny.in21k", "apache-2.0", "ab" * 32)
-VERIFY = {
-    "max_abs": 1.25e-6,
-    "max_rel": 2.5e-7,
-    "cosine_min": 0.9999999,
-    "top1_agreement": 0.995,
-    "num_noise_images": 6,
-    "batch_sizes": [1, 3],
-    "sizes": [[16, 24], [20, 20]],
-    "preprocessing_levels_max": 0.0,
-    "preprocessing_levels_mean": 0.0,
-    "preprocessing_top1_agreement": None,
-    "accuracy": 0.75,
-    "source_accuracy": 0.8,
-    "images": "200 images of pets/",
-}
-EXPORT: dict[str, Any] = {
-    "precision": "fp32",
-    "opset": 18,
-    "files": [{"path": "model.onnx", "bytes": 2_621_440, "sha256": "cd" * 32}],
-    "verify": VERIFY,
-}
+VERIFY = Verification(
+    max_abs=1.25e-6,
+    max_rel=2.5e-7,
+    cosine_min=0.9999999,
+    top1_agreement=0.995,
+    num_near_ties=0,
+    num_images=200,
+    num_noise_images=6,
+    batch_sizes=(1, 3),
+    sizes=((16, 24), (20, 20)),
+    max_abs_per_output={"logits": 1.25e-6},
+    largest_output=5.0,
+    tolerance=1e-4,
+    preprocessing_levels_max=0.0,
+    preprocessing_levels_mean=0.0,
+    preprocessing_top1_agreement=None,
+    accuracy=0.75,
+    source_accuracy=0.8,
+    images="200 images of pets/",
+)
+EXPORT = FormatExport(
+    format="onnx",
+    precision="fp32",
+    opset=18,
+    files=(ExportedFile("model.onnx", 2_621_440, "cd" * 32),),
+    verify=VERIFY,
+    latency_ms=None,
+)
 HOSTILE = [
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -136,7 +144,7 @@ def test_card__says_what_it_is_and_where_it_comes_from() -> None:
 
 
 def test_card__of_an_unknown_licence_or_without_opset_says_so() -> None:
-    text = written(replace(SOURCE, base_licence=None), export=EXPORT | {"opset": None})
+    text = written(replace(SOURCE, base_licence=None), export=replace(EXPORT, opset=None))
     assert "licence of those weights: not known" in text
     assert "Precision: fp32.\n" in text
 
@@ -157,21 +165,22 @@ def test_card__has_the_figures_of_verification() -> None:
 
 
 def test_card__has_a_dash_where_nothing_was_measured() -> None:
-    changes = {"max_abs": None, "max_rel": None, "top1_agreement": None, "accuracy": None, "source_accuracy": None}
-    text = written(export=EXPORT | {"verify": VERIFY | changes})
+    unknown = replace(VERIFY, max_abs=None, max_rel=None, top1_agreement=None, accuracy=None, source_accuracy=None)
+    text = written(export=replace(EXPORT, verify=unknown))
     assert "| largest difference | - |" in text
     assert "| same top-1 answer, near-ties apart | - |" in text
     assert "accuracy, of the source" not in text
 
 
 def test_card__says_how_far_off_foreign_preprocessing_and_activations_are() -> None:
-    changes = {
-        "preprocessing_levels_max": 31.26,
-        "preprocessing_levels_mean": 0.1234,
-        "preprocessing_top1_agreement": 0.9,
-        "tanh_gelu_max_abs": 3.2e-4,
-    }
-    text = written(format_name="hf", export=EXPORT | {"verify": VERIFY | changes})
+    foreign = replace(
+        VERIFY,
+        preprocessing_levels_max=31.26,
+        preprocessing_levels_mean=0.1234,
+        preprocessing_top1_agreement=0.9,
+    )
+    verify = NpzVerification(**vars(foreign), tanh_gelu_max_abs=3.2e-4)
+    text = written(format_name="hf", export=replace(EXPORT, verify=verify))
     assert "| pixels off the source's preprocessing, levels of 255: most, mean | 31.3, 0.123 |" in text
     assert "| same top-1 answer in spite of that | 90.00% |" in text
     assert "| under the tanh GELU of Google's Flax models | 3.20e-04 |" in text

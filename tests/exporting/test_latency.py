@@ -12,6 +12,7 @@ from torch import Tensor
 from vitctl.conversation import Conversation
 from vitctl.exporting import latency
 from vitctl.exporting.latency import Contender, measure_latencies
+from vitctl.results.export import Latency, Timing
 
 
 @pytest.fixture
@@ -32,14 +33,14 @@ def taking(clock: SimpleNamespace, seconds: Callable[[int], float], seen: list[A
     return Contender(run, lambda size: torch.zeros(size, 3, 2, 2))
 
 
-def measure(**contenders: Contender) -> dict[str, dict[str, dict[str, float]]]:
+def measure(**contenders: Contender) -> dict[str, Latency]:
     return measure_latencies(contenders, conversation=Conversation())
 
 
 def test_latency__is_what_the_clock_says_and_images_follow_from_it(clock: SimpleNamespace) -> None:
     found = measure(a=taking(clock, lambda size: 0.004 + 0.012 * size, []))["a"]
-    assert found["batch_1"] == pytest.approx({"p50": 16.0, "p95": 16.0, "images_per_s": 62.5})
-    assert found["batch_8"] == pytest.approx({"p50": 100.0, "p95": 100.0, "images_per_s": 80.0})
+    assert found.batch_1 == Timing(16.0, 16.0, 62.5)
+    assert found.batch_8 == Timing(100.0, 100.0, 80.0)
 
 
 def test_latency__percentiles_worked_by_hand(clock: SimpleNamespace) -> None:
@@ -48,8 +49,8 @@ def test_latency__percentiles_worked_by_hand(clock: SimpleNamespace) -> None:
     rounds = [one for turn in turns for one in (*slow, *turn)]  # the median is between 10 and 11, p95 at 1 + 0.95 * 19
     milliseconds: Iterator[float] = itertools.chain(slow, rounds, slow, [*slow, *[40.0] * 4] * 5)
     found = measure(a=taking(clock, lambda _: next(milliseconds) / 1000, []))["a"]
-    assert found["batch_1"] == pytest.approx({"p50": 10.5, "p95": 19.05, "images_per_s": 95.24})
-    assert found["batch_8"] == pytest.approx({"p50": 40.0, "p95": 40.0, "images_per_s": 200.0})
+    assert found.batch_1 == Timing(10.5, 19.05, 95.24)
+    assert found.batch_8 == Timing(40.0, 40.0, 200.0)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,8 @@ def test_latency__contenders_take_turns_and_the_slowest_decides(clock: SimpleNam
         b=taking(clock, lambda size: 0.1 * size, seen, "b"),
     )
     assert list(found) == ["a", "b"]
-    assert found["a"]["batch_8"]["p50"] == pytest.approx(1.0)
-    assert found["b"]["batch_8"]["p50"] == pytest.approx(800.0)
+    assert found["a"].batch_8.p50 == pytest.approx(1.0)
+    assert found["b"].batch_8.p50 == pytest.approx(800.0)
     after_warm_up = [name for name, size in seen if size == 1][2 * latency.NUM_WARM_UP :]
     turn = latency.NUM_WARM_UP + 6  # 3 s at 0.1 s are 30 rounds, in five turns
     assert after_warm_up == [*["a"] * turn, *["b"] * turn] * 5
@@ -81,5 +82,5 @@ def test_latency__contenders_take_turns_and_the_slowest_decides(clock: SimpleNam
 def test_latency__real_clock_gives_figures_in_order() -> None:
     weight = torch.ones(64, 64)
     found = measure(a=Contender(lambda batch: batch @ weight, lambda size: torch.ones(size, 64)))["a"]
-    for figures in found.values():
-        assert 0 < figures["p50"] <= figures["p95"] < 1000
+    for figures in (found.batch_1, found.batch_8):
+        assert 0 < figures.p50 <= figures.p95 < 1000

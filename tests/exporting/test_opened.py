@@ -27,6 +27,7 @@ from vitctl.exporting.opened import (
     run_of_module,
 )
 from vitctl.exporting.source import Source
+from vitctl.results.export import ExportResult
 from vitctl.settings.words import EXPORT_FORMATS as FORMATS
 
 SLOW = pytest.mark.slow
@@ -134,13 +135,13 @@ def test_open__does_not_touch_the_files(moved: Path, source: Source) -> None:
     assert {path: path.read_bytes() for path in moved.rglob("*") if path.is_file()} == before
 
 
-def test_opset__is_the_files(good_folder: Path, good_exports: dict[str, Any]) -> None:
+def test_opset__is_the_files(good_folder: Path, good_exports: ExportResult) -> None:
     import onnx
 
     model = onnx.load(str(good_folder / "onnx" / "model.onnx"))
     assert opset_of(good_folder / "onnx" / "model.onnx") == 18
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [18]
-    assert {one["format"]: one["opset"] for one in good_exports["exports"]} == dict.fromkeys(FORMATS) | {"onnx": 18}
+    assert {one.format: one.opset for one in good_exports.exports} == dict.fromkeys(FORMATS) | {"onnx": 18}
 
 
 def test_run_of_module__takes_a_tensor_or_a_tuple_and_as_many_names() -> None:

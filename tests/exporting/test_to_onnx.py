@@ -31,6 +31,7 @@ from vitctl.exporting.to_onnx import (
     write_onnx,
 )
 from vitctl.models.geometry import change_resolution
+from vitctl.results.export import ExportResult
 
 DYNAMIC = InputForm((16, 16), is_size_dynamic=True, patch_size=(4, 4))
 INTERPOLATION = "position_interpolation"
@@ -137,7 +138,7 @@ def test_dimensions__of_outputs_follow_those_of_the_input() -> None:
     assert dims_of(model.graph.output) == {"tokens": ["batch", "height_in_patches*width_in_patches + 1", 16]}
 
 
-def test_file__is_one_and_says_who_wrote_it(fixed: Path, good_exports: dict[str, Any], source: Source) -> None:
+def test_file__is_one_and_says_who_wrote_it(fixed: Path, good_exports: ExportResult, source: Source) -> None:
     assert sorted(path.name for path in fixed.parent.iterdir()) == ["README.md", "export.json", "model.onnx"]
     model = onnx.load(str(fixed), load_external_data=False)
     assert model.producer_name == "vitctl"

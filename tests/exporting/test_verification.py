@@ -1,7 +1,6 @@
 """Verification in detail: what is shown, what is measured, what is complained of; runs that are wrong by plan."""
 
 import copy
-import json
 import math
 import os
 import signal
@@ -32,6 +31,7 @@ from vitctl.models.geometry import change_resolution
 from vitctl.primitives.files import json_text
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.results.export import Verification
 
 NAMES = ("red", "green", "blue")
 SIZE = (8, 8)
@@ -98,8 +98,16 @@ def verdict_on(
     (verdict,) = verifier.verify(
         [candidate], images or plain(*COLOURS), max_accuracy_drop=max_accuracy_drop, conversation=Conversation()
     )
-    assert verdict.document["passed"] is (verdict.complaint is None)
+    if verdict.verification is None:
+        assert verdict.complaint is not None
+    else:
+        assert verdict.verification.passed is (verdict.complaint is None)
     return verdict
+
+
+def figures_of(verdict: Verdict) -> Verification:
+    assert verdict.verification is not None
+    return verdict.verification
 
 
 def changed(source: Source, change: Callable[[np.ndarray, Tensor], np.ndarray]) -> Run:
@@ -118,14 +126,14 @@ def test_copy__passes_and_the_figures_say_so() -> None:
     source = colour_source()
     verdict = verdict_on(candidate_of(faithful(source), source), source)
     assert verdict.complaint is None
-    document = verdict.document
-    assert (document["max_abs"], document["max_rel"], document["cosine_min"]) == (0.0, 0.0, pytest.approx(1.0))
-    assert (document["top1_agreement"], document["num_near_ties"]) == (1.0, 0)
-    assert (document["num_images"], document["num_noise_images"]) == (7, 6)
-    assert (document["batch_sizes"], document["sizes"]) == ([1, 3], [[8, 8]])
-    assert document["largest_output"] == pytest.approx(255, abs=1e-3)
-    assert (document["accuracy"], document["source_accuracy"]) == (None, None)
-    assert (document["preprocessing_levels_max"], document["preprocessing_levels_mean"]) == (0.0, 0.0)
+    seen = figures_of(verdict)
+    assert (seen.max_abs, seen.max_rel, seen.cosine_min) == (0.0, 0.0, pytest.approx(1.0))
+    assert (seen.top1_agreement, seen.num_near_ties) == (1.0, 0)
+    assert (seen.num_images, seen.num_noise_images) == (7, 6)
+    assert (seen.batch_sizes, seen.sizes) == ((1, 3), ((8, 8),))
+    assert seen.largest_output == pytest.approx(255, abs=1e-3)
+    assert (seen.accuracy, seen.source_accuracy) == (None, None)
+    assert (seen.preprocessing_levels_max, seen.preprocessing_levels_mean) == (0.0, 0.0)
 
 
 def test_figures__worked_by_hand() -> None:
@@ -135,13 +143,13 @@ def test_figures__worked_by_hand() -> None:
         is_dark = np.abs(logits - [[10, 30, 20]]).max(axis=1) < 0.01  # the second image alone
         return logits + np.outer(is_dark, [0.0, 0.0, 6.0]).astype(np.float32)
 
-    document = verdict_on(candidate_of(changed(source, change), source), source).document
-    assert document["max_abs"] == pytest.approx(6.0, abs=1e-4)
-    assert document["max_abs_per_output"] == {"logits": document["max_abs"]}
-    assert document["max_rel"] == pytest.approx(6 / 30, abs=1e-5)
+    seen = figures_of(verdict_on(candidate_of(changed(source, change), source), source))
+    assert seen.max_abs == pytest.approx(6.0, abs=1e-4)
+    assert seen.max_abs_per_output == {"logits": seen.max_abs}
+    assert seen.max_rel == pytest.approx(6 / 30, abs=1e-5)
     one, other = (10, 30, 20), (10, 30, 26)
     by_hand = sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
-    assert document["cosine_min"] == pytest.approx(by_hand, abs=1e-7)
+    assert seen.cosine_min == pytest.approx(by_hand, abs=1e-7)
 
 
 @pytest.mark.parametrize(("scale", "allowed"), [(0.0001, 1e-4), (1 / 255, 1e-4), (1.0, 0.0255), (100.0, 2.55)])
@@ -162,7 +170,7 @@ def test_tolerance__is_that_of_the_precision(precision: str, allowed: float) -> 
         run = changed(source, lambda logits, _, share=share: logits + np.float32(share * allowed))
         verdict = verdict_on(candidate_of(run, source, precision=precision), source)
         assert (verdict.complaint is None) == (share < 1)
-        assert verdict.document["tolerance"] == allowed
+        assert figures_of(verdict).tolerance == allowed
 
 
 def test_near_ties__are_leads_that_the_tolerance_could_turn_over() -> None:
@@ -192,21 +200,21 @@ def greener(source: Source, *reds: int) -> Run:
 def test_agreement__leaves_near_ties_out() -> None:
     source = colour_source()
     run = greener(source, 100, 90)  # the tie and one of the others
-    document = verdict_on(candidate_of(run, source), source, plain((100, 100, 0), *CLOSE[1:])).document
-    assert document["num_near_ties"] == 1
-    assert document["top1_agreement"] == pytest.approx(2 / 3)
+    seen = figures_of(verdict_on(candidate_of(run, source), source, plain((100, 100, 0), *CLOSE[1:])))
+    assert seen.num_near_ties == 1
+    assert seen.top1_agreement == pytest.approx(2 / 3)
 
 
 def test_agreement__is_not_known_where_all_are_ties() -> None:
     source = colour_source()
-    document = verdict_on(candidate_of(faithful(source), source), source, plain((5, 5, 5), (9, 9, 0))).document
-    assert (document["num_near_ties"], document["top1_agreement"]) == (2, None)
+    seen = figures_of(verdict_on(candidate_of(faithful(source), source), source, plain((5, 5, 5), (9, 9, 0))))
+    assert (seen.num_near_ties, seen.top1_agreement) == (2, None)
 
 
 def test_agreement__is_not_asked_of_what_has_no_classes() -> None:
     source = replace(colour_source(), class_names=())
-    document = verdict_on(candidate_of(faithful(source), source), source).document
-    assert (document["num_near_ties"], document["top1_agreement"]) == (None, None)
+    seen = figures_of(verdict_on(candidate_of(faithful(source), source), source))
+    assert (seen.num_near_ties, seen.top1_agreement) == (None, None)
 
 
 def test_cosine__against_torch_and_at_its_edges() -> None:
@@ -226,12 +234,12 @@ def test_cosine__against_torch_and_at_its_edges() -> None:
 
 def test_source_of_zeros__is_no_division_by_zero() -> None:
     source = colour_source(0.0)
-    document = verdict_on(candidate_of(faithful(source), source), source).document
-    assert (document["max_rel"], document["cosine_min"], document["passed"]) == (0.0, 1.0, True)
-    assert document["top1_agreement"] is None  # all of it is a tie
+    seen = figures_of(verdict_on(candidate_of(faithful(source), source), source))
+    assert (seen.max_rel, seen.cosine_min, seen.passed) == (0.0, 1.0, True)
+    assert seen.top1_agreement is None  # all of it is a tie
     verdict = verdict_on(candidate_of(changed(source, lambda logits, _: logits + 1), source), source)
-    assert verdict.document["max_rel"] is None
-    assert verdict.document["cosine_min"] == 0.0
+    assert figures_of(verdict).max_rel is None
+    assert figures_of(verdict).cosine_min == 0.0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -243,9 +251,9 @@ def test_no_numbers__on_one_image_fail_and_are_null_in_json(bad: float) -> None:
 
     verdict = verdict_on(candidate_of(changed(source, spoil), source), source)
     assert verdict.complaint == "its logits are no numbers on some images (NaN or infinity)"
-    assert (verdict.document["max_abs"], verdict.document["max_rel"]) == (None, None)
-    assert verdict.document["cosine_min"] == -1.0
-    assert '"max_abs": null' in json_text(verdict.document)
+    assert (figures_of(verdict).max_abs, figures_of(verdict).max_rel) == (None, None)
+    assert figures_of(verdict).cosine_min == -1.0
+    assert '"max_abs": null' in json_text(figures_of(verdict).as_json())
 
 
 def test_no_numbers__of_the_source_itself_are_its_own_fault() -> None:
@@ -264,8 +272,8 @@ def sizes_shown(num_images: int) -> list[int]:
         sizes.append(len(images))
         return logits
 
-    document = verdict_on(candidate_of(changed(source, note), source), source, plain(*COLOURS[:num_images])).document
-    assert document["num_images"] == num_images
+    seen = figures_of(verdict_on(candidate_of(changed(source, note), source), source, plain(*COLOURS[:num_images])))
+    assert seen.num_images == num_images
     return sizes
 
 
@@ -346,7 +354,7 @@ def test_one_bad_candidate__does_not_spoil_the_verdict_on_another() -> None:
         [good, bad, good], plain(*COLOURS), max_accuracy_drop=0, conversation=Conversation()
     )
     assert [verdict.complaint for verdict in verdicts] == [None, "it cannot be run (broken)", None]
-    json.dumps([verdict.document for verdict in verdicts], allow_nan=False)
+    assert [verdict.verification is None for verdict in verdicts] == [False, True, False]
 
 
 def test_image_that_cannot_be_read_any_more__is_not_the_exports_fault(tmp_path: Path) -> None:
@@ -412,11 +420,11 @@ def test_preprocessing__levels_off_are_counted_in_levels() -> None:
         offset = torch.tensor([0.0, 4.0, 0.0]).reshape(3, 1, 1) / 255 / torch.tensor(PREPROCESSING.std).reshape(3, 1, 1)
         return lambda image: own(image) + offset
 
-    document = verdict_on(candidate_of(faithful(source), source, transform_at=shifted), source).document
-    assert document["preprocessing_levels_max"] == pytest.approx(4.0, abs=1e-4)
-    assert document["preprocessing_levels_mean"] == pytest.approx(4.0 / 3, abs=1e-4)
-    assert document["max_abs"] == pytest.approx(4.0, abs=1e-4)
-    assert not document["passed"]
+    seen = figures_of(verdict_on(candidate_of(faithful(source), source, transform_at=shifted), source))
+    assert seen.preprocessing_levels_max == pytest.approx(4.0, abs=1e-4)
+    assert seen.preprocessing_levels_mean == pytest.approx(4.0 / 3, abs=1e-4)
+    assert seen.max_abs == pytest.approx(4.0, abs=1e-4)
+    assert not seen.passed
 
 
 def test_preprocessing__in_anothers_words_is_measured_and_not_judged() -> None:
@@ -434,10 +442,10 @@ def test_preprocessing__in_anothers_words_is_measured_and_not_judged() -> None:
     candidate = candidate_of(faithful(source), source, preprocessing=None, transform_at=half_as_green, format="hf")
     verdict = verdict_on(candidate, source, plain((9, 10, 0), (90, 100, 0), (0, 200, 10), (50, 6, 7)))
     assert verdict.complaint is None
-    document = verdict.document
-    assert (document["max_abs"], document["top1_agreement"]) == (0.0, 1.0)  # of the model, on the source's pixels
-    assert document["preprocessing_top1_agreement"] == pytest.approx(2 / 4)
-    assert document["preprocessing_levels_max"] == pytest.approx(100, abs=1e-3)
+    seen = figures_of(verdict)
+    assert (seen.max_abs, seen.top1_agreement) == (0.0, 1.0)  # of the model, on the source's pixels
+    assert seen.preprocessing_top1_agreement == pytest.approx(2 / 4)
+    assert seen.preprocessing_levels_max == pytest.approx(100, abs=1e-3)
 
 
 def test_misdescription__is_the_complaint() -> None:
@@ -472,8 +480,8 @@ def test_output__other_than_the_first_that_differs_is_seen(source: Source) -> No
     verdict = verdict_on(candidate_of(run, source, has_every_output=True), source, outputs=outputs)
     assert verdict.complaint is not None
     assert verdict.complaint.startswith("its embedding differ")
-    assert verdict.document["max_abs"] == 0.0
-    assert verdict.document["max_abs_per_output"]["embedding"] > 0.1
+    assert figures_of(verdict).max_abs == 0.0
+    assert figures_of(verdict).max_abs_per_output["embedding"] > 0.1
 
 
 # --- accuracy ------------------------------------------------------------------------------------------------
@@ -491,8 +499,8 @@ def test_accuracy__drop_is_held_against_the_limit(precision: str, limit: float, 
 
     candidate = candidate_of(changed(source, change), source, precision=precision)
     verdict = verdict_on(candidate, source, images, max_accuracy_drop=limit)
-    assert (verdict.document["source_accuracy"], verdict.document["accuracy"]) == (0.75, 0.5)
-    assert verdict.document["top1_agreement"] == 0.75
+    assert (figures_of(verdict).source_accuracy, figures_of(verdict).accuracy) == (0.75, 0.5)
+    assert figures_of(verdict).top1_agreement == 0.75
     assert (verdict.complaint is None) == passes
     if verdict.complaint is not None:
         assert verdict.complaint == (
@@ -506,7 +514,7 @@ def test_accuracy__that_rises_is_no_drop() -> None:
     candidate = candidate_of(greener(source, 70), source, precision="int8-dynamic")
     verdict = verdict_on(candidate, source, images, max_accuracy_drop=0)
     assert verdict.complaint is None
-    assert (verdict.document["source_accuracy"], verdict.document["accuracy"]) == (0.75, 1.0)
+    assert (figures_of(verdict).source_accuracy, figures_of(verdict).accuracy) == (0.75, 1.0)
 
 
 @pytest.mark.parametrize(("limit", "passes"), [(0.25, True), (0.24, False)])
@@ -514,7 +522,7 @@ def test_answers__without_labels_stand_in_for_accuracy(limit: float, passes: boo
     source = colour_source()
     candidate = candidate_of(greener(source, 90), source, precision="int8-dynamic")
     verdict = verdict_on(candidate, source, plain(*CLOSE), max_accuracy_drop=limit)
-    assert verdict.document["accuracy"] is None
+    assert figures_of(verdict).accuracy is None
     assert (verdict.complaint is None) == passes
     if verdict.complaint is not None:
         assert verdict.complaint.startswith("25.00% of its answers on 4 images without labels are others")
@@ -525,14 +533,14 @@ def test_accuracy__of_fp32_is_told_and_not_judged() -> None:
     images = labelled(plain(*CLOSE), 2, 2, 2, 2)
     verdict = verdict_on(candidate_of(faithful(source), source), source, images, max_accuracy_drop=0)
     assert verdict.complaint is None
-    assert (verdict.document["source_accuracy"], verdict.document["accuracy"]) == (0.0, 0.0)
+    assert (figures_of(verdict).source_accuracy, figures_of(verdict).accuracy) == (0.0, 0.0)
 
 
 def test_int8__that_points_elsewhere_fails_even_with_the_same_answers() -> None:
     source = colour_source()
     run = changed(source, lambda logits, _: np.where(logits == logits.max(axis=1, keepdims=True), 255, -logits))
     verdict = verdict_on(candidate_of(run, source, precision="int8-dynamic"), source, plain(*CLOSE))
-    assert verdict.document["top1_agreement"] == 1.0
+    assert figures_of(verdict).top1_agreement == 1.0
     assert verdict.complaint is not None
     assert "cosine" in verdict.complaint
 
@@ -557,7 +565,7 @@ def test_second_size__is_shown_and_compared_with_the_source_brought_there(
     source: Source, method: str | None, passes: bool
 ) -> None:
     verdict = verdict_on(candidate_of(dynamic_run(source, method), source, sizes=SIZES), source, plain(*COLOURS))
-    assert verdict.document["sizes"] == [[16, 16], [20, 12]]
+    assert figures_of(verdict).sizes == ((16, 16), (20, 12))
     assert (verdict.complaint is None) == passes
 
 
@@ -621,7 +629,7 @@ def test_raw__passes_with_images_of_their_own_sizes(source: Source) -> None:
 
     verdict = verdict_on(candidate_of(noting, source, raw_twin=twin), source)
     assert verdict.complaint is None
-    assert verdict.document["preprocessing_levels_max"] <= 1.001
+    assert figures_of(verdict).preprocessing_levels_max <= 1.001
     assert {(1, 7, 5, 3), (3, 7, 5, 3), (1, 57, 31, 3), (3, 57, 31, 3)} <= shapes
 
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from vitctl.errors import ModelError
-from vitctl.models.catalogue import Tag, describe_model, model_names
+from vitctl.models.catalogue import describe_model, model_names
+from vitctl.results.models import Tag
 from vitctl.settings.words import DEMO
 
 VIT_FAMILIES = ("vit_*", "deit*", "eva*", "beit*", "flexivit*")

@@ -72,7 +72,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
     """A run exported to the formats that need no graph: its folder, the report. Not to be changed."""
     run = make_run(tmp_path_factory.mktemp("exported"), tiny_model_folder)
     config = ExportConfig(run=str(run), to="npz,timm,hf", npz_layout="big_vision")
-    return run, export.run(config, Conversation())
+    return run, export.run(config, Conversation()).as_json()
 
 
 def place_of(conversation: Conversation | None = None, **settings: Any) -> Place:

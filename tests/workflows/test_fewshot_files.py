@@ -14,6 +14,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.support_pool import SupportPool, UsedImages
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.supports import Episodes, SupportDraw, draw_support
+from vitctl.results.fewshot_eval import FewshotCost, FewshotResult, FewshotRow
 from vitctl.workflows.fewshot_files import check_predictions, read_features, write_files, write_predictions
 
 
@@ -201,8 +202,8 @@ class Task:
     episodes: dict[int, list[Episodes]] | None = None
 
 
-def a_row(**changed: Any) -> dict[str, Any]:
-    return {
+def a_row(**changed: Any) -> FewshotRow:
+    usual = {
         "data": "pets",
         "model": "m",
         "layer": "final",
@@ -213,20 +214,29 @@ def a_row(**changed: Any) -> dict[str, Any]:
         "neighbours": None,
         "top1_mean": 0.5,
         "top1_std": 0.1,
-        "top1_ci95_support": [0.4, 0.6],
-        "top1_ci95": [0.3, 0.7],
-        "top1_per_seed": [0.4, 0.6],
+        "top1_ci95_support": (0.4, 0.6),
+        "top1_ci95": (0.3, 0.7),
+        "top1_per_seed": (0.4, 0.6),
         "top1_mean_first3": None,
         "num_support": 10,
         "num_test": 20,
         "num_classes": 2,
-        "l2_per_seed": [1024.0, 1024.0],
-    } | changed
+        "num_short_classes": 0,
+        "l2_per_seed": (1024.0, 1024.0),
+        "cosine_within": 0.5,
+        "cosine_between": 0.25,
+    }
+    return FewshotRow(**(usual | changed))
 
 
-def write(out: Path, rows: list[dict[str, Any]], task: Task | None = None) -> list[dict[str, str]]:
+def result_of(*rows: FewshotRow) -> FewshotResult:
+    cost = FewshotCost(images_embedded=0, images_skipped=0, embed_s=0.0, solve_s=0.0)
+    return FewshotResult(results=rows, paired=(), cost=cost, settings={}, out="")
+
+
+def write(out: Path, rows: list[FewshotRow], task: Task | None = None) -> list[dict[str, str]]:
     """Write the files and return the lines of the table."""
-    write_files(out, {"results": rows}, [task or Task(episodes={})])
+    write_files(out, result_of(*rows), [task or Task(episodes={})])
     with (out / "results.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
@@ -236,7 +246,7 @@ def test_csv__pairs_become_two_columns_and_lists_stay_in_json(tmp_path: Path) ->
     assert [float(line[f"top1_ci95_{end}"]) for end in ("low", "high")] == [0.3, 0.7]
     assert [float(line[f"top1_ci95_support_{end}"]) for end in ("low", "high")] == [0.4, 0.6]
     assert not {"top1_per_seed", "l2_per_seed", "top1_ci95"} & set(line)
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"] == [a_row()]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"] == [a_row().as_json()]
 
 
 def test_csv__what_there_is_not_is_empty(tmp_path: Path) -> None:
@@ -272,7 +282,7 @@ EPISODES = {"ways": 2, "episodes": 7, "queries": 3, "top1_ci95_support": None}
     ],
 )
 def test_pictures__those_that_say_something_and_none_of_before(
-    tmp_path: Path, rows: list[dict[str, Any]], expected: set[str]
+    tmp_path: Path, rows: list[FewshotRow], expected: set[str]
 ) -> None:
     for name in PICTURES:
         (tmp_path / name).write_text("of before")
@@ -300,7 +310,7 @@ def test_episodes__of_every_data_set_and_seed_are_kept(tmp_path: Path) -> None:
         return Episodes(numbers[:4].reshape(2, 2), numbers[:4].reshape(2, 2, 1), numbers.reshape(2, 2, 3))
 
     tasks = [Task(episodes={2: [drawn(0), drawn(100)]}), Task(name="more", episodes={2: [drawn(200), drawn(300)]})]
-    write_files(tmp_path, {"results": [a_row(**EPISODES)]}, tasks)
+    write_files(tmp_path, result_of(a_row(**EPISODES)), tasks)
     with np.load(tmp_path / "episodes.npz") as file:
         assert set(file) == {f"d{d}_s{s}_{name}" for d in (0, 1) for s in (0, 1) for name in
                              ("classes", "support", "queries")}  # fmt: skip
@@ -310,16 +320,16 @@ def test_episodes__of_every_data_set_and_seed_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "row"), [("supports.json", a_row(**EPISODES)), ("episodes.npz", a_row())])
-def test_draws_of_an_earlier_evaluation_are_gone(tmp_path: Path, old: str, row: dict[str, Any]) -> None:
+def test_draws_of_an_earlier_evaluation_are_gone(tmp_path: Path, old: str, row: FewshotRow) -> None:
     """They would be taken for those of the results beside them."""
     (tmp_path / old).write_text("of before")
     one = Episodes(np.zeros((1, 2), int), np.zeros((1, 2, 1), int), np.zeros((1, 2, 3), int))
-    write(tmp_path, [row], Task(episodes={2: [one]} if "ways" in row else {}))
+    write(tmp_path, [row], Task(episodes={2: [one]} if row.ways is not None else {}))
     assert not (tmp_path / old).exists()
 
 
 def test_out__that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SettingError, match=r"--out .*file/out cannot be written: .*Give another folder\."):
-        write_files(tmp_path / "file" / "out", {"results": [a_row()]}, [Task(episodes={})])
+        write_files(tmp_path / "file" / "out", result_of(a_row()), [Task(episodes={})])
     assert (tmp_path / "file").read_text() == "mine"

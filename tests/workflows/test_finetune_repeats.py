@@ -14,25 +14,28 @@ import pytest
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError
 from vitctl.recipes import recipe_path
+from vitctl.results.finetune import FinetuneResult, Score
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
-Run = Callable[..., dict[str, Any]]
+Run = Callable[..., FinetuneResult]
 
 
 @pytest.fixture
 def run(image_folder: Path, tiny_model_folder: Path) -> Run:
     """Fine-tune the tiny model on 36 images for 5 steps of 8 at 24 px, into ``out``."""
 
-    def do(*, out: str = "out", **changes: Any) -> dict[str, Any]:
+    def do(*, out: str = "out", **changes: Any) -> FinetuneResult:
         settings = {"data": str(image_folder), "model": str(tiny_model_folder), "image_size": "24", "batch_size": 8}
         settings["num_workers"] = 0  # a process that reads images takes 0.1 s to start, for every validation
         if "epochs" not in changes:
             settings["steps"] = 5
-        return finetune.run(FinetuneConfig(**{**settings, "out": out, **changes}), Conversation())
+        result = finetune.run(FinetuneConfig(**{**settings, "out": out, **changes}), Conversation())
+        assert isinstance(result, FinetuneResult)
+        return result
 
     return do
 
@@ -44,16 +47,16 @@ def steps_of(out: str) -> list[dict[str, Any]]:
 
 def test_repeat__byte_identical(run: Run) -> None:
     first, second = run(out="a"), run(out="b")
-    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first.weights_sha256 == second.weights_sha256
     assert Path("a/metrics.jsonl").read_bytes() == Path("b/metrics.jsonl").read_bytes()
 
 
 def test_other_seed__other_weights(run: Run) -> None:
-    assert run(out="a")["weights_sha256"] != run(out="b", seed=1)["weights_sha256"]
+    assert run(out="a").weights_sha256 != run(out="b", seed=1).weights_sha256
 
 
 def test_workers__byte_identical(run: Run) -> None:
-    assert run(out="a", num_workers=0)["weights_sha256"] == run(out="b", num_workers=2)["weights_sha256"]
+    assert run(out="a", num_workers=0).weights_sha256 == run(out="b", num_workers=2).weights_sha256
 
 
 @pytest.mark.parametrize(
@@ -68,12 +71,12 @@ def test_workers__byte_identical(run: Run) -> None:
 def test_config_file__repeats_the_run_byte_for_byte(run: Run, changes: dict[str, Any]) -> None:
     first = run(out="a", seed=3, **changes)
     again = merge(config_from_file(Path("a/config.json")), {"out": "b"})
-    assert finetune.run(again, Conversation())["weights_sha256"] == first["weights_sha256"]
+    assert finetune.run(again, Conversation()).weights_sha256 == first.weights_sha256
     assert Path("a/config.json").read_bytes() == Path("b/config.json").read_bytes()
 
 
 def test_weights_none__seeded(run: Run) -> None:
-    shas = [run(out=f"r{i}", weights="none", seed=seed)["weights_sha256"] for i, seed in enumerate((0, 0, 1))]
+    shas = [run(out=f"r{i}", weights="none", seed=seed).weights_sha256 for i, seed in enumerate((0, 0, 1))]
     assert shas[0] == shas[1] != shas[2]
     assert json.loads(Path("r0/summary.json").read_text())["grid_before"] is None
 
@@ -96,27 +99,27 @@ def test_validation_loss_is_what_evaluate_says(run: Run) -> None:
 
     summary = run()
     report = evaluate.run(EvaluateConfig(run="out", batch_size=3, num_workers=0), Conversation())
-    assert report["nll"] == pytest.approx(summary["best"]["loss"], abs=1e-6)
-    assert report["top1"] == summary["best"]["top1"]
+    assert report.nll == pytest.approx(summary.best.loss, abs=1e-6)
+    assert report.top1 == summary.best.top1
 
 
 def test_fewer_images_than_a_batch__images_repeat(run: Run) -> None:
     summary = run(batch_size=64, steps=2, val_fraction=0)
-    assert summary["steps"] == 2
+    assert summary.steps == 2
     assert steps_of("out")[-1]["epoch"] == pytest.approx(128 / 36, abs=1e-6)
 
 
 def test_odd_batch_and_short_last_batch(run: Run) -> None:
     summary = run(batch_size=7, epochs=1, val_fraction=0)
-    assert summary["steps"] == 6  # 5 batches of 7 and one of 1
+    assert summary.steps == 6  # 5 batches of 7 and one of 1
     assert steps_of("out")[-1]["epoch"] == 1.0
     assert json.loads(Path("out/config.json").read_text())["epochs"] == 1
 
 
 def test_no_validation_images__said_and_null(run: Run) -> None:
     summary = run(val_fraction=0)
-    assert summary["num_val"] == 0
-    assert summary["best"] == summary["last"] == {"step": 5, "top1": None, "loss": None}
+    assert summary.num_val == 0
+    assert summary.best == summary.last == Score(5, None, None)
     assert not Path("out/validation.json").exists()
     assert "val_loss" not in Path("out/metrics.jsonl").read_text()
 
@@ -125,13 +128,13 @@ def test_enough_validation_images__best_is_the_lowest_loss(run: Run) -> None:
     summary = run(set=("evaluation.select_best_from=1", "evaluation.validations=5"), lr=0.05, steps=10)
     lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["val_loss"] for line in lines if "val_loss" in line}
-    assert summary["best"]["step"] == min(losses, key=lambda step: losses[step])
-    assert summary["best"]["loss"] == min(losses.values())
+    assert summary.best.step == min(losses, key=lambda step: losses[step])
+    assert summary.best.loss == min(losses.values())
 
 
 def test_rectangle_and_equal_tokens(run: Run) -> None:
     summary = run(image_size="8x32")  # 4x4 to 2x8: as many tokens, other places
-    assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [2, 8])
+    assert (summary.grid_before, summary.grid_after) == ((4, 4), (2, 8))
 
 
 @pytest.mark.parametrize(("steps", "val_fraction"), [(20, 0), (1, 0.2), (1, 0)])
@@ -216,9 +219,9 @@ def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytes
     plain = run(out="fp32", steps=1)
     monkeypatch.setattr(finetune, "choose_precision", lambda device: "bf16")
     mixed = run(out="bf16", steps=1)
-    assert mixed["weights_sha256"] != plain["weights_sha256"]
+    assert mixed.weights_sha256 != plain.weights_sha256
     report = evaluate.run(EvaluateConfig(run="bf16", num_workers=0), Conversation())
-    assert report["nll"] == pytest.approx(mixed["best"]["loss"], abs=1e-6)
+    assert report.nll == pytest.approx(mixed.best.loss, abs=1e-6)
 
 
 def test_file_name_that_is_not_utf8__trains_and_evaluates(image_folder: Path, run: Run, run_cli) -> None:

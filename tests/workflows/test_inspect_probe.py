@@ -64,19 +64,19 @@ def test_accuracies_are_those_of_fewshot_eval(
     rows = []
     for layers, pools in (("embed,0,1,final", "native,mean,mean-all,first,tokens"), ("0,1,final", "cls")):
         config = settings(tiny_model_folder, photos, layers=layers, pool=pools, out=str(tmp_path / pools))
-        rows += fewshot_eval.run(config, Conversation())["results"]
+        rows += fewshot_eval.run(config, Conversation()).results
     layers, pools = usual.arrays["layers"].tolist(), usual.arrays["pools"].tolist()
     assert (layers, pools) == (["embed", "0", "1", "final"], list(PROBE_POOLS))
     expected = np.full((4, 6), np.nan)
     for row in rows:
-        place = layers.index(str(row["layer"])), pools.index(row["pool"])
-        expected[place] = row["top1_mean"]
-        assert usual.arrays["accuracy_std"][place] == pytest.approx(row["top1_std"])
-        low, high = row["top1_ci95"]
+        place = layers.index(str(row.layer)), pools.index(row.pool)
+        expected[place] = row.top1_mean
+        assert usual.arrays["accuracy_std"][place] == pytest.approx(row.top1_std)
+        low, high = row.top1_ci95
         assert usual.arrays["half_width"][place] == pytest.approx((high - low) / 2)
     np.testing.assert_allclose(usual.arrays["accuracy"], expected, rtol=1e-12)
     assert np.isnan(usual.arrays["accuracy"]).sum() == 1  # the class token before the first block
-    assert {row["num_test"] for row in rows} == {usual.facts["num_test"]} == {12}
+    assert {row.num_test for row in rows} == {usual.facts["num_test"]} == {12}
 
 
 def test_facts(usual: Findings, photos: Path) -> None:

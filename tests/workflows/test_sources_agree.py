@@ -17,6 +17,8 @@ from PIL import Image
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data import scan
+from vitctl.results.evaluate import EvaluateResult
+from vitctl.results.finetune import FinetuneResult
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.files import config_from_file, merge
@@ -124,18 +126,20 @@ def rows(image_folder: Path) -> list[Row]:
 
 
 @pytest.fixture
-def run(tiny_model_folder: Path) -> Callable[..., dict[str, Any]]:
+def run(tiny_model_folder: Path) -> Callable[..., FinetuneResult]:
     """Fine-tune the tiny model for 2 steps of 8 images at 24 px."""
 
-    def do(spec: Path, *, out: str = "out", conversation: Conversation | None = None, **changes: Any) -> dict[str, Any]:
+    def do(spec: Path, *, out: str = "out", conversation: Conversation | None = None, **changes: Any) -> FinetuneResult:
         settings = {"data": str(spec), "model": str(tiny_model_folder), "image_size": "24", "batch_size": 8}
         settings |= {"steps": 2, "lr": 3e-3, "num_workers": 0, "out": out, "head": "zero", **changes}
-        return finetune.run(FinetuneConfig(**settings), conversation or Conversation())
+        result = finetune.run(FinetuneConfig(**settings), conversation or Conversation())
+        assert isinstance(result, FinetuneResult)
+        return result
 
     return do
 
 
-def evaluate_run(**settings: Any) -> dict[str, Any]:
+def evaluate_run(**settings: Any) -> EvaluateResult:
     return evaluate.run(EvaluateConfig(num_workers=0, **settings), Conversation())
 
 
@@ -148,7 +152,7 @@ def predictions_of(folder: str) -> list[tuple[str, str, str, str]]:
         ]
 
 
-def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: Callable[..., dict[str, Any]]) -> None:
+def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: Any) -> None:
     """One test for all, because the folder's run is what each is compared with."""
     usual = run(image_folder, out="folder", steps=10)
     evaluate_run(run="folder", data=str(image_folder), out="e")
@@ -156,24 +160,24 @@ def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: 
     shares = predictions_of("e")
     assert len(shares) == 36
     assert len({share for *_, share in shares}) > 30  # the model tells the images apart
-    assert usual["num_val"] == 7  # a fifth of 36
-    fingerprint = data.run(DataConfig(data=str(image_folder)), Conversation())["fingerprint"]
+    assert usual.num_val == 7  # a fifth of 36
+    fingerprint = data.run(DataConfig(data=str(image_folder)), Conversation()).fingerprint
     for write in CONTAINERS:
         spec, out = write(rows, image_folder.parent), write.__name__
         summary = run(spec, out=out, steps=10)
         for key in ("weights_sha256", "num_val", "num_train", "num_classes", "best", "last"):
-            assert summary[key] == usual[key], (out, key)
+            assert getattr(summary, key) == getattr(usual, key), (out, key)
         document = json.loads(Path(out, "best/config.json").read_text())
         assert document["label_names"] == ["blue", "green", "red"], out
         assert Path(out, "metrics.jsonl").read_bytes() == Path("folder/metrics.jsonl").read_bytes()
         evaluate_run(run="folder", data=str(spec), out=f"e-{out}")
         assert predictions_of(f"e-{out}") == shares, out
         report = evaluate_run(run=out)  # its own validation images
-        assert report["num_images"] == 7, out
-        assert (report["nll"], report["top1"]) == (own["nll"], own["top1"]), out
+        assert report.num_images == 7, out
+        assert (report.nll, report.top1) == (own.nll, own.top1), out
         looked_at = data.run(DataConfig(data=str(spec), out=f"d-{out}"), Conversation())
-        assert looked_at["fingerprint"] == fingerprint, out
-        assert looked_at["validation"]["num_images"] == 7, out
+        assert looked_at.fingerprint == fingerprint, out
+        assert looked_at.validation.num_images == 7, out
 
 
 def test_predict_gives_the_probabilities_of_evaluate(image_folder: Path, rows: list[Row], run: Any) -> None:
@@ -182,7 +186,7 @@ def test_predict_gives_the_probabilities_of_evaluate(image_folder: Path, rows: l
     evaluate_run(run="out", data=str(table), out="e")
     images = tuple(str(image_folder.parent / image) for image, _ in table_rows(rows))
     answer = predict.run(PredictConfig(run="out", images=images, top_k=3), Conversation())
-    of = [{top["class"]: top["probability"] for top in entry["top"]} for entry in answer["predictions"]]
+    of = [{top.class_name: top.probability for top in entry.top} for entry in answer.predictions]
     expected = predictions_of("e")
     assert len(of) == len(expected) == 36
     for shares, (true, predicted, probability, of_true) in zip(of, expected, strict=True):
@@ -194,8 +198,8 @@ def test_predict_gives_the_probabilities_of_evaluate(image_folder: Path, rows: l
 def test_order_of_the_rows_matters_to_the_order_of_training_only(image_folder: Path, rows: list[Row], run: Any) -> None:
     shuffled = [rows[index] for index in np.random.default_rng(0).permutation(len(rows))]
     usual, other = run(image_folder, out="a", steps=1), run(as_csv(shuffled, image_folder.parent), out="b", steps=1)
-    assert other["weights_sha256"] != usual["weights_sha256"]
-    assert (other["num_val"], other["num_classes"]) == (7, 3)
+    assert other.weights_sha256 != usual.weights_sha256
+    assert (other.num_val, other.num_classes) == (7, 3)
 
 
 # --- what was looked at once is remembered -----------------------------------------------------------------
@@ -223,12 +227,12 @@ def test_second_run__decodes_nothing_in_the_scan(
 
         monkeypatch.setattr(scan, name, counting)
     first = run(spec, out="a", steps=1)
-    num_images = first["num_train"] + first["num_val"]
+    num_images = first.num_train + first.num_val
     assert decoded.count("look_at") == num_images
     decoded.clear()
     second = run(spec, out="b", steps=1)
     assert decoded == []
-    assert second["weights_sha256"] == first["weights_sha256"]
+    assert second.weights_sha256 == first.weights_sha256
     data.run(DataConfig(data=str(spec), out="d"), Conversation())
     assert decoded == []
 
@@ -280,7 +284,7 @@ def test_config_of_a_run_on_a_table__repeats_it_from_anywhere(
     assert (document["label_column"], document["data"]) == ("colour", str(table["spec"]))
     monkeypatch.chdir(tmp_path)
     again = merge(config_from_file(Path("work/here/out/config.json")), {"out": "again"})
-    assert finetune.run(again, Conversation())["weights_sha256"] == first["weights_sha256"]
+    assert finetune.run(again, Conversation()).weights_sha256 == first.weights_sha256
     assert Path("again/config.json").read_bytes() == Path("work/here/out/config.json").read_bytes()
     assert Path("again/validation.json").read_bytes() == Path("work/here/out/validation.json").read_bytes()
 
@@ -289,10 +293,10 @@ def test_config_of_a_run_on_a_table__repeats_it_from_anywhere(
 def test_evaluate_of_a_run_on_a_table__finds_its_images(table: dict[str, Any], run: Any, split: str | None) -> None:
     summary = run(**table)
     report = evaluate_run(run="out", split=split, out="e")
-    assert report["num_images"] == {None: 7, "train": 29, "all": 36}[split]
-    assert [row["class"] for row in report["per_class"]] == ["blue", "green", "red"]
+    assert report.num_images == {None: 7, "train": 29, "all": 36}[split]
+    assert [row.class_name for row in report.per_class] == ["blue", "green", "red"]
     if split is None:
-        assert report["nll"] == pytest.approx(summary["best"]["loss"], abs=1e-6)
+        assert report.nll == pytest.approx(summary.best.loss, abs=1e-6)
         with Path("e/predictions.csv").open(newline="") as file:
             names = [row["image"] for row in csv.DictReader(file)]
         assert names == json.loads(Path("out/validation.json").read_text())["images"]
@@ -303,7 +307,7 @@ def test_evaluate_on_another_table__with_its_own_columns(table: dict[str, Any], 
     Path("other.csv").write_text("who,what\n1.png,blue\n2.png,blue\n")
     options = {"image_column": "who", "label_column": "what", "image_root": str(image_folder / "blue")}
     report = evaluate_run(run="out", data="other.csv", out="e", **options)
-    assert [row["num_images"] for row in report["per_class"]] == [2, 0, 0]
+    assert [row.num_images for row in report.per_class] == [2, 0, 0]
 
 
 def test_group_column__patients_are_held_out_whole(table: dict[str, Any], run: Any) -> None:
@@ -311,7 +315,7 @@ def test_group_column__patients_are_held_out_whole(table: dict[str, Any], run: A
     summary = run(**table, group_column="patient", steps=1, conversation=listener)
     held_out = json.loads(Path("out/validation.json").read_text())["images"]
     patients = {int(Path(name).stem) // 2 for name in held_out}
-    assert len(held_out) == summary["num_val"] == 6 * len(patients)  # each has two images of each colour
+    assert len(held_out) == summary.num_val == 6 * len(patients)  # each has two images of each colour
     assert len(patients) == 1
     assert "6 groups kept whole" in str(listener.settings.values())
     assert json.loads(Path("out/config.json").read_text())["group_column"] == "patient"
@@ -330,8 +334,8 @@ def test_group_pattern__groups_are_held_out_whole(image_folder: Path, run: Any) 
     assert len(groups) == 1
     assert "4 groups kept whole" in str(listener.settings.values())
     again = merge(config_from_file(Path("out/config.json")), {"out": "again"})
-    assert finetune.run(again, Conversation())["weights_sha256"] == first["weights_sha256"]
-    assert evaluate_run(run="out")["num_images"] == 9
+    assert finetune.run(again, Conversation()).weights_sha256 == first.weights_sha256
+    assert evaluate_run(run="out").num_images == 9
 
 
 def test_group_pattern_across_given_splits__warned_of(image_folder: Path, run: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | 
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 _KEY, _LEFT_OUT = "json_key", "left_out_where_none"
-MOST_TEXT, MOST_ITEMS = 60, 4  # characters of a text, items of a tuple that a repr shows
+MOST_TEXT, MOST_ITEMS, MOST_OF_PART = 60, 4, 100  # characters of a text, items, characters of a part in a repr
 
 
 def key(name: str) -> Mapping[str, str]:
@@ -56,7 +56,11 @@ def plain(value: "JsonValue | Result") -> JsonValue:
 
 
 def _brief(value: object) -> str:
-    """Return a repr of a field: long texts are cut, of many items the number is said."""
+    """Return a repr of a field: long texts are cut, of many items the number is said, numbers have five digits."""
+    if isinstance(value, float):
+        return repr(float(f"{value:.5g}"))
+    if isinstance(value, Result):
+        return repr(value) if len(repr(value)) <= MOST_OF_PART else f"<{type(value).__name__}>"
     if isinstance(value, str):
         return repr(value if len(value) <= MOST_TEXT else f"{value[: MOST_TEXT - 3]}...")
     if isinstance(value, Mapping):
