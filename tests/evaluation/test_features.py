@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import ModelError, SettingError
 from vitctl.evaluation.features import (
-    POOLS,
     FeatureExtractor,
     FeatureKey,
     check_memory,
@@ -23,6 +22,7 @@ from vitctl.evaluation.features import (
     stream_features,
 )
 from vitctl.models.layers import layer_names
+from vitctl.settings.words import POOLS
 
 CPU = torch.device("cpu")
 _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}

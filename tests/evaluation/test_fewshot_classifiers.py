@@ -24,7 +24,6 @@ from vitctl.evaluation.fewshot import (
     predict_knn,
 )
 from vitctl.evaluation.ridge import (
-    BALANCES,
     RidgeStatistics,
     fit_ridge,
     leave_one_out,
@@ -32,7 +31,7 @@ from vitctl.evaluation.ridge import (
     standardise_support,
 )
 from vitctl.evaluation.supports import draw_support, rows_used
-from vitctl.settings.words import FEWSHOT_CLASSIFIERS
+from vitctl.settings.words import BALANCES, FEWSHOT_CLASSIFIERS
 
 
 def _clusters(

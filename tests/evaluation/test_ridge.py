@@ -21,6 +21,7 @@ from vitctl.evaluation.ridge import (
     standardise_support,
 )
 from vitctl.evaluation.supports import draw_support
+from vitctl.settings.words import BALANCES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_KEYS = [f"s{seed}_k{shots}_l{l2}_pred" for seed in (0, 1, 2) for shots in (1, 5, 10, 25) for l2 in (1, 1024)]
@@ -184,7 +185,7 @@ def test_balance__makes_a_difference_where_classes_are_uneven() -> None:
     features, labels, test = _problem([40, 1, 7, 13], 15)
     scores = [
         fit_ridge(standardise_support(features, labels, num_classes=4, balance=balance), 8.0).scores(test)
-        for balance in ridge.BALANCES
+        for balance in BALANCES
     ]
     assert len({tuple(one.argmax(axis=1)) for one in scores}) == 3
     share = 2 * np.array([40, 1, 7, 13]) / 61 - 1  # what the column of 100 adds, but for 8 parts in 610,000
@@ -385,7 +386,7 @@ def _refitted_scores(
     return np.array(scores)
 
 
-@pytest.mark.parametrize("balance", ridge.BALANCES)
+@pytest.mark.parametrize("balance", BALANCES)
 @pytest.mark.parametrize(("counts", "width"), [([7, 2, 9, 6], 8), ([7, 2, 5, 1], 30), ([4, 4, 4], 12), ([3, 0, 3], 9)])
 def test_leave_one_out_is_a_refit_without_the_row(counts: list[int], width: int, balance: str) -> None:
     features, labels, _ = _problem(counts, width)
@@ -409,7 +410,7 @@ def test_leave_one_out_is_a_refit_without_the_row(counts: list[int], width: int,
             assert sample.accuracy(l2) == np.mean(expected[some].argmax(axis=1) == labels[some])
 
 
-@pytest.mark.parametrize("balance", ridge.BALANCES)
+@pytest.mark.parametrize("balance", BALANCES)
 @pytest.mark.parametrize("width", [20, 64, 300])
 def test_leave_one_out__is_no_better_than_chance_on_noise(width: int, balance: str) -> None:
     labels = np.repeat(np.arange(10), 5)
