@@ -190,11 +190,7 @@ def export(run: PathLike | None = None, *, verbose: bool = False, **settings: An
 
 @_takes(PredictConfig)
 def predict(
-    run: PathLike | None = None,
-    images: PathLike | Iterable[PathLike] = (),
-    *,
-    verbose: bool = False,
-    **settings: Any,
+    run: PathLike | None = None, images: PathLike | Iterable[PathLike] = (), *, verbose: bool = False, **settings: Any
 ) -> "PredictResult":
     """Say what image files show: the most probable classes of each, in the order given: ``vitctl predict``.
 

@@ -92,8 +92,4 @@ def _times(latency: Latency | None) -> list[str]:
     if latency is None:
         return ["-", "-", "-"]
     one, eight = latency.batch_1, latency.batch_8
-    return [
-        f"{one.p50:.3g} (p95 {one.p95:.3g})",
-        f"{eight.p50:.3g} (p95 {eight.p95:.3g})",
-        f"{eight.images_per_s:.0f}",
-    ]
+    return [f"{one.p50:.3g} (p95 {one.p95:.3g})", f"{eight.p50:.3g} (p95 {eight.p95:.3g})", f"{eight.images_per_s:.0f}"]

@@ -35,7 +35,9 @@ def guide(
     """
     if topic is None:
         if lang != ENGLISH:
-            raise SettingError(f"--lang {lang} needs a TOPIC; 'vitctl guide' lists them with their languages.")
+            raise SettingError(
+                f"--lang {lang} needs a TOPIC; 'vitctl guide' lists them with their languages.", field="lang"
+            )
         _list(as_json)
         return
     text = read_guide(topic, lang)

@@ -45,7 +45,7 @@ def predict(
     code is 3.
     """
     if as_json and as_csv:
-        raise SettingError("--json and --csv are both given; expected one of them.")
+        raise SettingError("--json and --csv are both given; expected one of them.", field="json")
     listed = tuple(images or ())
     where = {"images": (run, *listed)} if "model" in given else {"run": run, "images": listed}
     screen = Screen()

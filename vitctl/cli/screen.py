@@ -6,15 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
@@ -61,11 +53,7 @@ class _LogProgress(Progress):
             return
         self._said = now
         left = format_seconds((now - self._start) / self._done * (self._total - self._done))
-        parts = [
-            f"{self._description} {self._done}/{self._total} {self._unit}",
-            *facts.values(),
-            f"{left} left",
-        ]
+        parts = [f"{self._description} {self._done}/{self._total} {self._unit}", *facts.values(), f"{left} left"]
         self._console.print("  ".join(parts), markup=False, highlight=False)
 
 

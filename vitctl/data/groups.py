@@ -29,7 +29,8 @@ def group_expression(pattern: str) -> re.Pattern[str]:
     if pattern.count("{group}") != 1:
         raise SettingError(
             f"--group-pattern is {pattern!r}; expected a path with {{group}} in it once, e.g. '{{group}}/*' for one "
-            "folder per group."
+            "folder per group.",
+            field="group_pattern",
         )
     pieces = re.split(r"(\*|\?|\{group\})", pattern.lstrip("/"))
     return re.compile("(.*/)?" + "".join(_PARTS.get(piece, re.escape(piece)) for piece in pieces), re.DOTALL)

@@ -93,7 +93,8 @@ def resized_split(
         except OSError as error:
             raise SettingError(
                 f"--cache resized cannot write to {pixels.parent}: {error.strerror}. Make room there, set VITCTL_CACHE "
-                "to another folder, or leave it out."
+                "to another folder, or leave it out.",
+                field="cache",
             ) from error
     ends = np.cumsum(kept.prod(axis=1) * 3)
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
@@ -126,7 +127,8 @@ def _write(
     if needed > 0.95 * free:
         raise SettingError(
             f"--cache resized needs {format_bytes(needed)} in {path.parent}, where {format_bytes(free)} are free. "
-            "Make room, set VITCTL_CACHE to a folder on another disk, or leave it out."
+            "Make room, set VITCTL_CACHE to a folder on another disk, or leave it out.",
+            field="cache",
         )
 
     def pixels(position: int) -> bytes:

@@ -99,7 +99,9 @@ class FeatureCache:
             with whole_file(path) as partial:
                 partial.write_bytes(safetensors.numpy.save({"features": features}, metadata=metadata))
         except OSError as error:
-            raise SettingError(f"--cache {self._folder} cannot be written: {error}. Give another folder.") from error
+            raise SettingError(
+                f"--cache {self._folder} cannot be written: {error}. Give another folder.", field="cache"
+            ) from error
 
     def _place(self, identity: Mapping[str, Any], key: FeatureKey) -> tuple[str, Path]:
         document = {"format": _FORMAT, **identity, "layer": key.layer, "pool": key.pool}

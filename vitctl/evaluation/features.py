@@ -107,11 +107,13 @@ class FeatureExtractor:
             if key.layer == EMBED:
                 raise SettingError(
                     f"--pool {pool}: at layer embed the class token is the same for every image; leave out embed, or "
-                    "use --pool mean."
+                    "use --pool mean.",
+                    field="pool",
                 )
             if not has_class_token(self._model) or not found.prefix.shape[1]:
                 raise SettingError(
-                    f"--pool {pool}: layer {key.layer} of {self._name} has no class token; try --pool mean or native."
+                    f"--pool {pool}: layer {key.layer} of {self._name} has no class token; try --pool mean or native.",
+                    field="pool",
                 )
             parts.append(self._normed(key.layer, found.prefix[:, 0]))
         if pool in ("mean", "cls+mean"):

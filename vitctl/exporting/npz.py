@@ -85,7 +85,7 @@ def npz_arrays(model: nn.Module, *, layout: str, name: str) -> dict[str, np.ndar
         SettingError: The layout is unknown.
         ModelError: The layout cannot hold the model, see ``check_npz_can_hold``.
     """
-    check_choice(layout, NPZ_LAYOUTS, what="--npz-layout")
+    check_choice(layout, NPZ_LAYOUTS, what="--npz-layout", field="npz_layout")
     check_npz_can_hold(model, name=name)
     names = _VIT_JAX if layout == "vit_jax" else _BIG_VISION
     entries, _ = _entries(model, names)

@@ -45,7 +45,7 @@ def read_guide(name: str, language: str = ENGLISH) -> str:
     languages = _languages(name)
     if language not in languages:
         there_are = f"there is {languages[0]}" if len(languages) == 1 else f"there are {', '.join(languages)}"
-        raise SettingError(f"--lang is {language!r}; of the guide {name!r} {there_are}.")
+        raise SettingError(f"--lang is {language!r}; of the guide {name!r} {there_are}.", field="lang")
     return _standalone(_path(name, language).read_text(encoding="utf-8"))
 
 

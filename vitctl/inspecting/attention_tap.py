@@ -172,7 +172,8 @@ class AttentionTap:
         if not (0 <= row < height and 0 <= column < width):
             raise SettingError(
                 f"--query {row},{column} is outside of the grid of {self._subject.name}; it has rows 0 to {height - 1} "
-                f"and columns 0 to {width - 1}. Try --query {height // 2},{width // 2}."
+                f"and columns 0 to {width - 1}. Try --query {height // 2},{width // 2}.",
+                field="query",
             )
         return self.num_prefix + row * width + column
 

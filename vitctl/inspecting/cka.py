@@ -75,7 +75,8 @@ def plan_minibatches(num_images: int, minibatch: int) -> MinibatchPlan:
     if minibatch < LEAST_IMAGES:
         raise SettingError(
             f"--minibatch is {minibatch}; expected {LEAST_IMAGES} or more, as unbiased CKA compares pairs of pairs of "
-            "images. Try 64."
+            "images. Try 64.",
+            field="minibatch",
         )
     if num_images < LEAST_IMAGES:
         raise DataError(
@@ -141,7 +142,9 @@ def cka(
         ModelError: A model whose layers cannot be taken.
     """
     if diagonal and len(subjects) != 2:
-        raise SettingError("--diagonal compares two models; expected a second one. Add it with --model.")
+        raise SettingError(
+            "--diagonal compares two models; expected a second one. Add it with --model.", field="diagonal"
+        )
     check_same_images(streams)
     plan = plan_minibatches(len(streams[0]), minibatch)
     layers = [find_layers(subject, granularity) for subject in subjects]
@@ -194,7 +197,8 @@ def _check_same_layers(layers: Sequence[Layers]) -> None:
         raise SettingError(
             f"--diagonal compares layers of the same name, but {first.model_name} has {len(first.names)} "
             f"({first.names[0]} to {first.names[-1]}) and {second.model_name} {len(second.names)} ({second.names[0]} "
-            f"to {second.names[-1]}); expected one architecture. Leave --diagonal out."
+            f"to {second.names[-1]}); expected one architecture. Leave --diagonal out.",
+            field="diagonal",
         )
 
 

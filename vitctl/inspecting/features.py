@@ -183,7 +183,8 @@ def _query(query: tuple[int, int] | None, shown: _Shown, subject: Subject) -> tu
     if not (0 <= row < height and 0 <= column < width):
         raise SettingError(
             f"--query {row},{column} is outside the grid of {subject.name}; its rows are 0 to {height - 1}, its "
-            f"columns 0 to {width - 1}."
+            f"columns 0 to {width - 1}.",
+            field="query",
         )
     return row, column
 

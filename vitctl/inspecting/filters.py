@@ -28,7 +28,7 @@ def filters(subject: Subject, *, components: int = COMPONENTS) -> Findings:
         ModelError: No layer takes an image's three channels, or its filters are all the same.
     """
     if components < 1:
-        raise SettingError(f"--components is {components}; it takes 1 or more.")
+        raise SettingError(f"--components is {components}; it takes 1 or more.", field="components")
     name, weights, note = _image_filters(subject)
     directions, shares = principal_components(weights.flatten(1))
     if not shares.any():

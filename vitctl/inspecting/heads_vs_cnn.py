@@ -58,11 +58,15 @@ def heads_vs_cnn(
     plan = plan_minibatches(len(streams[0]), minibatch)
     tap = AttentionTap(vit)
     if not 0 <= layer < tap.num_layers:
-        raise SettingError(f"--layer {layer} is no block of {vit.name}; expected 0 to {tap.num_layers - 1}.")
+        raise SettingError(
+            f"--layer {layer} is no block of {vit.name}; expected 0 to {tap.num_layers - 1}.", field="layer"
+        )
     num_heads = _count_heads(tap, vit)
     size = max(num_heads // 4, 1) if subset is None else subset
     if not 1 <= size <= num_heads:
-        raise SettingError(f"--subset {size} is no number of heads of {vit.name}; expected 1 to {num_heads}.")
+        raise SettingError(
+            f"--subset {size} is no number of heads of {vit.name}; expected 1 to {num_heads}.", field="subset"
+        )
     layers = lower_layers(cnn)
     heads = _Heads(tap, layer)
     hsic: Any = 0.0

@@ -249,7 +249,8 @@ def _patch_size(subject: Subject, found: PositionGrid) -> tuple[int, int]:
     if found.kind == "table, one row" or height % rows or width % columns:
         raise SettingError(
             f"--image-size cannot be used with {subject.name}: its {rows}x{columns} position embeddings do not divide "
-            f"its image of {format_size((height, width))} px. Leave it out."
+            f"its image of {format_size((height, width))} px. Leave it out.",
+            field="image_size",
         )
     return height // rows, width // columns
 

@@ -165,7 +165,8 @@ class _Gradients:
         if self._query is not None and not all(0 <= at < size for at, size in zip(self._query, last, strict=True)):
             raise SettingError(
                 f"--query is {self._query[0]},{self._query[1]}; expected a place on the {last[0]}x{last[1]} grid of "
-                f"{self._subject.name}, from 0,0 to {last[0] - 1},{last[1] - 1}."
+                f"{self._subject.name}, from 0,0 to {last[0] - 1},{last[1] - 1}.",
+                field="query",
             )
         for name, (places, grid) in maps.items():
             self.grids[name], self.cells[name] = grid, _cell(self._query, grid, last)

@@ -82,18 +82,20 @@ class Layers:
         Raises:
             SettingError: One has not; the sentence says what can be used.
         """
-        check_choice(tokens, TOKENS, what="--tokens")
+        check_choice(tokens, TOKENS, what="--tokens", field="tokens")
         for site in self.sites:
             if tokens == "cls" and (len(site.shape) != 2 or not self.has_class_token or site.num_prefix == 0):
                 raise SettingError(
                     f"--tokens cls: layer {site.name} of {self.model_name} has no class token; expected one in every "
-                    "layer. Try --tokens all or mean."
+                    "layer. Try --tokens all or mean.",
+                    field="tokens",
                 )
             has_tokens = site.num_tokens is None or site.num_tokens in site.shape
             if tokens != "all" and (site.num_prefix is None or not has_tokens):
                 raise SettingError(
                     f"--tokens {tokens}: which numbers of layer {site.name} of {self.model_name} belong to which token "
-                    "is not known; expected tokens after its prefix tokens. Try --tokens all."
+                    "is not known; expected tokens after its prefix tokens. Try --tokens all.",
+                    field="tokens",
                 )
 
 
@@ -118,7 +120,7 @@ def find_layers(subject: Subject, granularity: str) -> Layers:
         SettingError: An unknown granularity.
         ModelError: No layer gives one tensor for every image.
     """
-    check_choice(granularity, GRANULARITIES, what="--granularity")
+    check_choice(granularity, GRANULARITIES, what="--granularity", field="granularity")
     units = _find_units(subject.model)
     is_flat = tuple(unit.module for unit in units) == find_blocks(subject.model)
     wanted = _wanted_sites(subject.model, units, is_flat=is_flat, is_fine=granularity == "sublayer")

@@ -71,7 +71,8 @@ def add_skip(fused: Tensor, residual: float) -> Tensor:
     if not bool((sums > 0).all()):
         raise SettingError(
             "--discard leaves tokens that attend to nothing, and --residual 0 not even to themselves; expected rows "
-            "above 0. Try a --residual above 0, or a lower --discard."
+            "above 0. Try a --residual above 0, or a lower --discard.",
+            field="discard",
         )
     return mixed.div_(sums)
 
@@ -137,7 +138,7 @@ def rollout(
         SettingError: An option is out of its range, or the model has no such query.
         ModelError: The model has no such attention.
     """
-    check_choice(fusion, FUSIONS, what="--fusion")
+    check_choice(fusion, FUSIONS, what="--fusion", field="fusion")
     for option, value in (("--discard", discard), ("--residual", residual)):
         if not 0 <= value < 1:
             raise SettingError(f"{option} is {value}; expected a share from 0 to below 1. Try 0.5.")

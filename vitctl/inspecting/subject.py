@@ -109,6 +109,7 @@ def find_layer(layer: Layer, subject: Subject) -> Layer:
         last = len(known) - 3
         listed = f"embed, 0 to {last}, final" if len(known) > 1 else "final only (its blocks are not known)"
         raise SettingError(
-            f"--layer {str(layer)!r} is no layer of {subject.name}; it has {listed}.{did_you_mean(str(layer), known)}"
+            f"--layer {str(layer)!r} is no layer of {subject.name}; it has {listed}.{did_you_mean(str(layer), known)}",
+            field="layer",
         )
     return known[str(layer)]

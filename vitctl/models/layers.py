@@ -75,7 +75,7 @@ def choose_layers(asked: Sequence[str], model: nn.Module, *, name: str) -> tuple
     unknown = set(asked) - {str(layer) for layer in known}
     if unknown:
         listed = f"embed, 0 to {len(known) - 3}, final" if len(known) > 1 else "final only (its blocks are not known)"
-        raise SettingError(f"--layers {sorted(unknown)[0]!r} is no layer of {name}; it has {listed}.")
+        raise SettingError(f"--layers {sorted(unknown)[0]!r} is no layer of {name}; it has {listed}.", field="layers")
     return tuple(layer for layer in known if str(layer) in asked)
 
 

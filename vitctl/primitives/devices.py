@@ -13,7 +13,7 @@ def resolve_device(name: str) -> tuple[torch.device, str]:
         SettingError: Another name.
         UnavailableError: The device asked for is not here.
     """
-    check_choice(name, DEVICES, what="--device")
+    check_choice(name, DEVICES, what="--device", field="device")
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         found = next(kind for kind, here in present.items() if here)

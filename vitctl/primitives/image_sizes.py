@@ -72,5 +72,6 @@ def check_divisible(size: tuple[int, int], patch: tuple[int, int], *, model: str
         nearest = [format_size((heights[0], widths[0])), format_size((heights[-1], widths[-1]))]
     raise SettingError(
         f"--image-size {format_size(size)} is not a multiple of the patch of {model} "
-        f"({format_size(patch)} px); the nearest that are: {' and '.join(dict.fromkeys(nearest))}."
+        f"({format_size(patch)} px); the nearest that are: {' and '.join(dict.fromkeys(nearest))}.",
+        field="image_size",
     )

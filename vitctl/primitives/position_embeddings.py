@@ -47,7 +47,7 @@ def resample_position_embeddings(
         SettingError: An unknown method.
         ValueError: The number of tokens does not fit ``old_grid`` and ``num_prefix_tokens``.
     """
-    check_choice(method, METHODS, what="--pos-embed-interp")
+    check_choice(method, METHODS, what="--pos-embed-interp", field="pos_embed_interp")
     if embeddings.shape[1] != num_prefix_tokens + old_grid[0] * old_grid[1]:
         raise ValueError(
             f"{embeddings.shape[1]} position embeddings are not {num_prefix_tokens} prefix tokens and a grid of "

@@ -9,14 +9,7 @@ from pathlib import Path
 
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.recipes.keys import keys_of, sections_of
-from vitctl.recipes.reading import (
-    SET,
-    check_given_once,
-    flat_settings,
-    options_behind,
-    override,
-    recipe_from_settings,
-)
+from vitctl.recipes.reading import SET, check_given_once, flat_settings, options_behind, override, recipe_from_settings
 from vitctl.recipes.sections import Recipe
 
 __all__ = [

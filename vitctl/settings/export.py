@@ -64,8 +64,7 @@ class _Export(Settings):
         "vit_jax"
     )
     verify: Annotated[
-        str | None,
-        Opt("Images to verify on; else the run's validation images, else the embedded digits.", "SPEC"),
+        str | None, Opt("Images to verify on; else the run's validation images, else the embedded digits.", "SPEC")
     ] = None
     max_accuracy_drop: Annotated[
         float, Opt("fp16, int8-dynamic: accuracy they may lose, 0 to 1.", "X", limits=(SHARE,))

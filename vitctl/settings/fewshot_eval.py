@@ -57,8 +57,7 @@ class _Protocol(Settings):
         ),
     ] = (1024.0,)
     neighbours: Annotated[
-        tuple[int, ...],
-        Opt("Numbers of neighbours of knn.", "LIST", parse=whole_numbers(least=1), spell=listed),
+        tuple[int, ...], Opt("Numbers of neighbours of knn.", "LIST", parse=whole_numbers(least=1), spell=listed)
     ] = (10, 20, 100, 200)
     balance: Annotated[
         str, Opt(f"Of ridge, where classes are uneven: {', '.join(words.BALANCES)}.", "HOW", choices=words.BALANCES)
@@ -74,8 +73,7 @@ class _Features(Settings):
         tuple[str, ...], Opt(f"{', '.join(words.POOLS)}.", "LIST", choices=words.POOLS, parse=names, spell=listed)
     ] = ("native",)
     image_size: Annotated[
-        tuple[int, int] | None,
-        Opt("px; otherwise each model's own.", "N|HxW", parse=pixels, spell=format_size),
+        tuple[int, int] | None, Opt("px; otherwise each model's own.", "N|HxW", parse=pixels, spell=format_size)
     ] = None
     preprocess: Annotated[
         str,
@@ -91,8 +89,7 @@ class _Episodes(Settings):
         str, Opt(f"{', '.join(words.PROTOCOLS)} (N-way K-shot tasks).", "NAME", choices=words.PROTOCOLS)
     ] = "linear"
     ways: Annotated[
-        tuple[int, ...],
-        Opt("Of episodes: numbers of classes.", "LIST", parse=whole_numbers(least=2), spell=listed),
+        tuple[int, ...], Opt("Of episodes: numbers of classes.", "LIST", parse=whole_numbers(least=2), spell=listed)
     ] = (5,)
     episodes: Annotated[int, Opt("Episodes per seed.", "N", limits=(at_least(1),))] = 600
     queries: Annotated[int, Opt("Of episodes: test images per class.", "N", limits=(at_least(1),))] = 15

@@ -25,9 +25,11 @@ def config_from_file(path: Path) -> FinetuneConfig:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SettingError(f"--config {path} cannot be read ({error}); expected the config.json of a run.") from error
+        raise SettingError(
+            f"--config {path} cannot be read ({error}); expected the config.json of a run.", field="config"
+        ) from error
     if not isinstance(document, dict):
-        raise SettingError(f"--config {path} holds no settings; expected the config.json of a run.")
+        raise SettingError(f"--config {path} holds no settings; expected the config.json of a run.", field="config")
     settings = {key: value for key, value in document.items() if key not in NOT_SETTINGS}
     found = mistakes(FinetuneConfig, settings, where=f"--config {path}")
     if found:

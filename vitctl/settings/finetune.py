@@ -34,9 +34,7 @@ class _Validation(Settings):
     val: Annotated[
         str | None,
         Opt(
-            "Validation images; otherwise the data's own split, or a part held out.",
-            "SPEC",
-            outdates=("val_fraction",),
+            "Validation images; otherwise the data's own split, or a part held out.", "SPEC", outdates=("val_fraction",)
         ),
     ] = None
     val_fraction: Annotated[
@@ -64,8 +62,7 @@ class _Model(Settings):
         words.PRETRAINED
     )
     image_size: Annotated[
-        tuple[int, int] | None,
-        Opt(f"Pixels to fine-tune at {CHOSEN}.", "N|HxW", parse=pixels, spell=format_size),
+        tuple[int, int] | None, Opt(f"Pixels to fine-tune at {CHOSEN}.", "N|HxW", parse=pixels, spell=format_size)
     ] = None
     pos_embed_interp: Annotated[
         str | None,
@@ -105,8 +102,7 @@ class _Training(Settings):
         int | None, Opt("Optimiser steps; or --epochs.", "N", limits=(at_least(1),), outdates=("epochs",))
     ] = None
     epochs: Annotated[
-        float | None,
-        Opt("Passes over the training images; or --steps.", "N", limits=(POSITIVE,), outdates=("steps",)),
+        float | None, Opt("Passes over the training images; or --steps.", "N", limits=(POSITIVE,), outdates=("steps",))
     ] = None
     batch_size: Annotated[
         int | None, Opt("Images per optimiser step, over all processes.", "N", limits=(at_least(1),))
@@ -116,10 +112,7 @@ class _Training(Settings):
         Opt(
             "Peak learning rate, used as it is; a recipe's own follows the batch.",
             "X",
-            limits=(
-                POSITIVE,
-                at_most(words.MAX_LR, f"at most {words.MAX_LR:g}. Usual rates are 1e-5 to 1e-1."),
-            ),
+            limits=(POSITIVE, at_most(words.MAX_LR, f"at most {words.MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")),
         ),
     ] = None
     flip: Annotated[bool | None, Opt("Mirror half of the training images.", flags=("--flip/--no-flip",))] = None

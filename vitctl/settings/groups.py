@@ -58,8 +58,7 @@ class BadImages(Settings):
     """What becomes of images that cannot be read."""
 
     on_bad_image: Annotated[
-        str,
-        Opt("Images that cannot be read: fail, or skip (leave out and count).", "WHAT", choices=words.BAD_IMAGE),
+        str, Opt("Images that cannot be read: fail, or skip (leave out and count).", "WHAT", choices=words.BAD_IMAGE)
     ] = "fail"
 
 
@@ -77,8 +76,7 @@ class Threads(Settings):
     """How many threads compute."""
 
     num_threads: Annotated[
-        int | None,
-        Opt("CPU threads of torch; the last bits of a result depend on it.", "N", limits=(at_least(1),)),
+        int | None, Opt("CPU threads of torch; the last bits of a result depend on it.", "N", limits=(at_least(1),))
     ] = None
 
 

@@ -30,8 +30,7 @@ class _ModelsAndImages(Settings):
         Opt("Model (ViT or CNN) instead of RUN, or to compare it with: demo, a timm name, a run; repeat.", "NAME"),
     ] = None
     weights: Annotated[
-        tuple[str, ...] | None,
-        Opt("pretrained, none (random), or a weights file; once, or once per --model.", "SPEC"),
+        tuple[str, ...] | None, Opt("pretrained, none (random), or a weights file; once, or once per --model.", "SPEC")
     ] = None
     data: Annotated[
         str | None,
@@ -87,8 +86,7 @@ class _OfAnalyses(Settings):
         ),
     ] = None
     head: Annotated[
-        int | None,
-        Opt("attention: the head to show, from 0.", "N", limits=(at_least(0),), only=_of("attention")),
+        int | None, Opt("attention: the head to show, from 0.", "N", limits=(at_least(0),), only=_of("attention"))
     ] = None
     query: Annotated[
         str | tuple[int, int] | None,

@@ -173,7 +173,7 @@ class Settings:
             if one.opt is None or value is None:
                 continue
             if one.opt.parse is not None and value != "":
-                value = one.opt.parse(value, option_of(name))
+                value = _parsed(one.opt.parse, value, name)
                 object.__setattr__(self, name, value)
             one.opt.check(value, name)
         for name in self.given:
@@ -211,6 +211,14 @@ class Settings:
                     value = one.opt.spell(value)
                 found[name] = list(value) if isinstance(value, tuple) else value
         return found
+
+
+def _parsed(parse: Callable[[Any, str], Any], value: Any, name: str) -> Any:
+    try:
+        return parse(value, option_of(name))
+    except SettingError as error:  # a parser knows the option's spelling, not the setting
+        error.field = name
+        raise
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

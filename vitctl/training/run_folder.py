@@ -50,22 +50,26 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
     try:
         _check_out(folder, overwrite=overwrite)
     except OSError as error:
-        raise SettingError(f"--out {folder} cannot be used: {error.strerror}. Give another folder.") from error
+        raise SettingError(
+            f"--out {folder} cannot be used: {error.strerror}. Give another folder.", field="out"
+        ) from error
 
 
 def _check_out(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
-        raise SettingError(f"--out {folder} is a file; expected a folder that does not exist yet.")
+        raise SettingError(f"--out {folder} is a file; expected a folder that does not exist yet.", field="out")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
             raise SettingError(
                 f"--out {folder} is not empty. Give another folder with --out, or replace the run in it with "
-                "--overwrite."
+                "--overwrite.",
+                field="out",
             )
         if not is_run_folder(folder):
             raise SettingError(
                 f"--out {folder} is not empty and no run of vitctl; --overwrite replaces runs only. Give another "
-                "folder with --out."
+                "folder with --out.",
+                field="out",
             )
     check_writable(folder)
 
@@ -80,9 +84,11 @@ def check_writable(folder: Path) -> None:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise SettingError(f"--out {folder} cannot be written: {parent} is a file. Give a folder.")
+        raise SettingError(f"--out {folder} cannot be written: {parent} is a file. Give a folder.", field="out")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise SettingError(f"--out {folder} cannot be written: no permission in {parent}. Give another folder.")
+        raise SettingError(
+            f"--out {folder} cannot be written: no permission in {parent}. Give another folder.", field="out"
+        )
 
 
 class RunFolder:
@@ -130,7 +136,7 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
             os.rename(path, replaced)
         path.mkdir(exist_ok=True)
     except OSError as error:
-        raise SettingError(f"--out {path} cannot be made: {error}. Give another folder.") from error
+        raise SettingError(f"--out {path} cannot be made: {error}. Give another folder.", field="out") from error
     run = RunFolder(path)
     try:
         yield run

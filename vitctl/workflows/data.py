@@ -85,7 +85,9 @@ def _decide_out(config: DataConfig, source: Source) -> Path:
     else:
         out = user_path(config.out).absolute()
     if lies_inside(out, source.spec):
-        raise SettingError(f"--out {out} lies inside the data {source.spec}; give a folder elsewhere with --out.")
+        raise SettingError(
+            f"--out {out} lies inside the data {source.spec}; give a folder elsewhere with --out.", field="out"
+        )
     return out
 
 
@@ -170,4 +172,4 @@ def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: S
         )
         write_json(out / "report.json", report.as_json())
     except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error

@@ -166,7 +166,7 @@ def _write_files(
         _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
         write_json(out / "evaluation.json", report.as_json())
     except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
 
 
 def _draw_highest_loss(

@@ -85,7 +85,7 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
         raise
     except OSError as error:
         raise SettingError(
-            f"--out {out} cannot be written: {error}. Nothing was left there; give another folder."
+            f"--out {out} cannot be written: {error}. Nothing was left there; give another folder.", field="out"
         ) from error
     return ExportResult(
         **vars(_identity(exporter)),
@@ -117,7 +117,7 @@ def _decide_out(config: ExportConfig, place: Place) -> Path:
 def _check_out(out: Path, formats: Sequence[str]) -> None:
     """Check that nothing stands where the exports will; changes nothing."""
     if out.exists() and not out.is_dir():
-        raise SettingError(f"--out {out} is a file; expected a folder, or none yet.")
+        raise SettingError(f"--out {out} is a file; expected a folder, or none yet.", field="out")
     for name in formats:
         if (out / name).exists():
             raise SettingError(

@@ -54,7 +54,8 @@ def find_place(config: ExportConfig, conversation: Conversation) -> Place:
     if not is_run_folder(folder):
         if config.which != "best":
             raise SettingError(
-                f"--which {config.which} is given beside {config.run}, which is no run folder; leave it out."
+                f"--which {config.which} is given beside {config.run}, which is no run folder; leave it out.",
+                field="which",
             )
         run = folder.parent if is_run_folder(folder.parent) and folder.name in ("best", "last") else None
         name = f"{folder.parent.name}-{folder.name}" if run is not None else folder.name

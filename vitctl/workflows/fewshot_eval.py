@@ -237,7 +237,7 @@ def open_tasks(
         if out is not None:
             _check_elsewhere(config, out, images)
         if images.source.spec in {task.name for task in tasks}:
-            raise SettingError(f"--data {data} is given twice; expected different ones.")
+            raise SettingError(f"--data {data} is given twice; expected different ones.", field="data")
         for note in images.source.notes:
             conversation.warn(note)
         if config.on_bad_image == "skip":
@@ -304,7 +304,9 @@ def _drawn(
     ways = max(config.ways)
     needed = f"{shots} images to draw from and {config.queries} test images"
     if ways > num_classes:
-        raise SettingError(f"--ways is {ways}, but {name} has {num_classes} classes; expected at most that many.")
+        raise SettingError(
+            f"--ways is {ways}, but {name} has {num_classes} classes; expected at most that many.", field="ways"
+        )
     if ways > len(eligible):
         raise DataError(
             f"{len(eligible)} of the {num_classes} classes of {name} have {needed}; --ways {ways} needs that many. Try "
@@ -488,7 +490,8 @@ def prepare_model(
         if wanted[0] != wanted[1]:
             raise SettingError(
                 f"--preprocess big_vision makes squares, and {loaded.name} takes {format_size(wanted)} px; give a "
-                "square --image-size."
+                "square --image-size.",
+                field="preprocess",
             )
         if set(preprocessing.mean) | set(preprocessing.std) != {0.5}:
             conversation.warn(

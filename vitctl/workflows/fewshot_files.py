@@ -158,11 +158,13 @@ def check_predictions(path: Path, *, features: Path | None) -> None:
         SettingError: It is no .npz file, stands where none can be made, or is the file of features.
     """
     if features is not None and path.resolve() == features.resolve():
-        raise SettingError(f"--predictions is {path}, the file of features itself; give another file.")
+        raise SettingError(
+            f"--predictions is {path}, the file of features itself; give another file.", field="predictions"
+        )
     if path.suffix != ".npz":
-        raise SettingError(f"--predictions is {path}; expected a file that ends in .npz.")
+        raise SettingError(f"--predictions is {path}; expected a file that ends in .npz.", field="predictions")
     if path.is_dir():
-        raise SettingError(f"--predictions {path} is a folder; give a file.")
+        raise SettingError(f"--predictions {path} is a folder; give a file.", field="predictions")
     check_folder(path.parent, option="--predictions")
 
 
@@ -190,7 +192,9 @@ def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
         with whole_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **predictions)
     except OSError as error:
-        raise SettingError(f"--predictions {path} cannot be written: {error}. Give another file.") from error
+        raise SettingError(
+            f"--predictions {path} cannot be written: {error}. Give another file.", field="predictions"
+        ) from error
 
 
 def write_files(out: Path, result: FewshotResult, tasks: Sequence[DrawnTask]) -> None:
@@ -212,7 +216,7 @@ def write_files(out: Path, result: FewshotResult, tasks: Sequence[DrawnTask]) ->
         _write_csv(out / "results.csv", rows)
         write_json(out / "results.json", result.as_json())
     except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
 
 
 def _draw(out: Path, rows: list[JsonObject]) -> None:

@@ -155,7 +155,9 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     _check_classes(sources)
     _check_out_is_elsewhere(out, sources)
     if config.cache == "resized" and sources.source.is_in_memory:
-        raise SettingError(f"--cache resized is of no use for {sources.source.spec}: its images are in memory.")
+        raise SettingError(
+            f"--cache resized is of no use for {sources.source.spec}: its images are in memory.", field="cache"
+        )
 
     # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {model.value}")
@@ -339,7 +341,8 @@ def _check_out_is_elsewhere(out: Path, sources: TrainingSources) -> None:
         if lies_inside(out, spec):
             raise SettingError(
                 f"--out {out} lies inside the data {spec}, where the next run would take it for images. Give a folder "
-                "elsewhere with --out."
+                "elsewhere with --out.",
+                field="out",
             )
 
 

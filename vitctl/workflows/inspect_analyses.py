@@ -384,7 +384,7 @@ def _block(text: str | None) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 9):
-        raise SettingError(f"--layer is {text!r}; expected the number of a block, from 0.")
+        raise SettingError(f"--layer is {text!r}; expected the number of a block, from 0.", field="layer")
     return int(text)
 
 
@@ -397,7 +397,9 @@ def _patch_query(config: InspectConfig) -> tuple[int, int] | None:
     """Return ``--query`` as a patch."""
     query = config.query
     if isinstance(query, str):
-        raise SettingError(f"--query is {query}; {config.analysis} starts at a patch: expected ROW,COL, e.g. 3,5.")
+        raise SettingError(
+            f"--query is {query}; {config.analysis} starts at a patch: expected ROW,COL, e.g. 3,5.", field="query"
+        )
     return query
 
 

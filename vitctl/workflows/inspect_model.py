@@ -77,7 +77,7 @@ def _open(inspection: Inspection, out: Path) -> None:
     models = inspection.loaded
     for spec in _data_of(config):
         if lies_inside(out, str(user_path(spec).absolute())):
-            raise SettingError(f"--out {out} lies inside the data {spec}; give a place elsewhere.")
+            raise SettingError(f"--out {out} lies inside the data {spec}; give a place elsewhere.", field="out")
     if config.image_size is None and len({one.subject.geometry.image_size for one in models}) > 1:
         sizes = ", ".join(format_size(one.subject.geometry.image_size) for one in models)
         inspection.conversation.line(f"The models look at images of their own sizes: {sizes} px.")
@@ -142,7 +142,7 @@ def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: P
             for ending in ENDINGS:
                 os.replace(Path(folder) / f"{analysis}.{ending}", out / f"{analysis}.{ending}")
     except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.") from error
+        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
     return result
 
 

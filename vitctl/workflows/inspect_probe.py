@@ -139,7 +139,9 @@ def _check(config: FewshotEvalConfig) -> None:
         if len(values) > 1:
             raise SettingError(f"{option} holds {len(values)} numbers; probe shows one, e.g. --shots 10 --l2 1024.")
     if config.protocol != "linear":
-        raise SettingError(f"--protocol is {config.protocol}; probe knows linear only, so leave it out.")
+        raise SettingError(
+            f"--protocol is {config.protocol}; probe knows linear only, so leave it out.", field="protocol"
+        )
 
 
 # --- layers, poolings and tokens ---------------------------------------------------------------------------
