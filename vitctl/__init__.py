@@ -37,13 +37,17 @@ _switch_off_telemetry()
 if TYPE_CHECKING:
     from vitctl.api import data_report, evaluate, export, fewshot_eval, finetune, inspect, load, predict
     from vitctl.classifier import Classifier
-    from vitctl.results.data import DataReport
-    from vitctl.results.evaluate import EvaluateResult
-    from vitctl.results.export import ExportResult
-    from vitctl.results.fewshot_eval import FewshotResult
-    from vitctl.results.finetune import DryRunResult, FinetuneResult
-    from vitctl.results.inspect_model import InspectAllResult, InspectResult
-    from vitctl.results.predict import PredictResult
+    from vitctl.results import (
+        DataReport,
+        DryRunResult,
+        EvaluateResult,
+        ExportResult,
+        FewshotResult,
+        FinetuneResult,
+        InspectAllResult,
+        InspectResult,
+        PredictResult,
+    )
 
 __version__ = "0.1.0"
 
@@ -78,15 +82,15 @@ __all__ = [
 # where each name is, imported when it is first asked for
 _HOMES = {
     "Classifier": "vitctl.classifier",
-    "DataReport": "vitctl.results.data",
-    "DryRunResult": "vitctl.results.finetune",
-    "EvaluateResult": "vitctl.results.evaluate",
-    "ExportResult": "vitctl.results.export",
-    "FewshotResult": "vitctl.results.fewshot_eval",
-    "FinetuneResult": "vitctl.results.finetune",
-    "InspectAllResult": "vitctl.results.inspect_model",
-    "InspectResult": "vitctl.results.inspect_model",
-    "PredictResult": "vitctl.results.predict",
+    "DataReport": "vitctl.results",
+    "DryRunResult": "vitctl.results",
+    "EvaluateResult": "vitctl.results",
+    "ExportResult": "vitctl.results",
+    "FewshotResult": "vitctl.results",
+    "FinetuneResult": "vitctl.results",
+    "InspectAllResult": "vitctl.results",
+    "InspectResult": "vitctl.results",
+    "PredictResult": "vitctl.results",
     "data_report": "vitctl.api",
     "evaluate": "vitctl.api",
     "export": "vitctl.api",

@@ -46,10 +46,12 @@ def test_metrics__one_line_per_step_and_validation_and_no_clock(run_cli, argumen
     run_cli(*arguments, "--out", "out")
     lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "val_loss" in line]
+    assert len(steps) + len(validations) == len(lines)  # and none is both
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert [line["step"] for line in validations] == [0, 1, 2, 3, 4]  # 0: the closed-form head before training
     assert all(set(line) == {"step", "epoch", "loss", "lr"} for line in steps)
-    assert all(set(line) == {"step", "val_loss", "val_top1"} for line in lines if line not in steps)
-    assert any("val_loss" in line for line in lines)
+    assert all(set(line) == {"step", "val_loss", "val_top1"} for line in validations)
 
 
 @pytest.mark.usefixtures("no_rendering")
