@@ -148,6 +148,8 @@ def test_finetune__each_alone_is_allowed(settings: dict[str, str]) -> None:
     ("settings", "sentence"),
     [
         ({"run": "r"}, "No image is given"),
+        ({"run": "", "images": ("1.jpg",)}, "RUN is empty; give it a value, or leave it out"),
+        ({"run": "r", "images": ("1.jpg", "")}, "IMAGES is empty"),
         ({"images": ("1.jpg",)}, "found neither"),
         ({"run": "r", "model": "demo", "images": ("1.jpg",)}, "found both"),
         ({"run": "r", "weights": "w.pth", "images": ("1.jpg",)}, "--weights is 'w.pth' beside a run folder"),

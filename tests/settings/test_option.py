@@ -81,6 +81,22 @@ def test_errors__carry_the_field_and_spell_the_option(settings: dict[str, Any], 
     assert (caught.value.field, str(caught.value)) == (field, sentence)
 
 
+@pytest.mark.parametrize("value", ["", (), []])
+@pytest.mark.parametrize("name", ["first", "second", "fourth", "hidden"])
+def test_nothing__is_no_value_of_any_kind_of_setting(name: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=rf"--{name} is empty; give it a value, or leave it out\.") as caught:
+        Toy(**{name: value})
+    assert caught.value.field == name
+
+
+def test_empty_entries__are_named_by_who_knows_the_entries() -> None:
+    with pytest.raises(SettingError, match="--pool is ''; it can be native"):
+        FewshotEvalConfig(pool=("cls", ""))
+    with pytest.raises(SettingError, match="--model is empty"):
+        FewshotEvalConfig(model=("demo", ""))
+    assert FewshotEvalConfig(layers="0,,1").layers == ("0", "", "1")  # type: ignore[arg-type]
+
+
 def test_limits__are_not_fooled_by_nan() -> None:
     assert not FRACTION.holds(float("nan"))
     assert not at_least(0).holds(float("nan"))

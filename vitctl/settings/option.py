@@ -82,8 +82,6 @@ class Opt:
             SettingError: It is not among them.
         """
         option = option_of(name)
-        if value == "" or (isinstance(value, tuple) and "" in value and not self.choices):
-            raise SettingError(f"{option} is empty; give it a value, or leave it out.", field=name)
         if self.choices:
             for one in value if isinstance(value, tuple) else (value,):
                 check_choice(one, self.choices, what=option, field=name)
@@ -92,7 +90,7 @@ class Opt:
                 raise SettingError(f"{option} is {value}; expected {limit.expected}", field=name)
 
 
-ARGUMENTS = ("analysis", "run", "pattern")
+ARGUMENTS = ("analysis", "run", "pattern", "images")
 """Settings that stand on the command line without a name; messages write them in capitals."""
 
 
@@ -170,9 +168,12 @@ class Settings:
         """Read text, then check each value, then what the settings say together."""
         for name, one in described(type(self)).items():
             value = getattr(self, name)
-            if one.opt is None or value is None:
+            if value is None:
                 continue
-            if one.opt.parse is not None and value != "":
+            _check_not_empty(value, one)
+            if one.opt is None:
+                continue
+            if one.opt.parse is not None:
                 value = _parsed(one.opt.parse, value, name)
                 object.__setattr__(self, name, value)
             one.opt.check(value, name)
@@ -211,6 +212,14 @@ class Settings:
                     value = one.opt.spell(value)
                 found[name] = list(value) if isinstance(value, tuple) else value
         return found
+
+
+def _check_not_empty(value: Any, one: Described) -> None:
+    # an entry of a list that is parsed is for the parser, or for whoever knows what there is, to refuse
+    is_parsed = one.opt is not None and one.opt.parse is not None
+    is_empty = isinstance(value, (str, tuple, list)) and not value and value != one.default
+    if is_empty or (isinstance(value, tuple) and "" in value and not is_parsed):
+        raise SettingError(f"{option_of(one.name)} is empty; give it a value, or leave it out.", field=one.name)
 
 
 def _parsed(parse: Callable[[Any, str], Any], value: Any, name: str) -> Any:

@@ -69,9 +69,9 @@ def values_from_python(settings: type[Settings], values: Mapping[str, Any], *, w
     """
     known = described(settings)
     plain = {name: _plain(value, known.get(name)) for name, value in values.items()}
-    found = mistakes(
-        settings, {name: value for name, value in plain.items() if not _is_parsed(known.get(name))}, where=where
-    )
+    # a parser reads whatever Python has but None
+    typed = {name: value for name, value in plain.items() if value is None or not _is_parsed(known.get(name))}
+    found = mistakes(settings, typed, where=where)
     if found:
         raise SettingError("\n".join(found))
     return plain
