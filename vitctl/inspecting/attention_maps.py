@@ -48,13 +48,13 @@ def attention(
     if query is None:
         query = "cls" if tap.has_class_token else (tap.grid[0] // 2, tap.grid[1] // 2)
     token = tap.position(query)
-    _check_index("--layer", layer, tap.num_layers, f"blocks of {subject.name}")
+    _check_index("layer", layer, tap.num_layers, f"blocks of {subject.name}")
     statistics = _Statistics(tap.num_layers, tap.num_prefix)
     maps: list[Tensor] = []
     with conversation.progress("attention", len(pictures) + len(stream), "images") as bar:
         for batch in torch.split(pictures, stream.batch_size):
             maps.append(_maps_of(tap, batch, token))
-            _check_index("--head", head, maps[0].shape[2], f"heads of {subject.name}")
+            _check_index("head", head, maps[0].shape[2], f"heads of {subject.name}")
             bar.advance(len(batch))
         for batch in stream.batches(min(stream.batch_size, tap.images_at_once)):
             tap(batch, statistics.add)
@@ -106,9 +106,11 @@ def _maps_of(tap: AttentionTap, pictures: Tensor, token: int) -> Tensor:
     return torch.stack(kept, dim=1)
 
 
-def _check_index(option: str, index: int | None, count: int, what: str) -> None:
+def _check_index(name: str, index: int | None, count: int, what: str) -> None:
     if index is not None and not 0 <= index < count:
-        raise SettingError(f"{option} is {index}; expected one of the {count} {what}. Try 0 to {count - 1}.")
+        raise SettingError(
+            f"--{name} is {index}; expected one of the {count} {what}. Try 0 to {count - 1}.", field=name
+        )
 
 
 def _findings(

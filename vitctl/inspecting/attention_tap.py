@@ -165,7 +165,8 @@ class AttentionTap:
                 found = "no class token" if query == "cls" else f"no token {query!r}"
                 raise SettingError(
                     f"{self._subject.name} has {found} to look from; expected --query ROW,COLUMN in its grid of "
-                    f"{height}x{width} patches, counted from 0. Try --query {height // 2},{width // 2}."
+                    f"{height}x{width} patches, counted from 0. Try --query {height // 2},{width // 2}.",
+                    field="query",
                 )
             return 0
         row, column = query

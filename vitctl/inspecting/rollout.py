@@ -139,9 +139,9 @@ def rollout(
         ModelError: The model has no such attention.
     """
     check_choice(fusion, FUSIONS, what="--fusion", field="fusion")
-    for option, value in (("--discard", discard), ("--residual", residual)):
+    for name, value in (("discard", discard), ("residual", residual)):
         if not 0 <= value < 1:
-            raise SettingError(f"{option} is {value}; expected a share from 0 to below 1. Try 0.5.")
+            raise SettingError(f"--{name} is {value}; expected a share from 0 to below 1. Try 0.5.", field=name)
     tap = AttentionTap(subject)
     if query is None and tap.has_class_token:
         query = "cls"

@@ -144,7 +144,8 @@ def change_resolution(model: nn.Module, image_size: tuple[int, int], *, method: 
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SettingError(
             f"{name} cannot take --image-size {format_size(image_size)} ({reason}); expected one that "
-            f"its layers can divide and downsample. Its own is {format_size(before.image_size)}."
+            f"its layers can divide and downsample. Its own is {format_size(before.image_size)}.",
+            field="image_size",
         ) from error
     after = geometry_of(model)
     if table is None or before.grid is None or after.grid is None:

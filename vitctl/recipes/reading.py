@@ -118,7 +118,8 @@ def check_given_once(overrides: Iterable[str] | None, options: Iterable[str]) ->
         if name in behind:
             option = f"--{name.replace('_', '-')}"
             raise SettingError(
-                f"{option} and --set {behind[name]} are both given; {option} would go before the recipe. Keep one."
+                f"{option} and --set {behind[name]} are both given; {option} would go before the recipe. Keep one.",
+                field=name,
             )
 
 

@@ -68,7 +68,8 @@ def diverged(what: str, value: float, *, step: int, peak_lr: float) -> SettingEr
     """Return the error for a run whose numbers are no longer finite."""
     return SettingError(
         f"The {what} became {value} at step {step} (peak learning rate {peak_lr:.3g}); expected a finite number. Try a "
-        f"lower rate, e.g. --lr {peak_lr / 3:.1g}."
+        f"lower rate, e.g. --lr {peak_lr / 3:.1g}.",
+        field="lr",
     )
 
 

@@ -59,12 +59,14 @@ def check_batch_norm(job: Job) -> None:
     needs = "The model's BatchNorm layers need two images or more in every batch of every process"
     if batches.batch_size < 2 * num_processes:
         raise SettingError(
-            f"{needs}; found a batch of {batches.batch_size}{over}. Try --batch-size {2 * num_processes} or more."
+            f"{needs}; found a batch of {batches.batch_size}{over}. Try --batch-size {2 * num_processes} or more.",
+            field="batch_size",
         )
     if last < 2 * num_processes:
         raise SettingError(
             f"{needs}; found {last} in the last batch{over}. Try --steps {max(1, batches.num_steps - 1)} in place of "
-            "--epochs, or another --batch-size."
+            "--epochs, or another --batch-size.",
+            field="batch_size",
         )
 
 

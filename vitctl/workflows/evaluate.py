@@ -91,7 +91,8 @@ def _choose_images(config: EvaluateConfig, classifier: LoadedClassifier) -> Imag
         chosen = images_of_run(run, config.split, advice="Name others with --data SPEC, or --split test.")
     elif config.data is None:
         raise SettingError(
-            f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC."
+            f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC.",
+            field="data",
         )
     else:
         source = open_source(config.data, SourceOptions(config.image_root, config.image_column, config.label_column))

@@ -121,7 +121,8 @@ def _check_out(out: Path, formats: Sequence[str]) -> None:
     for name in formats:
         if (out / name).exists():
             raise SettingError(
-                f"{out / name} exists already; remove it, or give another folder with --out. Nothing is replaced."
+                f"{out / name} exists already; remove it, or give another folder with --out. Nothing is replaced.",
+                field="out",
             )
     check_writable(out)
 

@@ -159,7 +159,7 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
             user_path(config.predictions), features=None if config.features is None else user_path(config.features)
         )
     if config.cache is not None:
-        check_folder(user_path(config.cache), option="--cache")
+        check_folder(user_path(config.cache), field="cache")
     device, device_reason = resolve_device(config.device)
     resolve_num_threads(config.num_threads)
     probe = probe_of(config)
@@ -259,13 +259,13 @@ def open_tasks(
 
 def _check_elsewhere(config: FewshotEvalConfig, out: Path, images: SupportPool) -> None:
     """Refuse to write into the data, where the next evaluation would take it for images."""
-    written = {"--out": out}
-    written |= {"--cache": user_path(config.cache).absolute()} if config.cache is not None else {}
-    written |= {"--predictions": user_path(config.predictions).absolute()} if config.predictions is not None else {}
-    for option, path in written.items():
+    written = {"out": out}
+    written |= {"cache": user_path(config.cache).absolute()} if config.cache is not None else {}
+    written |= {"predictions": user_path(config.predictions).absolute()} if config.predictions is not None else {}
+    for name, path in written.items():
         for spec in {images.source.spec, images.test_spec}:
             if lies_inside(path, spec):
-                raise SettingError(f"{option} {path} lies inside the data {spec}; give a place elsewhere.")
+                raise SettingError(f"--{name} {path} lies inside the data {spec}; give a place elsewhere.", field=name)
 
 
 def _check_test_labels(labels: np.ndarray, class_names: Sequence[str], spec: str) -> None:
@@ -560,7 +560,8 @@ def enough_memory(config: FewshotEvalConfig) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise SettingError(
-            f"The device ran out of memory at a batch of {config.batch_size} images. Try a smaller --batch-size."
+            f"The device ran out of memory at a batch of {config.batch_size} images. Try a smaller --batch-size.",
+            field="batch_size",
         ) from error
 
 

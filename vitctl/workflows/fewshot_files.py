@@ -165,10 +165,10 @@ def check_predictions(path: Path, *, features: Path | None) -> None:
         raise SettingError(f"--predictions is {path}; expected a file that ends in .npz.", field="predictions")
     if path.is_dir():
         raise SettingError(f"--predictions {path} is a folder; give a file.", field="predictions")
-    check_folder(path.parent, option="--predictions")
+    check_folder(path.parent, field="predictions")
 
 
-def check_folder(folder: Path, *, option: str) -> None:
+def check_folder(folder: Path, *, field: str) -> None:
     """Check that ``folder`` can be made or written to; changes nothing.
 
     Raises:
@@ -179,7 +179,7 @@ def check_folder(folder: Path, *, option: str) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         why = "no permission" if folder.is_dir() else "it is a file"
-        raise SettingError(f"{option} cannot be written below {folder} ({why}); give another place.")
+        raise SettingError(f"--{field} cannot be written below {folder} ({why}); give another place.", field=field)
 
 
 def write_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:

@@ -285,7 +285,6 @@ def _resolved_config(
         image_size=decisions["image size"].value,
         pos_embed_interp=decisions["interpolation"].value,
         recipe=decisions["recipe"].value,
-        set=config.set,
         steps=job.batches.num_steps if is_whole else None,
         epochs=None if is_whole else config.epochs,
         batch_size=batch_size,
@@ -480,12 +479,15 @@ def _resources(plan: Plan) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise SettingError(
             f"{plan.job.accelerator.device} ran out of memory at a batch of {plan.job.batches.batch_size} images of "
-            f"{format_size(plan.job.preprocessing.image_size)} px. Try a smaller --batch-size or --image-size."
+            f"{format_size(plan.job.preprocessing.image_size)} px. Try a smaller --batch-size or --image-size.",
+            field="batch_size",
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise SettingError(f"The disk is full at {plan.out}. Make room, or give another folder with --out.") from error
+        raise SettingError(
+            f"The disk is full at {plan.out}. Make room, or give another folder with --out.", field="out"
+        ) from error
 
 
 def _identity(plan: Plan) -> WeightsIdentity:

@@ -322,10 +322,14 @@ def _cka(inspection: Inspection) -> Named:
 
 def _heads_vs_cnn(inspection: Inspection) -> Named:
     if len(inspection.models) < 2:
-        raise SettingError("heads-vs-cnn compares a ViT with a CNN; name one with --model, e.g. --model resnet50.")
+        raise SettingError(
+            "heads-vs-cnn compares a ViT with a CNN; name one with --model, e.g. --model resnet50.", field="model"
+        )
     models, config = inspection.loaded[:2], inspection.config
     if models[0].subject.kind != "attention" and models[1].subject.kind == "attention":
-        raise SettingError(f"heads-vs-cnn takes the ViT first, and {models[0].choice.name} is none; swap the two.")
+        raise SettingError(
+            f"heads-vs-cnn takes the ViT first, and {models[0].choice.name} is none; swap the two.", field="model"
+        )
     layer = _block(config.layer)
     found = heads_vs_cnn(
         models[0].subject,

@@ -110,7 +110,8 @@ def _enough_memory(config: InspectConfig) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise SettingError(
             f"The device ran out of memory at a batch of {config.batch_size} images. Try a smaller --batch-size, or "
-            "a smaller --minibatch for cka, heads-vs-cnn and localisation."
+            "a smaller --minibatch for cka, heads-vs-cnn and localisation.",
+            field="batch_size",
         ) from error
 
 
@@ -279,7 +280,9 @@ def _inspect_all(inspection: Inspection, out: Path) -> InspectAllResult:
             skipped=[Skipped(_left_out(one), one.reason) for one in skipped],
         )
     except OSError as error:
-        raise SettingError(f"{out / REPORT} cannot be written: {error}. Give another folder with --out.") from error
+        raise SettingError(
+            f"{out / REPORT} cannot be written: {error}. Give another folder with --out.", field="out"
+        ) from error
     return InspectAllResult(
         analyses=results,
         verdicts=tuple(verdicts),

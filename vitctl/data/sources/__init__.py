@@ -47,7 +47,7 @@ def open_source(spec: str, options: SourceOptions | None = None, *, is_strict: b
         unused = [name for name in options.given() if name not in kind.OPTIONS]
         if unused and is_strict:
             option = "--" + unused[0].replace("_", "-")
-            raise SettingError(f"{option} is given, but {spec} has no use for it; leave it out.")
+            raise SettingError(f"{option} is given, but {spec} has no use for it; leave it out.", field=unused[0])
         return kind.open_source(spec, options)
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error.strerror}; expected a data set that you may read.") from error
