@@ -310,7 +310,8 @@ def test_new_field__is_read_checked_overridden_and_written() -> None:
     with pytest.raises(SettingError, match=r"noise\.limit is 'x'; expected a valid number\."):  # pydantic's own words
         override(recipe, ["noise.limit=x"])
     assert from_settings(recipe.as_settings(), LaterRecipe) == recipe
-    assert flat_settings(recipe)["noise.strength"].value == 0.5
+    flat = flat_settings(override(recipe, ["noise.steps=3", "length.steps=9"]))
+    assert (flat["noise.strength"].value, flat["noise.steps"].value, flat["steps"].value) == (0.5, 3, 9)
 
 
 def test_new_field__leaves_old_files_as_they_were() -> None:

@@ -232,14 +232,28 @@ def test_merge__a_given_way_to_group_or_balance_drops_the_files(
     assert merge(FinetuneConfig(**base), given) == FinetuneConfig(**expected)
 
 
+def test_merge__the_usual_way_given_drops_nothing() -> None:
+    """``--sampler shuffle`` is no rival of the file's ``class_weights``."""
+    base = FinetuneConfig(class_weights="balanced")
+    assert merge(base, {"sampler": "shuffle"}) == base
+
+
+def test_merge__another_model_drops_the_weights_and_the_size_of_the_old_one() -> None:
+    base = FinetuneConfig(model="demo", weights="none", image_size=(48, 48), lr=0.1)
+    assert merge(base, {"model": "vit_tiny"}) == FinetuneConfig(model="vit_tiny", lr=0.1)
+    assert merge(base, {"weights": "pretrained"}) == FinetuneConfig(model="demo", image_size=(48, 48), lr=0.1)
+
+
 def test_merge__rivals_that_are_both_given_are_refused() -> None:
     with pytest.raises(SettingError, match="--steps and --epochs are both given"):
         merge(FinetuneConfig(), {"steps": 5, "epochs": 1.0})
 
 
 def test_merge__another_recipe_drops_the_settings_of_the_old_one() -> None:
-    base = FinetuneConfig(recipe="demo", recipe_settings={"lr": 1.0})
-    assert merge(base, {"recipe": "transfer"}) == FinetuneConfig(recipe="transfer")
+    decided: dict[str, Any] = {"lr": 1.0, "batch_size": 8, "flip": True, "pos_embed_interp": "paper", "head": "zero"}
+    for length in ({"steps": 5}, {"epochs": 2.0}):
+        base = FinetuneConfig(recipe="demo", recipe_settings={"lr": 1.0}, **decided, **length, seed=3)
+        assert merge(base, {"recipe": "transfer"}) == FinetuneConfig(recipe="transfer", seed=3)
 
 
 # --set: what the file's run was trained with is in its recipe_settings and its options; --set now comes before both
@@ -346,6 +360,7 @@ def test_file__every_setting_has_a_type_that_is_checked(tmp_path: Path, name: st
         ("3", "holds no settings"),
         ("{", "cannot be read"),
         ("", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
     ],
 )
 def test_file__mistakes_are_named(tmp_path: Path, document: Any, sentence: str) -> None:

@@ -3,8 +3,11 @@
 import copy
 import pickle
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 
 from vitctl.errors import SettingError
@@ -15,6 +18,7 @@ from vitctl.settings.groups import Compute
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import FRACTION, Opt, Settings, at_least, described, settings_of
 from vitctl.settings.parsing import pixels, whole_numbers
+from vitctl.settings.reading import settings_from_python
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,14 @@ def test_only__refuses_what_was_given_even_at_its_default() -> None:
     assert caught.value.field == "second"
     assert Toy(second="a", third="on").second == "a"
     assert Toy().second == "a"
+
+
+def test_refuse__takes_none_for_not_given() -> None:
+    """Python may pass the default of an option along; there is nothing to leave out."""
+    assert FewshotEvalConfig(features="f.npz", data=None, image_size=None).data is None
+    assert InspectConfig(analysis="distance", run="r", layer=None, image=None).layer is None
+    with pytest.raises(SettingError, match="--data is given beside --features"):
+        FewshotEvalConfig(features="f.npz", data=("digits",))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +169,23 @@ def test_pixels__refuses_what_is_no_size(given: Any) -> None:
 def test_a_float_keeps_its_digits() -> None:
     """Handed on as text with six digits it would be another penalty."""
     assert FewshotEvalConfig(l2=(1234567.8,)).penalties == (1234567.8,)
+
+
+def test_python__numbers_of_numpy_paths_and_one_name_for_a_list() -> None:
+    read = partial(settings_from_python, where="here")
+    settings = {"batch_size": np.int64(3), "lr": np.float64(0.5), "flip": np.bool_(True), "data": Path("photos")}
+    assert read(FinetuneConfig, settings) == FinetuneConfig(batch_size=3, lr=0.5, flip=True, data="photos")
+    assert read(FinetuneConfig, {"set": "rate.lr=1"}) == FinetuneConfig(set=("rate.lr=1",))
+    assert read(FewshotEvalConfig, {"model": Path("runs/a")}) == FewshotEvalConfig(model=("runs/a",))
+    assert read(FewshotEvalConfig, {"model": ["a", Path("b")]}) == FewshotEvalConfig(model=("a", "b"))
+    assert read(FewshotEvalConfig, {"shots": np.array([1, 5])}) == FewshotEvalConfig(shots=(1, 5))
+
+
+@pytest.mark.parametrize("value", [1.0, -0.5, float("nan")])
+@pytest.mark.parametrize("name", ["discard", "residual"])
+def test_inspect__shares_are_checked_before_a_model_is_loaded(name: str, value: float) -> None:
+    with pytest.raises(SettingError, match=f"--{name} is .*; expected a fraction, 0 to below 1"):
+        settings_of(InspectConfig, {"analysis": "rollout", "run": "r", name: value})
 
 
 # options that would do nothing are refused also at their default (D6 of the house's list)
