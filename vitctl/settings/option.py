@@ -183,7 +183,7 @@ class Settings:
 
     def _check_use(self, name: str) -> None:
         opt = described(type(self))[name].opt
-        if opt is None or opt.only is None or getattr(self, name) is None:
+        if opt is None or opt.only is None:
             return
         switch, uses = opt.only
         if getattr(self, switch) not in uses:
