@@ -27,6 +27,7 @@ from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import Settings, described
 from vitctl.settings.predict import PredictConfig
 from vitctl.settings.reading import settings_from_python, values_from_python
+from vitctl.settings.words import PRETRAINED
 
 if TYPE_CHECKING:
     from vitctl.classifier import Classifier
@@ -229,7 +230,7 @@ def data_report(data: PathLike, *, verbose: bool = False, **settings: Any) -> "D
 def load(
     run_or_model: PathLike,
     *,
-    weights: PathLike = "pretrained",
+    weights: PathLike = PRETRAINED,
     image_size: int | str | tuple[int, int] | None = None,
     device: str = "auto",
     verbose: bool = False,

@@ -22,7 +22,7 @@ from vitctl.models.geometry import geometry_of
 from vitctl.models.layers import Layer, choose_layers
 from vitctl.primitives.devices import resolve_device
 from vitctl.primitives.image_sizes import format_size
-from vitctl.settings.words import POOLS
+from vitctl.settings.words import POOLS, PRETRAINED
 from vitctl.training.run_folder import stopped_note
 
 Given = ImageLike | Iterable[ImageLike]
@@ -197,7 +197,7 @@ class Classifier:
 def open_classifier(
     spec: str,
     *,
-    weights: str = "pretrained",
+    weights: str = PRETRAINED,
     image_size: tuple[int, int] | None = None,
     device: str = "auto",
     conversation: Conversation,

@@ -23,7 +23,7 @@ from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
-from vitctl.settings.words import DEMO
+from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
 
@@ -105,7 +105,7 @@ def check_model_name(name: str) -> None:
 
 
 def load_model(
-    spec: str, *, weights: str = "pretrained", image_size: tuple[int, int] | None = None, seed: int = 0
+    spec: str, *, weights: str = PRETRAINED, image_size: tuple[int, int] | None = None, seed: int = 0
 ) -> LoadedModel:
     """Return the model that ``spec`` names, with its weights loaded.
 
@@ -124,20 +124,20 @@ def load_model(
     address = f"local-dir:{folder}" if folder else spec
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     with torch_randomness(seed, "weights"):
-        if weights == "pretrained":
+        if weights == PRETRAINED:
             model = _create_pretrained(address, name=name, folder=folder)
             report: LoadReport | None = LoadReport(_source_of(model, folder), len(model.state_dict()))
         else:
-            size = {"img_size": image_size} if image_size and weights == "none" else {}
+            size = {"img_size": image_size} if image_size and weights == RANDOM else {}
             model = _create(address, name=name, **size)
-            report = None if weights == "none" else load_weights_file(model, user_path(weights), name=name)
+            report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
     model = model.float()
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     has_head = report is not None and not report.missing
     class_names, descriptions = (
-        _class_names(model, own=weights == "pretrained", is_published=folder is None) if has_head else (None, {})
+        _class_names(model, own=weights == PRETRAINED, is_published=folder is None) if has_head else (None, {})
     )
-    licence = config.get("license") if weights == "pretrained" else None
+    licence = config.get("license") if weights == PRETRAINED else None
     return LoadedModel(model, name, class_names, descriptions, licence, report)
 
 
@@ -223,7 +223,7 @@ class LoadedClassifier:
     preprocessing: Preprocessing
 
 
-def load_classifier(spec: str, *, weights: str = "pretrained") -> LoadedClassifier:
+def load_classifier(spec: str, *, weights: str = PRETRAINED) -> LoadedClassifier:
     """Return the classifier that ``spec`` names: a run folder, a timm folder, ``demo``, a timm name.
 
     Raises:

@@ -9,7 +9,7 @@ from vitctl.models.build import LoadedModel, load_model, preprocessing_of, repla
 from vitctl.models.geometry import Resolution, change_resolution, geometry_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.preprocessing import Preprocessing
-from vitctl.settings.words import DEMO
+from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
 
 def interpolation_for(weights: str) -> str:
@@ -20,7 +20,7 @@ def interpolation_for(weights: str) -> str:
 def load_at_size(
     spec: str,
     *,
-    weights: str = "pretrained",
+    weights: str = PRETRAINED,
     image_size: tuple[int, int] | None = None,
     method: str | None = None,
     seed: int = 0,
@@ -73,7 +73,7 @@ def fit_resolution(
         return loaded, None
     if own.patch_size is not None:
         check_divisible(image_size, own.patch_size, model=loaded.name)
-    return load_model(spec, weights="none", image_size=image_size, seed=seed), None
+    return load_model(spec, weights=RANDOM, image_size=image_size, seed=seed), None
 
 
 def fit_head(

@@ -16,12 +16,11 @@ from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.primitives.files import user_path
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.export import ExportConfig
-from vitctl.settings.words import DEMO
+from vitctl.settings.words import DEMO, DIGITS
 from vitctl.training.run_folder import is_run_folder
 from vitctl.workflows.run_images import images_of_run, preferred_split
 
 NUM_IMAGES, NUM_IMAGES_FOR_ACCURACY = 200, 1000
-FALLBACK_DATA = "digits"
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,8 @@ def choose_images(place: Place, source: Source, config: ExportConfig, conversati
         except DataError as error:
             conversation.warn(str(error))
             conversation.line("Verifying on the embedded digits instead.")
-    split = open_source(FALLBACK_DATA, SourceOptions()).split("test")
-    return _chosen(split, False, most, FALLBACK_DATA, "the embedded images; --verify names others", conversation)
+    split = open_source(DIGITS, SourceOptions()).split("test")
+    return _chosen(split, False, most, DIGITS, "the embedded images; --verify names others", conversation)
 
 
 def _labelled(split: Split, source: Source, place: Place) -> Split | None:

@@ -67,7 +67,7 @@ from vitctl.primitives.image_sizes import format_size
 from vitctl.results.fewshot_eval import FewshotCost, FewshotResult, FewshotRow, PairedDifference
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
-from vitctl.settings.words import DEMO, DIGITS
+from vitctl.settings.words import DEMO, DIGITS, PRETRAINED
 from vitctl.training.decisions import Decision, decide_model
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.fewshot_files import (
@@ -401,8 +401,8 @@ def models_of(config: FewshotEvalConfig, device: torch.device) -> list[tuple[str
     """Return (name in results, model, weights) of every model."""
     if config.model is None:
         model = decide_model(None, has_data=config.data is not None, device_type=device.type)
-        return [(model.value, model, (config.weights or ("pretrained",))[0])]
-    weights = config.weights or ("pretrained",)
+        return [(model.value, model, (config.weights or (PRETRAINED,))[0])]
+    weights = config.weights or (PRETRAINED,)
     pairs = list(zip(config.model, weights * (len(config.model) // len(weights)), strict=True))
     return [
         (f"{model} ({spec})" if config.model.count(model) > 1 else model, Decision(model, "given"), spec)
@@ -469,7 +469,7 @@ def prepare_model(
         ModelError: It cannot be loaded.
         SettingError: It cannot take the size, or has no such layer or pooling.
     """
-    conversation.line(f"loading {model}" + ("" if weights == "pretrained" else f", weights {weights}"))
+    conversation.line(f"loading {model}" + ("" if weights == PRETRAINED else f", weights {weights}"))
     loaded = load_model(model, weights=weights, seed=seed)
     wanted = geometry_of(loaded.model).image_size
     if config.image_size is not None:
@@ -526,7 +526,7 @@ def _evaluate_model(
     for task in tasks:
         if task.images is None or task.used is None:
             raise AssertionError("a task without images")
-        if weights == "pretrained":
+        if weights == PRETRAINED:
             warn_of_known_classes(prepared.loaded, task, conversation)
         subject = _Subject(task.name, name)
         with enough_memory(config):
@@ -869,7 +869,7 @@ def _model_settings(
     sizes = ", ".join(dict.fromkeys(format_size(one.image_size) for one in prepared))
     return [
         *(
-            Setting("model", name, model.reason + ("" if weights == "pretrained" else f"; weights {weights}"))
+            Setting("model", name, model.reason + ("" if weights == PRETRAINED else f"; weights {weights}"))
             for name, model, weights in models
         ),
         Setting("layers, pooling", f"{', '.join(config.layers)}; {', '.join(config.pool)}"),

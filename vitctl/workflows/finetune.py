@@ -51,7 +51,7 @@ from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
-from vitctl.settings.words import DEMO, DIGITS, FINAL
+from vitctl.settings.words import DEMO, DIGITS, FINAL, PRETRAINED, RANDOM
 from vitctl.training.decisions import (
     Decision,
     decide_batch_size,
@@ -323,7 +323,7 @@ def _decide_out(config: FinetuneConfig, data_spec: str, model_spec: str) -> Path
 
 
 def _absolute_weights(weights: str) -> str:
-    return weights if weights in ("pretrained", "none") else str(user_path(weights).absolute())
+    return weights if weights in (PRETRAINED, RANDOM) else str(user_path(weights).absolute())
 
 
 def _check_classes(sources: TrainingSources) -> None:

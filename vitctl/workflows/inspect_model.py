@@ -36,7 +36,7 @@ from vitctl.results.inspect_model import (
 )
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import described, option_of
-from vitctl.settings.words import ALL_ANALYSES, DIGITS
+from vitctl.settings.words import ALL_ANALYSES, DIGITS, PRETRAINED
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis, run_what_fits
 from vitctl.workflows.inspect_subjects import LoadedSubject, choose_models, run_of
@@ -339,7 +339,7 @@ def _claim(verdict: Verdict) -> Claim:
 def _command(analysis: str, config: InspectConfig) -> str:
     """Return the command that repeats one analysis of ``all``."""
     words = ["vitctl", "inspect", analysis, *([config.run] if config.run is not None else [])]
-    are_pretrained = all(weights == "pretrained" for _, weights in config.models_with_weights)
+    are_pretrained = all(weights == PRETRAINED for _, weights in config.models_with_weights)
     for model, weights in config.models_with_weights:
         words += ["--model", model, *([] if are_pretrained else ["--weights", weights])]
     for name, value in config.as_json(without=_NOT_OF_ONE).items():

@@ -24,7 +24,7 @@ from vitctl.primitives.devices import resolve_device
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
-from vitctl.settings.words import ALL, EMBED
+from vitctl.settings.words import ALL, EMBED, PRETRAINED
 from vitctl.workflows import fewshot_eval
 
 PROBE_POOLS = ("native", "cls", "mean", "mean-all", "first", "tokens")
@@ -124,7 +124,7 @@ def probe(
         layers = look(prepared.loaded, prepared.image_size)
         prepared.extractor.to(device)
         for task in tasks:
-            if weights == "pretrained":
+            if weights == PRETRAINED:
                 fewshot_eval.warn_of_known_classes(prepared.loaded, task, conversation)
             tables = _solve(config, prepared, task, layers, conversation)
             found.append(_findings(config, task, layers, tables, name=names[index] if names else name))

@@ -20,7 +20,7 @@ from vitctl.primitives.files import user_path
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.inspect_model import InspectConfig
-from vitctl.settings.words import DIGITS
+from vitctl.settings.words import DIGITS, PRETRAINED, RANDOM
 from vitctl.training.run_folder import is_run_folder, stopped_note
 from vitctl.workflows.run_images import images_of_run
 
@@ -52,24 +52,24 @@ class ModelChoice:
     @property
     def is_random(self) -> bool:
         """Whether its weights are random."""
-        return self.weights == "none"
+        return self.weights == RANDOM
 
     @property
     def with_random_weights(self) -> "ModelChoice":
         """The same architecture with random weights."""
-        return ModelChoice(f"{self.name}, random weights", self.spec, "none")
+        return ModelChoice(f"{self.name}, random weights", self.spec, RANDOM)
 
 
 def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
     """Return the models in order: RUN, then each ``--model``."""
-    named = [*([(config.run, "pretrained")] if config.run is not None else []), *config.models_with_weights]
+    named = [*([(config.run, PRETRAINED)] if config.run is not None else []), *config.models_with_weights]
     specs = [spec for spec, _ in named]
     return tuple(
         ModelChoice(
             f"{spec} ({weights})"
             if specs.count(spec) > 1
             else f"{spec}, random weights"
-            if weights == "none"
+            if weights == RANDOM
             else spec,
             spec,
             weights,
