@@ -97,6 +97,7 @@ def test_hint(run_cli: Callable[..., Any], line: str) -> None:
 def test_hint__is_quoted_as_a_shell_reads_it(run_cli: Callable[..., Any]) -> None:
     Path("my photos").mkdir()
     assert run_cli("finetune", "my photos").stderr.endswith("Did you mean '--data 'my photos''?\n")
+    assert run_cli("my photos").stderr.endswith("Did you mean 'vitctl finetune --data 'my photos''?\n")
     assert "\x1b" not in run_cli("finetune", "\x1b[31m/").stderr
 
 
