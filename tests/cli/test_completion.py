@@ -34,7 +34,7 @@ def completed(line: str, **environment: str) -> tuple[list[str], str]:
     ("line", "expected"),
     [
         ("vitctl f", ["finetune", "fewshot-eval"]),
-        ("vitctl recipes ", ["ls", "show"]),
+        ("vitctl recipes ", ["ls", "show", "check", "cp"]),
         ("vitctl finetune --num-", ["--num-workers", "--num-threads"]),
         ("vitctl finetune --data photos --group", ["--group-column", "--group-pattern"]),
         ("vitctl finetune --data ", []),  # bash offers files

@@ -1,6 +1,9 @@
 """What is decided where the user did not say, with the reason shown."""
 
+import json
 import math
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +21,16 @@ from vitctl.training.decisions import (
 )
 
 
+def nested(recipe: Recipe) -> dict[str, Any]:
+    """Return the values by section, as a recipe file has them."""
+    document: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    del document["sources"]
+    return document
+
+
 def recipe_with(**sections: dict[str, object]) -> Recipe:
     """Return recipe transfer with some keys of some sections changed."""
-    settings = load_recipe("transfer").as_settings()
+    settings = nested(load_recipe("transfer"))
     changed = {name: settings[name] | changes for name, changes in sections.items()}
     return recipe_from_settings(settings | changed, where="test")
 

@@ -9,13 +9,22 @@ from pathlib import Path
 
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.recipes.keys import keys_of, sections_of
-from vitctl.recipes.reading import SET, check_given_once, flat_settings, options_behind, override, recipe_from_settings
+from vitctl.recipes.reading import (
+    SET,
+    as_document,
+    check_given_once,
+    flat_settings,
+    options_behind,
+    override,
+    recipe_from_settings,
+)
 from vitctl.recipes.sections import Recipe
 
 __all__ = [
     "SET",
     "Recipe",
     "check_given_once",
+    "as_document",
     "flat_settings",
     "keys_of",
     "list_recipes",

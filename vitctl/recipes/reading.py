@@ -133,6 +133,18 @@ def flat_settings(recipe: Recipe) -> dict[str, Given]:
     return flat
 
 
+def as_document(recipe: Recipe) -> dict[str, Any]:
+    """Return every value by the names of ``flat_settings``, as JSON can hold it: what a run's config.json keeps.
+
+    It stays flat so that whoever reads the ``recipe_settings`` of a run finds the keys of 0.1.0 where they were.
+    """
+    return {name: _plain(one.value) for name, one in flat_settings(recipe).items()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 # --- finding the key -----------------------------------------------------------------------------------------
 
 
@@ -141,8 +153,9 @@ def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for name, entry in settings.items():
         if isinstance(entry, Mapping) and "value" not in entry:
             yield from ((name, inner, value) for inner, value in entry.items())
-        else:
-            yield "", name, entry
+        else:  # SECTION.KEY, as ``as_document`` writes a key that is newer than 0.1.0, or a key alone
+            heading, _, inner = name.rpartition(".")
+            yield heading, inner, entry
 
 
 def _value(heading: str, name: str, entry: Any) -> Given:

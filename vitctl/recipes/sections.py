@@ -8,11 +8,11 @@ Ranges are checked where values come in, by ``recipe_from_settings`` and ``overr
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from vitctl.errors import SettingError
-from vitctl.recipes.keys import Implies, Option, Range, Was, sections_of
+from vitctl.recipes.keys import Implies, Option, Range, Was
 from vitctl.settings import words
 
 NotNegative = Annotated[float, Range(ge=0)]
@@ -134,15 +134,3 @@ class Recipe:
     head: Head = Head()
     evaluation: Evaluation = Evaluation()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    def as_settings(self) -> dict[str, Any]:
-        """Return ``{"about": ..., SECTION: {KEY: VALUE}}`` without the sources, as JSON can hold it."""
-        settings: dict[str, Any] = {"about": self.about}
-        for name in sections_of(type(self)):
-            section = getattr(self, name)
-            settings[name] = {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
-        return settings
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

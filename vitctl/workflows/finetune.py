@@ -46,7 +46,7 @@ from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.seeds import torch_randomness
-from vitctl.recipes import Recipe, list_recipes, load_recipe, override, recipe_from_settings, recipe_path
+from vitctl.recipes import Recipe, as_document, list_recipes, load_recipe, override, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
@@ -293,7 +293,7 @@ def _resolved_config(
         num_workers=decisions["workers"].value,
         num_threads=decisions["threads"].value,
         device=decisions["device"].value,
-        recipe_settings=job.recipe.as_settings(),
+        recipe_settings=as_document(job.recipe),
     )
 
 
