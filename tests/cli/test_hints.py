@@ -80,8 +80,8 @@ CASES = {
     "evaluate run --split validation": "Did you mean 'val'?",
     "inspect": "vitctl inspect needs ANALYSIS, as in 'vitctl inspect ANALYSIS'; 'vitctl inspect --help' explains it.",
     "predict": "vitctl predict needs RUN, as in 'vitctl predict RUN'; 'vitctl predict --help' explains it.",
-    "recipes cp transfer": "vitctl recipes cp needs FILE, as in 'vitctl recipes cp NAME FILE'; 'vitctl recipes cp --help' "
-    "explains it.",
+    "recipes cp transfer": "vitctl recipes cp needs FILE, as in 'vitctl recipes cp NAME FILE'; 'vitctl recipes cp "
+    "--help' explains it.",
     "finetune --lr": "--lr stands without a value; give it one, or leave it out.",
     "finetune --flip=yes": "--flip takes no value; write it alone, or leave it out.",
     "finetune --batch-size x": "--batch-size is 'x'; expected a whole number.",

@@ -121,7 +121,7 @@ def _missing_argument(context: Any, missing: Any) -> str:
 
 def _no_number(error: Exception, parameter: Any) -> str | None:
     """Return a sentence about a value that is not the number its option takes; typer's own does not quote it."""
-    details = getattr(error.__cause__ or error.__context__, "errors", list)()
+    details: list[Any] = getattr(error.__cause__ or error.__context__, "errors", list)()
     expected = {"int_parsing": "a whole number", "float_parsing": "a number"}
     if not details or details[0]["type"] not in expected:
         return None
