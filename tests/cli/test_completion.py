@@ -61,3 +61,9 @@ def test_completion__the_script_for_bash_works_there() -> None:
     """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["--opset"]
+
+
+def test_completion__of_a_module_that_is_run_is_that_of_vitctl() -> None:
+    command = [sys.executable, "-m", "vitctl", "--show-completion", "bash"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "complete -o default -F _vitctl_completion vitctl" in done.stdout

@@ -163,7 +163,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
     "no format": (nothing, "{run} --to=", 2, ("--to is empty",)),
     "opset too old": (nothing, "{run} --opset 16", 2, ("--opset is 16", "18 to 25")),
     "opset too new": (nothing, "{run} --opset 99", 2, ("--opset is 99", "18 to 25")),
-    "opset no number": (nothing, "{run} --opset new", 2, ("--opset", "valid integer")),
+    "opset no number": (nothing, "{run} --opset new", 2, ("--opset is 'new'", "a whole number")),
     "opset without onnx": (nothing, "{run} --to pt2 --opset 20", 2, ("--opset", "without --to onnx", "leave it out")),
     "precision without onnx": (nothing, "{run} --to pt2 --precision fp16", 2, ("--precision", "without --to onnx")),
     "misspelt precision": (nothing, "{run} --precision fp61", 2, ("'fp61'", "Did you mean 'fp16'")),

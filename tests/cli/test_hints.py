@@ -78,6 +78,15 @@ CASES = {
     "finetune --device CUDA": "Did you mean 'cuda'?",
     "export run --to pytorch": "Did you mean 'pt2'?",
     "evaluate run --split validation": "Did you mean 'val'?",
+    "inspect": "vitctl inspect needs ANALYSIS, as in 'vitctl inspect ANALYSIS'; 'vitctl inspect --help' explains it.",
+    "predict": "vitctl predict needs RUN, as in 'vitctl predict RUN'; 'vitctl predict --help' explains it.",
+    "recipes cp transfer": "vitctl recipes cp needs FILE, as in 'vitctl recipes cp NAME FILE'; 'vitctl recipes cp "
+    "--help' explains it.",
+    "finetune --lr": "--lr stands without a value; give it one, or leave it out.",
+    "finetune --flip=yes": "--flip takes no value; write it alone, or leave it out.",
+    "finetune --batch-size x": "--batch-size is 'x'; expected a whole number.",
+    "finetune --steps 1.5": "--steps is '1.5'; expected a whole number.",
+    "finetune --lr 1e-3x": "--lr is '1e-3x'; expected a number.",
 }
 
 
@@ -101,12 +110,11 @@ def test_hint__is_quoted_as_a_shell_reads_it(run_cli: Callable[..., Any]) -> Non
     assert "\x1b" not in run_cli("finetune", "\x1b[31m/").stderr
 
 
-@pytest.mark.parametrize("line", ["recipes", "inspect", "finetune --lr", "finetune --batch-size x"])
-def test_hint__leaves_what_typer_says_well(run_cli: Callable[..., Any], line: str) -> None:
-    result = run_cli(*line.split())
+def test_hint__leaves_what_typer_says_well(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("recipes")
     assert result.exit_code == 2
     assert "error: " not in result.stderr
-    assert "Error: " in result.stderr or "Usage: " in result.stderr
+    assert "Usage: " in result.stderr
 
 
 def test_hint__in_a_process_of_its_own() -> None:

@@ -141,7 +141,7 @@ def test_verbose__shows_what_the_command_shows(finished_run: Path, capfd: pytest
             lambda: vitctl.finetune(learning_rate=0.1),
             "SettingError",
             None,
-            "vitctl.finetune has an unknown setting 'learning_rate'.",
+            "vitctl.finetune has an unknown setting 'learning_rate'. help(vitctl.finetune) lists those it has.",
         ),
         (lambda: vitctl.finetune(step=1), "SettingError", None, "Did you mean 'steps'"),
         (

@@ -87,6 +87,7 @@ def test_override__steps_are_what_is_trained() -> None:
         ),
         ("optimizer.momentun=1", r"unknown setting 'momentun' in \[optimizer\]\. Did you mean 'momentum'\?"),
         ("optimizer.lr=1", r"unknown setting 'lr' in \[optimizer\]\. Did you mean 'rate\.lr'\?"),
+        ("rate.peak=1", r"unknown setting 'peak' in \[rate\]\. It has lr, lr_at_batch, lr_scaling, final_lr, warmup"),
         ("optimizer.=1", r"unknown setting '' in \[optimizer\]"),
         ("rate.lr.x=1", r"unknown setting 'lr\.x' in \[rate\]"),
         ("about=mine", "'about' is not a setting of training; change it in a recipe file"),

@@ -120,4 +120,4 @@ _add_commands()
 
 def main() -> None:
     """Run the command line; the entry point of ``vitctl`` and ``python -m vitctl``."""
-    sys.exit(app())
+    sys.exit(app(prog_name="vitctl"))  # also of python -m vitctl, whose completion is then of that name too

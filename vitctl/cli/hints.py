@@ -61,10 +61,17 @@ _SPEC = re.compile(r"digits|hub:.+|.*/.*|.+\.(csv|tsv|parquet|tar)")
 def hint(error: Exception) -> str | None:
     """Return one sentence in place of a usage error of typer's; None where its own words are the best there are."""
     context, text = getattr(error, "ctx", None), str(getattr(error, "message", ""))
+    option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
+    if option and text.endswith("requires an argument."):
+        return f"{option} stands without a value; give it one, or leave it out."
+    if option and text.endswith("does not take a value."):
+        return f"{option} takes no value; write it alone, or leave it out."
     if context is None:
         return None
-    if option := getattr(error, "option_name", None):
+    if option:
         return _unknown_option(context, option) if text.startswith("No such option") else None
+    if parameter is not None:
+        return _no_number(error, parameter) if text else _missing_argument(context, parameter)
     if match := re.match(r"No such command '(.*?)'\.", text, re.DOTALL):
         return _unknown_command(context, match[1])
     if match := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", text, re.DOTALL):
@@ -104,6 +111,21 @@ def _unexpected_argument(context: Any, arguments: str) -> str:
     option = _option_for(word, _options(context.command))
     near = f" Did you mean '{option} {shlex.quote(word)}'?" if option else ""
     return f"{_path(context)} takes no argument {word!r}{_or_help(near, context)}"
+
+
+def _missing_argument(context: Any, missing: Any) -> str:
+    asked = [p.metavar for p in context.command.params if p.param_type_name == "argument" and p.required]
+    usage = f"'{_path(context)} {' '.join(asked)}'"
+    return f"{_path(context)} needs {missing.metavar}, as in {usage}; '{_path(context)} --help' explains it."
+
+
+def _no_number(error: Exception, parameter: Any) -> str | None:
+    """Return a sentence about a value that is not the number its option takes; typer's own does not quote it."""
+    details: list[Any] = getattr(error.__cause__ or error.__context__, "errors", list)()
+    expected = {"int_parsing": "a whole number", "float_parsing": "a number"}
+    if not details or details[0]["type"] not in expected:
+        return None
+    return f"{parameter.opts[0]} is {details[0]['input']!r}; expected {expected[details[0]['type']]}."
 
 
 def _option_for(word: str, known: list[str]) -> str | None:

@@ -87,8 +87,9 @@ def check(
             RecipeCheckResult(recipe=file, settings=len(given), defaults=tuple(defaults), without_source=unsourced)
         )
         return
+    settings = "1 setting" if len(given) == 1 else f"{len(given)} settings"
     rest = f"; {len(defaults)} others are at their defaults" if defaults else ""
-    typer.echo(printable(f"{file}: a recipe of {len(given)} settings{rest}"))
+    typer.echo(printable(f"{file}: a recipe of {settings}{rest}"))
 
 
 @app.command("cp", epilog="Example:\n\n\b\n  vitctl recipes cp transfer mine.toml")

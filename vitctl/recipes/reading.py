@@ -205,12 +205,17 @@ def _named(path: str, recipe_class: type[Recipe]) -> Key:
 
 
 def _near(name: str, recipe_class: type[Recipe], section: str = "") -> str:
-    """Return the question whether a near name of this section was meant, else one of any other, with its section."""
+    """Return the question whether a near name of this section was meant, else one of any other, with its section.
+
+    Where no name is near, the names of the section.
+    """
     keys = list(keys_of(recipe_class).values())
-    own = did_you_mean(name, (key.name for key in keys if section and key.section == section))
+    names = [key.name for key in keys if section and key.section == section]
+    own = did_you_mean(name, names)
     paths = {name: key.path for key in reversed(keys) for name in key.names}
     near = dict.fromkeys(paths[close] for close in difflib.get_close_matches(name, paths, n=3, cutoff=0.6))
-    return own or (f" Did you mean {' or '.join(repr(path) for path in near)}?" if near else "")
+    other = f" Did you mean {' or '.join(repr(path) for path in near)}?" if near else ""
+    return own or other or (f" It has {', '.join(names)}." if names else "")
 
 
 def _toml_value(text: str) -> Any:

@@ -13,19 +13,20 @@ from vitctl.errors import SettingError, did_you_mean
 from vitctl.settings.option import Described, Settings, SettingsT, described, settings_of
 
 
-def mistakes(settings: type[Settings], values: Mapping[str, Any], *, where: str) -> list[str]:
+def mistakes(settings: type[Settings], values: Mapping[str, Any], *, where: str, otherwise: str = "") -> list[str]:
     """Return a sentence for every name that ``settings`` does not have, and every value of another type.
 
     Args:
         settings: The settings of a command.
         values: By field, as JSON gives them.
         where: What the sentences call their place, e.g. ``--config runs/a/config.json``.
+        otherwise: What a name that is near none is told.
     """
     known = described(settings)
     found = []
     for name, value in values.items():
         if name not in known:
-            found.append(f"{where} has an unknown setting {name!r}.{did_you_mean(name, known)}")
+            found.append(f"{where} has an unknown setting {name!r}.{did_you_mean(name, known) or otherwise}")
         elif not _fits(value, known[name]):
             listed = " or ".join(_word(kind) for kind in _kinds(known[name]))
             found.append(f"{name} in {where} is {value!r}; expected {listed}.")
@@ -71,7 +72,7 @@ def values_from_python(settings: type[Settings], values: Mapping[str, Any], *, w
     plain = {name: _plain(value, known.get(name)) for name, value in values.items()}
     # a parser reads whatever Python has but None
     typed = {name: value for name, value in plain.items() if value is None or not _is_parsed(known.get(name))}
-    found = mistakes(settings, typed, where=where)
+    found = mistakes(settings, typed, where=where, otherwise=f" help({where}) lists those it has.")
     if found:
         raise SettingError("\n".join(found))
     return plain

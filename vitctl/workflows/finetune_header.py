@@ -84,8 +84,9 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
         ),
     ]
     for group in cost.groups:
+        tensors = "1 tensor" if group.num_tensors == 1 else f"{group.num_tensors} tensors"
         rate = f"rate x{group.lr_scale:.3g}, weight decay {group.weight_decay:g}"
-        rows.append(Setting("group", rate, f"{group.num_tensors} tensors, {group.num_parameters:,} parameters"))
+        rows.append(Setting("group", rate, f"{tensors}, {group.num_parameters:,} parameters"))
     return rows
 
 
