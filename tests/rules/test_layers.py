@@ -49,6 +49,7 @@ HOMES = {
     "pydantic": {"settings", "recipes"},
     "accelerate": {"training"},
     "matplotlib": {"reporting"},
+    "jinja2": {"reporting"},
     "onnx": {"exporting"},
     "onnxscript": {"exporting"},
     "onnxruntime": {"exporting"},
