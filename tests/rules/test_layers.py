@@ -61,7 +61,7 @@ HOMES = {
     "torchvision": {"data"},
     "PIL": {"data", "exporting"},
     "sklearn": {"evaluation", "data"},
-    "scipy": {"evaluation"},
+    "scipy": {"evaluation", "reporting"},
     "torch": {
         "workflows", "classifier", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives",
     },
