@@ -22,8 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from vitctl.reporting.fewshot_figures import MARKERS, PALETTE
-from vitctl.reporting.figures import GREY, fitted
+from vitctl.reporting.figures import GREY, PALETTE, fitted
 from vitctl.settings.words import EMBED
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
@@ -218,17 +217,6 @@ def draw_level(axes: Axes, height: float | None, label: str) -> None:
     """Draw a dashed level line, where there is a height."""
     if height is not None:
         axes.axhline(height, color=GREY, linestyle="--", linewidth=1.2, zorder=1, label=label)
-
-
-def series_style(number: int) -> dict[str, Any]:
-    """Return colour, marker and line of a series: each colour with its marker, dashed the second time round."""
-    return {
-        "color": PALETTE[number % len(PALETTE)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": "-" if number < len(PALETTE) else "--",
-        "markersize": 4,
-        "linewidth": 1.4,
-    }
 
 
 # --- maps and pictures -------------------------------------------------------------------------------------
