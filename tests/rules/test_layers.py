@@ -53,6 +53,7 @@ HOMES = {
     "onnx": {"exporting"},
     "onnxscript": {"exporting"},
     "onnxruntime": {"exporting"},
+    "transformers": {"exporting"},
     "safetensors": {"models", "evaluation", "exporting"},
     "huggingface_hub": {"primitives", "exporting"},
     "datasets": {"data"},
