@@ -247,28 +247,47 @@ def test_one_sentence_and_nothing_written(
     assert list(Path.cwd().rglob("*")) == []
 
 
-@pytest.fixture
-def without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Let the packages seem not to be installed."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name in packages else find(name, *rest)
     )
 
 
-@pytest.mark.usefixtures("without_onnxruntime")
-@pytest.mark.parametrize("formats", ["onnx", "all", "timm,onnx"])
-def test_missing_package__exit_5_with_the_pip_line(run_cli, run: Path, tmp_path: Path, formats: str) -> None:
+@pytest.mark.parametrize(
+    ("formats", "package", "extra"),
+    [(formats, "onnxruntime", "onnx") for formats in ("onnx", "all", "timm,onnx")]
+    + [(formats, "transformers", "hf") for formats in ("hf", "timm,hf")],
+)
+def test_missing_package__exit_5_with_the_pip_line(
+    run_cli, run: Path, tmp_path: Path, formats: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, package)
     before = fingerprint(tmp_path)
     result = run_cli("export", run, "--to", formats)
     assert (result.exit_code, result.stdout) == (5, "")
     assert result.stderr.count("\n") == 1
-    assert "needs onnxruntime" in result.stderr
-    assert "pip install 'vitctl[onnx]'" in result.stderr
+    assert f"--to {extra} needs {package}" in result.stderr
+    assert f"pip install 'vitctl[{extra}]'" in result.stderr
     assert fingerprint(tmp_path) == before
 
 
-@pytest.mark.usefixtures("without_onnxruntime")
-def test_missing_package__the_other_formats_need_it_not(run_cli, run: Path) -> None:
+def test_missing_package__all_leaves_out_what_transformers_cannot_verify(
+    run_cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, "transformers")
+    result = run_cli("export", run, "--to", "all", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [export["format"] for export in result.json["exports"]] == ["onnx", "timm", "npz", "pt2"]
+    (refused,) = result.json["refused"]
+    assert refused["format"] == "hf"
+    assert "needs transformers" in refused["reason"]
+    assert "left out hf: --to hf needs transformers" in " ".join(result.stderr.split())
+
+
+def test_missing_package__the_other_formats_need_it_not(run_cli, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "onnxruntime", "transformers")
     result = run_cli("export", run, "--to", "timm,npz", "--json")
     assert result.exit_code == 0, result.stderr
     assert [export["format"] for export in result.json["exports"]] == ["timm", "npz"]

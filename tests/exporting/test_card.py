@@ -275,7 +275,6 @@ def snippet_of(source: Source, format_name: str, *, is_raw: bool = False) -> str
         format_name,
         source,
         is_raw=is_raw,
-        outputs=("logits",),
         architecture="vit_tiny_patch16_224",
         model_args={"img_size": (16, 24), "class_token": True},
     )

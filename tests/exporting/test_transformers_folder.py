@@ -1,4 +1,4 @@
-"""The folder for ViTForImageClassification: transformers itself opens it, and so does our own reading of the files."""
+"""The folder for ViTForImageClassification: transformers opens it and computes what the model does."""
 
 import json
 from collections.abc import Callable
@@ -118,26 +118,18 @@ HELD: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_logits__are_the_models_in_transformers_and_in_our_reading(kind: str, tmp_path: Path) -> None:
-    from transformers import ViTForImageClassification
-
+def test_logits__are_the_models_in_transformers(kind: str, tmp_path: Path) -> None:
     make, image_size = HELD[kind]
     model = make()
-    folder = write(model, tmp_path / "hf")
-    opened, report = ViTForImageClassification.from_pretrained(folder, output_loading_info=True)
-    assert not any(report.values()), report  # missing, unexpected, mismatched keys and errors
-    expected = logits_by(model, image_size)
-    tolerances = {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(logits_by(lambda x: opened.eval()(x).logits, image_size), expected, **tolerances)
-    torch.testing.assert_close(logits_by(transformers_logits(folder), image_size), expected, **tolerances)
+    found = logits_by(transformers_logits(write(model, tmp_path / "hf")), image_size)
+    torch.testing.assert_close(found, logits_by(model, image_size), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("key", "wrong"),
-    [("layer_norm_eps", 1e-12), ("hidden_act", "gelu_pytorch_tanh"), ("num_attention_heads", 4),
-     ("num_hidden_layers", 1)],
-)  # fmt: skip
-def test_our_reading__notices_a_wrong_configuration(key: str, wrong: object, tmp_path: Path) -> None:
+    [("layer_norm_eps", 1e-12), ("hidden_act", "gelu_pytorch_tanh"), ("num_attention_heads", 4)],
+)
+def test_logits__notice_a_wrong_configuration(key: str, wrong: object, tmp_path: Path) -> None:
     model = small_activations()
     folder = write(model, tmp_path / "hf")
     (folder / "config.json").write_text(json.dumps(config_of(folder) | {key: wrong}))
@@ -145,7 +137,7 @@ def test_our_reading__notices_a_wrong_configuration(key: str, wrong: object, tmp
     assert difference.abs().max() > 2e-5  # with the right one below 1e-5
 
 
-def test_our_reading__notices_swapped_and_missing_tensors(tmp_path: Path) -> None:
+def test_logits__notice_swapped_tensors(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     model = build()
@@ -157,10 +149,47 @@ def test_our_reading__notices_swapped_and_missing_tensors(tmp_path: Path) -> Non
     save_file(swapped, folder / "model.safetensors")
     difference = logits_by(transformers_logits(folder), (16, 16)) - logits_by(model, (16, 16))
     assert difference.abs().max() > 1e-3
-    del tensors["vit.layernorm.bias"]
-    save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(KeyError, match="vit.layernorm.bias"):
-        logits_by(transformers_logits(folder), (16, 16))
+
+
+Damaged = tuple[dict[str, Any], Callable[[dict[str, Tensor]], dict[str, Tensor]], str]
+POSITIONS = "vit.embeddings.position_embeddings"
+DAMAGED: dict[str, Damaged] = {
+    "a tensor missing": ({}, lambda old: without(old, "vit.layernorm.bias"), "missing keys.*layernorm.bias"),
+    "a tensor more": ({}, lambda old: old | {"vit.x": torch.ones(1)}, "unexpected keys.*vit.x"),
+    "a block too few": ({"num_hidden_layers": 1}, lambda old: old, "unexpected keys"),
+    "a block too many": ({"num_hidden_layers": 3}, lambda old: old, "missing keys"),
+    "positions too few": ({}, lambda old: old | {POSITIONS: old[POSITIONS][:, :10]}, "mismatch"),
+}  # fmt: skip
+
+
+def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_logits__of_other_tensors_than_the_class_has_are_refused(kind: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    config, change, words = DAMAGED[kind]
+    folder = write(build(), tmp_path / "hf")
+    (folder / "config.json").write_text(json.dumps(config_of(folder) | config))
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file({key: value.clone() for key, value in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises((ModelError, RuntimeError), match=words):
+        transformers_logits(folder)
+
+
+def test_reading__says_nothing_and_leaves_transformers_as_talkative_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    folder = write(build(), tmp_path / "hf")
+    transformers_logits(folder)
+    transformers_pixels(folder)
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before == (logging.WARNING, True)
 
 
 def test_configuration__says_what_transformers_would_otherwise_assume(tmp_path: Path) -> None:
@@ -227,19 +256,6 @@ PROCESSED = {
     "border": {"crop_mode": "border", "image_size": (12, 20)},
     "border, cut": {"crop_mode": "border", "crop_pct": 0.8, "interpolation": "lanczos"},
 }
-
-
-@pytest.mark.parametrize("kind", PROCESSED)
-def test_pixels__are_those_of_transformers_to_the_last_bit(kind: str, tmp_path: Path) -> None:
-    from transformers import AutoImageProcessor
-
-    folder = write_preprocessor(tmp_path, preprocessing_for(**PROCESSED[kind]))
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    pixels = transformers_pixels(folder)
-    for size in PHOTOS:
-        theirs = processor(photo(size), return_tensors="pt").pixel_values[0]
-        assert theirs.dtype == torch.float32
-        assert torch.equal(pixels(photo(size)), theirs), size
 
 
 @pytest.mark.parametrize(
@@ -415,15 +431,6 @@ def test_description__that_was_tampered_with_is_found(
     complaint = complaint_about(folder, preprocessing=preprocessing)
     assert complaint is not None
     assert complaint.startswith(f"its {file} {phrase}")
-
-
-def test_description__of_more_tokens_than_the_weights_have_positions_for(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = write(build(), tmp_path / "hf")
-    tensors, positions = load_file(folder / "model.safetensors"), "vit.embeddings.position_embeddings"
-    save_file(tensors | {positions: tensors[positions][:, :10].clone()}, folder / "model.safetensors")
-    assert complaint_about(folder) == "its config.json describes 17 tokens, its model.safetensors has positions for 10"
 
 
 def test_description__names_all_that_is_wrong(tmp_path: Path) -> None:

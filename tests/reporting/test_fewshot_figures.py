@@ -24,7 +24,12 @@ from vitctl.reporting.fewshot_figures import (
 )
 
 Row = dict[str, Any]
-DRAWN = [draw_accuracy_vs_shots, draw_accuracy_vs_l2, draw_layers, draw_ways_shots]
+DRAWN = [
+    pytest.param(draw_accuracy_vs_shots, id="shots"),
+    pytest.param(draw_accuracy_vs_l2, id="l2"),
+    pytest.param(draw_layers, id="layers"),
+    pytest.param(draw_ways_shots, id="ways"),
+]
 
 
 def result(top1: float = 0.6, **changes: Any) -> Row:
@@ -345,7 +350,7 @@ def test_layers__a_pool_without_a_layer_is_hatched() -> None:
     assert values.tolist() == [[True, True, False], [False, False, False]]
     assert len(cell_texts(heat_axes)) == 4
     assert heat_axes.get_xlabel() == "layer (hatched: no result)"
-    assert any(patch.get_hatch() for patch in heat_axes.patches)
+    assert heat_axes.patch.get_hatch()
 
 
 @pytest.mark.parametrize(("num_layers", "has_numbers"), [(16, True), (17, False)])

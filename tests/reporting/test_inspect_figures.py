@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from vitctl.reporting.inspect_figures import DRAWINGS, MAX_SIDE, Model, draw_findings, findings_figure
-from vitctl.reporting.inspect_panels import draw_overlay, evenly, lowest_and_evenly, set_layer_ticks, upsampled, wrapped
+from vitctl.reporting.inspect_panels import draw_overlay, evenly, lowest_and_evenly, set_layer_ticks, wrapped
 
 Found = tuple[dict[str, np.ndarray], dict[str, Any]]
 STRANGE = "$5 & $\\frac{$ <img src=x onerror=alert(1)> 花 caf\udce9\n" + "x" * 300
@@ -298,14 +299,6 @@ def test_everything_undefined_is_still_drawn(analysis: str) -> None:
     figure_of(analysis, (arrays | undefined, facts))
 
 
-def test_upsampled__agrees_with_torch() -> None:
-    values = rng().standard_normal((3, 5))
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(values)[None, None], size=(16, 12), mode="bilinear", align_corners=False
-    )
-    np.testing.assert_allclose(upsampled(values, (16, 12)), expected[0, 0].numpy(), atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("count", "most", "places"),
     [(0, 6, []), (1, 6, [0]), (6, 6, [0, 1, 2, 3, 4, 5]), (24, 6, [0, 5, 9, 14, 18, 23]), (7, 2, [0, 6])],
@@ -357,7 +350,7 @@ def test_overlay__colours_are_of_the_map_alone_and_the_picture_is_a_few_thin_lin
     assert axes.images[0].get_alpha() is None
     assert axes.images[0].get_cmap().name == "viridis"
     assert axes.images[0].get_clim() == (0, 1)
-    np.testing.assert_allclose(drawn(axes), upsampled(values / values.max(), (32, 48)))
+    np.testing.assert_allclose(drawn(axes), values / values.max())
     np.testing.assert_array_equal(drawn(axes), drawn(without))
     (lines,) = outlines(axes)
     assert np.max(lines.get_linewidth()) < 1
@@ -377,7 +370,22 @@ def test_overlay__a_picture_without_contrast_has_no_lines(size: tuple[int, int])
 def test_overlay__even_attention_looks_even() -> None:
     axes = Figure().subplots()
     draw_overlay(axes, with_pictures(1, (8, 12))["pictures"][0], np.full((2, 3), 1 / 6, dtype=np.float32))
-    np.testing.assert_array_equal(drawn(axes), np.ones((8, 12)))
+    np.testing.assert_array_equal(drawn(axes), np.ones((2, 3)))
+
+
+def test_overlay__is_bilinear_between_the_middles_of_cells() -> None:
+    values = rng().uniform(0, 1, (3, 5))
+    figure = Figure(figsize=(1, 0.6), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False)
+    draw_overlay(axes, np.zeros((60, 100, 3), dtype=np.uint8), values)
+    axes.images[0].set_cmap("gray")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    shown = np.asarray(canvas.buffer_rgba())
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(values / values.max())[None, None], size=(60, 100), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(shown[..., 0] / 255, expected[0, 0].numpy(), atol=0.02)
 
 
 # --- the patch embedding -----------------------------------------------------------------------------------
@@ -438,7 +446,7 @@ def test_attention__overlays_are_head_means_relative_to_their_largest() -> None:
     found = attention()
     axes = [axes for axes in panels(figure_of("attention", found)) if axes.get_title() == "block 1"]
     mean = found[0]["maps"][0, 1].mean(axis=0)
-    np.testing.assert_allclose(drawn(axes[0]), upsampled(mean / mean.max(), (8, 12)), atol=1e-6)
+    np.testing.assert_allclose(drawn(axes[0]), mean / mean.max(), atol=1e-6)
     assert axes[0].get_xlabel() == "to prefix: 50%"
 
 
@@ -447,7 +455,7 @@ def test_attention__a_chosen_head_and_layer_are_shown() -> None:
     figure = figure_of("attention", found)
     head = found[0]["maps"][0, 0, 1]
     for title in ("block 0", "head 1"):
-        np.testing.assert_allclose(drawn(panel(figure, title)), upsampled(head / head.max(), (8, 12)), atol=1e-6)
+        np.testing.assert_allclose(drawn(panel(figure, title)), head / head.max(), atol=1e-6)
     assert {"attention of the query, head 1", "heads of block 0, first picture", "heads of block 0"} <= set(
         texts(figure)
     )
@@ -504,9 +512,9 @@ def test_attention__a_single_head_and_block() -> None:
 def test_rollout__the_last_map_is_the_rollout() -> None:
     found = rollout(depth=24)
     figure = figure_of("rollout", found)
-    np.testing.assert_allclose(drawn(panel(figure, "all blocks")), upsampled(found[0]["rollout"][0], (8, 12)))
+    np.testing.assert_allclose(drawn(panel(figure, "all blocks")), found[0]["rollout"][0])
     ninth = found[0]["per_layer"][0, 9]
-    np.testing.assert_allclose(drawn(panel(figure, "blocks 0 to 9")), upsampled(ninth / ninth.max(), (8, 12)))
+    np.testing.assert_allclose(drawn(panel(figure, "blocks 0 to 9")), ninth / ninth.max())
     assert "fusion mean, discard 0.0, residual 0.5; 6 of 24 blocks" in titles(figure)[1]
 
 

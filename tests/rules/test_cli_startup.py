@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "PIL", "sklearn", "scipy", "matplotlib")
-HEAVY += ("onnx", "onnxscript", "onnxruntime")
+HEAVY += ("onnx", "onnxscript", "onnxruntime", "transformers")
 
 # one fresh interpreter shows every help page, then tells which heavy modules it holds and which pages it saw
 SCRIPT = f"""

@@ -83,7 +83,7 @@ def split_logits(
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Return softmax(logits): (N, C) float64, rows sum to 1."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    result: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    result: np.ndarray = softmax(logits.astype(np.float64), axis=1)
     return result

@@ -6,8 +6,6 @@ Letters: N images, C classes. Everything is a fraction 0-1 except the negative l
 from typing import TypedDict
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from vitctl.results.evaluate import ClassResult
 
@@ -26,6 +24,8 @@ def wilson_interval(num_correct: int, num_images: int, *, confidence: float = 0.
         >>> [round(end, 4) for end in wilson_interval(45, 50)]
         [0.7864, 0.9565]
     """
+    from scipy.stats import binomtest
+
     interval = binomtest(num_correct, num_images).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -37,11 +37,11 @@ def mean_nll(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: (N, C) float.
         labels: (N,) int64.
     """
+    from scipy.special import logsumexp
+
     values = logits.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # logits that are not finite give a result that is not
-        top = values.max(axis=1)
-        log_total = top + np.log(np.exp(values - top[:, None]).sum(axis=1))
-    return float(np.mean(log_total - values[np.arange(len(labels)), labels]))
+        return float(np.mean(logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]))
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -76,6 +76,8 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, *, num_classes: int) -> np.ndarray:
     """Return the confusion matrix: (C, C) int64, rows are true classes, columns predicted ones."""
+    from sklearn.metrics import confusion_matrix
+
     matrix: np.ndarray = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
     return matrix
 
@@ -101,15 +103,16 @@ def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels:
         probabilities: (N, C), their softmax.
         labels: (N,) int64.
     """
+    from sklearn.metrics import f1_score, recall_score
+
     predicted = logits.argmax(axis=1)
     num_correct = int((predicted == labels).sum())
     present = np.unique(np.concatenate([labels, predicted]))
-    recalls = [float((predicted[labels == label] == label).mean()) for label in np.unique(labels)]
     return {
         "top1": num_correct / len(labels),
         "top1_ci95": wilson_interval(num_correct, len(labels)),
         "top5": top_k_accuracy(logits, labels, 5),
-        "balanced_accuracy": float(np.mean(recalls)),
+        "balanced_accuracy": float(recall_score(labels, predicted, labels=np.unique(labels), average="macro")),
         "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
         "nll": mean_nll(logits, labels),
         "ece": expected_calibration_error(probabilities, labels),
@@ -127,6 +130,8 @@ def per_class_report(
         labels: (N,) int64.
         class_names: C names.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(len(class_names)), zero_division=np.nan
     )

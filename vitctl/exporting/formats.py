@@ -26,7 +26,8 @@ from vitctl.primitives.files import write_json
 from vitctl.settings.words import GRAPH_FORMATS
 
 CNN_STEP_PX = 32
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "hf": ("transformers",)}
+"""What a format needs that is not installed with vitctl, but with ``vitctl[FORMAT]``."""
 ONNX_FILE, FULL_PRECISION_FILE = "model.onnx", "model.fp32.onnx"
 FIRST_ATTEMPT = "as it is"
 _ATTENTIONS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -73,14 +73,13 @@ def open_npz(folder: Path, model: nn.Module, *, name: str, first_output: str) ->
 
 
 def open_transformers(folder: Path, source: Source, *, first_output: str) -> OpenedExport:
-    """Open a ViTForImageClassification folder with a plain forward pass of vitctl's own; needs no transformers."""
+    """Open a ViTForImageClassification folder with transformers."""
     logits, pixels = transformers_folder.transformers_logits(folder), transformers_folder.transformers_pixels(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
 
     def _run(images: Tensor) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            return {first_output: logits(images).numpy()}
+        return {first_output: logits(images).numpy()}
 
     wrong = transformers_folder.misdescription(folder, preprocessing=source.preprocessing, class_names=source.labels)
     return OpenedExport(_run, names, None, lambda _: pixels, wrong)

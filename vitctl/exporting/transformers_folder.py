@@ -1,8 +1,8 @@
-"""Write a ViT as the folder that transformers' ViTForImageClassification opens, and read such a folder without it.
+"""Write a ViT as the folder that transformers' ViTForImageClassification opens, and have transformers read it.
 
 ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``. The tensors have the names of
-transformers 4, which 5 reads and writes too (its in-memory names differ). The reading side, ``transformers_logits``
-and ``transformers_pixels``, knows the files only: it checks an export where transformers is not installed.
+transformers 4, which 5 reads and writes too (its in-memory names differ). Writing needs no transformers; reading,
+``transformers_logits`` and ``transformers_pixels``, is transformers: whoever gets the folder runs that code.
 
 Letters: B images, C classes, D width, H W px, T tokens.
 """
@@ -10,16 +10,15 @@ Letters: B images, C classes, D width, H W px, T tokens.
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -269,7 +268,7 @@ def misdescription(folder: Path, *, preprocessing: Preprocessing, class_names: S
 
     Raises:
         OSError: A file is missing.
-        KeyError: The patch or position embeddings are missing.
+        KeyError: The patch embedding is missing.
     """
     config, processor = (
         json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG_FILE, PREPROCESSOR_FILE)
@@ -279,7 +278,6 @@ def misdescription(folder: Path, *, preprocessing: Preprocessing, class_names: S
     found = [
         *_complaints(PREPROCESSOR_FILE, _processor_facts(processor, preprocessing)),
         *_complaints(CONFIG_FILE, _config_facts(config, shapes, image_size=preprocessing.image_size)),
-        *_unfitting_positions(config, shapes),
         *_misnamed(config, class_names),
     ]
     return " and ".join(found) or None
@@ -323,14 +321,6 @@ def _config_facts(
     }
 
 
-def _unfitting_positions(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    size, patch = (_height_and_width(config.get(key)) for key in ("image_size", "patch_size"))
-    num_rows = shapes["vit.embeddings.position_embeddings"][1]
-    if size and patch and (num_tokens := 1 + size[0] // patch[0] * (size[1] // patch[1])) != num_rows:
-        return [f"its {CONFIG_FILE} describes {num_tokens} tokens, its {WEIGHTS_FILE} has positions for {num_rows}"]
-    return []
-
-
 def _height_and_width(size: int | list[int] | None) -> list[int] | None:
     return [size, size] if isinstance(size, int) else size
 
@@ -349,8 +339,24 @@ def _misnamed(config: Mapping[str, Any], class_names: Sequence[str]) -> list[str
     return found
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing progress bars and from logging what ``transformers_logits`` says itself."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
 def transformers_logits(folder: Path) -> Callable[[Tensor], Tensor]:
-    """Return what ViTForImageClassification computes from the files in ``folder``, in plain torch on the CPU.
+    """Return what transformers' ViTForImageClassification computes from the files in ``folder``, on the CPU.
 
     Args:
         folder: With ``config.json`` and ``model.safetensors``.
@@ -359,67 +365,36 @@ def transformers_logits(folder: Path) -> Callable[[Tensor], Tensor]:
         A function from images, (B, 3, H, W) float32, normalised, to logits, (B, C) float32.
 
     Raises:
-        OSError: A file is missing.
-        KeyError: When called: a tensor is missing.
+        ModelError: A tensor is missing, of another shape, or not of that class.
+        OSError: A file is missing or no such file.
     """
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    return torch.no_grad()(_ClassicViT(config, load_file(folder / WEIGHTS_FILE)).logits)
+    from transformers import ViTForImageClassification
 
+    with _quiet():
+        model, report = ViTForImageClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    for kind, found in report.items():  # transformers would draw what is missing at random
+        if found:
+            raise ModelError(
+                f"transformers finds {kind.replace('_', ' ')} in {WEIGHTS_FILE}: {sorted(map(str, found))}"
+            )
 
-@dataclass(frozen=True)
-class _ClassicViT:
-    """The forward pass of ViTForImageClassification (eager attention, evaluation), by the names on disk."""
-
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def logits(self, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def logits(images: Tensor) -> Tensor:
         """Return (B, C) for (B, 3, H, W)."""
-        hidden = self._embedded(images)
-        for index in range(self.config["num_hidden_layers"]):
-            hidden = self._layer(hidden, f"vit.encoder.layer.{index}")
-        return self._linear(self._norm(hidden, "vit.layernorm")[:, 0], "classifier")
+        found: Tensor = model.eval()(images).logits
+        return found
 
-    def _embedded(self, images: Tensor) -> Tensor:
-        projection = "vit.embeddings.patch_embeddings.projection"
-        weight, bias = self.tensors[f"{projection}.weight"], self.tensors[f"{projection}.bias"]
-        patches = functional.conv2d(images, weight, bias, stride=self.config["patch_size"]).flatten(2).transpose(1, 2)
-        first = self.tensors["vit.embeddings.cls_token"].expand(len(images), -1, -1)
-        return torch.cat([first, patches], dim=1) + self.tensors["vit.embeddings.position_embeddings"]
-
-    def _layer(self, hidden: Tensor, name: str) -> Tensor:
-        attended = self._attention(self._norm(hidden, f"{name}.layernorm_before"), f"{name}.attention.attention")
-        hidden = hidden + self._linear(attended, f"{name}.attention.output.dense")
-        wide = self._linear(self._norm(hidden, f"{name}.layernorm_after"), f"{name}.intermediate.dense")
-        activated = functional.gelu(wide, approximate=_APPROXIMATIONS[self.config["hidden_act"]])
-        return hidden + self._linear(activated, f"{name}.output.dense")
-
-    def _attention(self, hidden: Tensor, name: str) -> Tensor:
-        heads = (*hidden.shape[:2], self.config["num_attention_heads"], -1)
-        query, key, value = (
-            self._linear(hidden, f"{name}.{part}", has_bias=self.config["qkv_bias"]).view(heads).transpose(1, 2)
-            for part in ("query", "key", "value")
-        )
-        shares = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
-        return (shares @ value).transpose(1, 2).flatten(2)
-
-    def _linear(self, hidden: Tensor, name: str, *, has_bias: bool = True) -> Tensor:
-        return functional.linear(
-            hidden, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"] if has_bias else None
-        )
-
-    def _norm(self, hidden: Tensor, name: str) -> Tensor:
-        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
-        return functional.layer_norm(hidden, weight.shape, weight, bias, self.config["layer_norm_eps"])
+    return logits
 
 
 def transformers_pixels(folder: Path) -> Callable[[Image.Image], Tensor]:
-    """Return what transformers' image processor makes of an image by the file in ``folder``, to the last bit.
+    """Return what transformers' image processor makes of an image by the file in ``folder``.
 
-    The processor of transformers 5 that works on Pillow images (``backend="pil"``); the resize of the one that works
-    on tensors is up to a level of 255 off (measured, torchvision 0.28, bicubic). Where the aspect ratio is kept,
-    images of an aspect above 16 lose their far ends first (``without_far_ends``), and their middle may then be found
-    half a pixel beside.
+    The processor that works on Pillow images; the resize of the one that works on tensors is up to a level of 255 off
+    (measured, torchvision 0.28, bicubic). Where the aspect ratio is kept, images of an aspect above 16 lose their far
+    ends first (``without_far_ends``), and their middle may then be found half a pixel beside.
 
     Args:
         folder: With a ``preprocessor_config.json`` of ``preprocessor_config``'s.
@@ -430,36 +405,17 @@ def transformers_pixels(folder: Path) -> Callable[[Image.Image], Tensor]:
     Raises:
         OSError: The file is missing.
     """
-    config = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
-    mean, std = (np.array(config[key], dtype=np.float32) for key in ("image_mean", "image_std"))
+    from transformers import AutoImageProcessor
+
+    with _quiet():
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    keeps_aspect = "shortest_edge" in json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))["size"]
 
     def pixels(image: Image.Image) -> Tensor:
         """Return the pixels (3, H, W) of an RGB image."""
-        if "shortest_edge" in config["size"]:
-            image = without_far_ends(image)
-        resized = image.resize(_resized_size(image.size, config["size"]), resample=config["resample"])
-        if config.get("do_center_crop"):
-            resized = _cropped(resized, config["crop_size"])
-        values = (np.asarray(resized).astype(np.float64) * config["rescale_factor"]).astype(np.float32)
-        return torch.from_numpy((values - mean) / std).permute(2, 0, 1).contiguous()
+        found: Tensor = processor(without_far_ends(image) if keeps_aspect else image, return_tensors="pt").pixel_values[
+            0
+        ]
+        return found
 
     return pixels
-
-
-def _resized_size(image_size: tuple[int, int], size: dict[str, int]) -> tuple[int, int]:
-    """Return the (W, H) px to which transformers resizes an image of (W, H) px."""
-    width, height = image_size
-    if "shortest_edge" in size:
-        short = size["shortest_edge"]
-        long = int(short * max(image_size) / min(image_size))
-        return (short, long) if width <= height else (long, short)
-    if "max_height" in size:
-        scale = min(size["max_height"] / height, size["max_width"] / width)
-        return int(width * scale), int(height * scale)
-    return size["width"], size["height"]
-
-
-def _cropped(image: Image.Image, size: dict[str, int]) -> Image.Image:
-    """Return the middle of ``image``, offsets rounded down, with black where it is smaller."""
-    left, top = (image.width - size["width"]) // 2, (image.height - size["height"]) // 2
-    return image.crop((left, top, left + size["width"], top + size["height"]))

@@ -1,12 +1,13 @@
-"""Pictures: learning curves, the confusion matrix, contact sheets of images.
+"""Pictures: learning curves, the confusion matrix, contact sheets of images; and what all pictures share.
 
-Colours: Okabe and Ito's palette, which colour-blind readers can tell apart.
+Colours: Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, faint on white.
 """
 
 import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,9 @@ from matplotlib.figure import Figure
 
 from vitctl.primitives.files import whole_file
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = "osD^vPX<>*"
+BLUE, ORANGE, GREY = *PALETTE[:2], "#777777"
 MAX_LABELLED_CLASSES = 40  # more names than this cannot be read on the axes
 MAX_CELL_NUMBERS = 20  # more classes than this leave no room for numbers in the cells
 MAX_LABEL_LENGTH = 18
@@ -138,6 +141,20 @@ def draw_contact_sheet(
     shown = fitted(title, canvas.shape[1] // 7)
     figure.text(0.01, 1 - 0.5 * top / (canvas.shape[0] + top), shown, va="center", fontsize=9, parse_math=False)
     save(figure, path, dpi=dpi)
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Return colour, marker and line of a series: each colour with its marker, dashed the second time round.
+
+    No two of the first 14 look alike, and the first ten differ by their marker alone.
+    """
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": "-" if number < len(PALETTE) else "--",
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
 
 
 def fitted(text: str, longest: int) -> str:

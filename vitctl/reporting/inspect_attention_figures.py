@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from vitctl.reporting.fewshot_figures import PALETTE
+from vitctl.reporting.figures import PALETTE, series_style
 from vitctl.reporting.inspect_panels import (
     BLUE,
     GREEN,
@@ -39,7 +39,6 @@ from vitctl.reporting.inspect_panels import (
     pictures_of,
     query_cell,
     query_name,
-    series_style,
     set_block_axis,
     stacked,
 )

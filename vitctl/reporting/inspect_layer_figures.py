@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
-from vitctl.reporting.figures import GREY, fitted
+from vitctl.reporting.figures import GREY, fitted, series_style
 from vitctl.reporting.inspect_panels import (
     BLUE,
     ORANGE,
@@ -33,7 +33,6 @@ from vitctl.reporting.inspect_panels import (
     legend_of_all,
     lowest_and_evenly,
     map_height,
-    series_style,
     set_layer_ticks,
     stacked,
     wrapped,

@@ -22,8 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from vitctl.reporting.fewshot_figures import MARKERS, PALETTE
-from vitctl.reporting.figures import GREY, fitted
+from vitctl.reporting.figures import GREY, PALETTE, fitted
 from vitctl.settings.words import EMBED
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
@@ -220,17 +219,6 @@ def draw_level(axes: Axes, height: float | None, label: str) -> None:
         axes.axhline(height, color=GREY, linestyle="--", linewidth=1.2, zorder=1, label=label)
 
 
-def series_style(number: int) -> dict[str, Any]:
-    """Return colour, marker and line of a series: each colour with its marker, dashed the second time round."""
-    return {
-        "color": PALETTE[number % len(PALETTE)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": "-" if number < len(PALETTE) else "--",
-        "markersize": 4,
-        "linewidth": 1.4,
-    }
-
-
 # --- maps and pictures -------------------------------------------------------------------------------------
 
 
@@ -261,7 +249,9 @@ def draw_overlay(axes: Axes, picture: np.ndarray, values: np.ndarray) -> None:
         picture: (Y, X, 3) uint8.
         values: (h, w), at least 0; stretched to the picture's size bilinearly.
     """
-    heat_map(axes, upsampled(finite(values) / largest(values), picture.shape[:2]), limits=(0, 1))
+    height, width = picture.shape[:2]
+    image = heat_map(axes, finite(values) / largest(values), limits=(0, 1))
+    image.set(interpolation="bilinear", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     _draw_outlines(axes, picture)
     hide_ticks(axes)
 
@@ -270,22 +260,15 @@ def _draw_outlines(axes: Axes, picture: np.ndarray) -> None:
     """Draw thin lines where a picture, (Y, X, 3) uint8, crosses two grey levels; none where it has no contrast."""
     if min(picture.shape[:2]) < 2:
         return
-    grey = _blurred(picture.astype(np.float64) @ (0.299, 0.587, 0.114), OUTLINE_BLUR * max(picture.shape[:2]))
+    from scipy.ndimage import gaussian_filter
+
+    deviation = OUTLINE_BLUR * max(picture.shape[:2])
+    grey = gaussian_filter(
+        picture @ (0.299, 0.587, 0.114), deviation, mode="nearest", radius=max(1, round(3 * deviation))
+    )
     low, high = float(grey.min()), float(grey.max())
     if high - low >= LEAST_CONTRAST:
         axes.contour(grey, levels=[low + share * (high - low) for share in OUTLINE_LEVELS], **OUTLINE)
-
-
-def _blurred(values: np.ndarray, deviation: float) -> np.ndarray:
-    """Return (Y, X) values under a Gaussian of ``deviation`` px, (Y, X); the edge goes on beyond itself."""
-    reach = max(1, round(3 * deviation))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(deviation, 1e-3)) ** 2)
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (reach, reach)
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, padding, mode="edge"), len(weights), axis)
-        values = windows @ (weights / weights.sum())
-    return values
 
 
 def draw_picture(axes: Axes, picture: np.ndarray, name: str) -> None:
@@ -293,23 +276,6 @@ def draw_picture(axes: Axes, picture: np.ndarray, name: str) -> None:
     axes.imshow(picture)
     hide_ticks(axes)
     axes.set_ylabel(short_name(name), fontsize=8, parse_math=False)
-
-
-def upsampled(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (h, w) values at ``size`` (Y, X), bilinear between the middles of cells, level beyond them."""
-    (top, bottom, down), (left, right, across) = (
-        _neighbours(new, old) for new, old in zip(size, values.shape, strict=True)
-    )
-    rows = values[top] * (1 - down)[:, None] + values[bottom] * down[:, None]
-    stretched: np.ndarray = rows[:, left] * (1 - across) + rows[:, right] * across
-    return stretched
-
-
-def _neighbours(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for ``new`` places over ``old`` cells, the cell before, the cell after and the share of the latter."""
-    places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    before = np.floor(places).astype(int)
-    return before, np.minimum(before + 1, old - 1), places - before
 
 
 def mark_cell(axes: Axes, cell: Sequence[int], cell_size: tuple[float, float] = (1.0, 1.0)) -> None:

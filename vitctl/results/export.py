@@ -126,7 +126,7 @@ class FormatExport(Result):
 
 @dataclass(frozen=True, repr=False)
 class RefusedFormat(Result):
-    """A format of ``--to all`` that cannot hold the model."""
+    """A format of ``--to all`` that cannot hold the model, or that nothing here could verify."""
 
     format: str
     """Its name."""

@@ -13,13 +13,13 @@ import torch
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
-from vitctl.errors import ModelError, SettingError, UnavailableError
+from vitctl.errors import ModelError, SettingError, UnavailableError, VitctlError
 from vitctl.exporting.card import card
 from vitctl.exporting.formats import (
     FIRST_ATTEMPT,
     FULL_PRECISION_FILE,
     ONNX_FILE,
-    ONNX_PACKAGES,
+    PACKAGES,
     Exporter,
     GraphSettings,
 )
@@ -63,7 +63,7 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
         VitctlError: The model, the images or the output cannot be used, or an export does not behave like its
             source; nothing was written.
     """
-    _check_packages(config)
+    _check_packages([name for name in config.formats if name != "hf" or not config.takes_what_fits])
     _, threads_reason = resolve_num_threads(config.num_threads)
     place = find_place(config, conversation)
     out = _decide_out(config, place)
@@ -98,12 +98,13 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
     )
 
 
-def _check_packages(config: ExportConfig) -> None:
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if "onnx" in config.formats and missing:
-        raise UnavailableError(
-            f"--to onnx needs {' and '.join(missing)}, not installed here; try: pip install 'vitctl[onnx]'"
-        )
+def _check_packages(formats: Sequence[str]) -> None:
+    for name in formats:
+        missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
+        if missing:
+            raise UnavailableError(
+                f"--to {name} needs {' and '.join(missing)}, not installed here; try: pip install 'vitctl[{name}]'"
+            )
 
 
 def _decide_out(config: ExportConfig, place: Place) -> Path:
@@ -148,14 +149,15 @@ def _formats_that_fit(
     for name in config.formats:
         try:
             exporter.check(name)
+            _check_packages([name])  # of --to all, hf alone is left out where it could not be verified
             formats.append(name)
-        except ModelError as error:
+        except (ModelError, UnavailableError) as error:
             _refuse(name, error, refused, config, conversation)
     return formats, refused
 
 
 def _refuse(
-    name: str, error: ModelError, refused: list[RefusedFormat], config: ExportConfig, conversation: Conversation
+    name: str, error: VitctlError, refused: list[RefusedFormat], config: ExportConfig, conversation: Conversation
 ) -> None:
     if not config.takes_what_fits:
         raise error
@@ -281,7 +283,7 @@ def _latencies(
     )
     contenders = {"source": Contender(source, plain.batch)}
     for name, one in opened.items():
-        if name != "hf":  # its users run transformers' code, which is not here
+        if name != "hf":  # how fast transformers is, is not for an export to say
             contenders[name] = Contender(one.run, exporter.form.batch if name in GRAPH_FORMATS else plain.batch)
     if full is not None:
         contenders["fp32"] = Contender(full.run, exporter.form.batch)
