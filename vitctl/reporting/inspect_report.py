@@ -44,6 +44,7 @@ pre { margin: .5rem 0; padding: .6rem .8rem; background: #f3f3f3; border-radius:
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .verdict { white-space: nowrap; font-weight: 600; }
 .holds { color: #00614a; }
+.partly { color: #6b5500; }
 .fails { color: #a34500; }
 .open { color: #555; }
 .note { border-left: 4px solid #e69f00; padding-left: .75rem; margin: .5rem 0; }
@@ -63,7 +64,12 @@ nav ul { columns: 16rem; column-gap: 2.5rem; padding-left: 1.2rem; margin: .5rem
 """
 NO_VALUE = "none"  # as the tables say it
 WIDE_PX = 1900  # measured: the letters of wider pictures are too small when they are shrunk to the page
-_OUTCOMES = {True: ("holds", "✓ holds"), False: ("fails", "✗ does not hold"), None: ("open", "? cannot be said")}
+_OUTCOMES = {
+    "yes": ("holds", "✓ holds"),
+    "partly": ("partly", "~ holds in part"),
+    "no": ("fails", "✗ does not hold"),
+    "cannot be said": ("open", "? cannot be said"),
+}
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?[\d.,]+(e[-+]?\d+)?( ?(%|px|nats))?")
 _NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters that HTML does not allow
 
@@ -75,13 +81,13 @@ class Claim:
     Attributes:
         analysis: The anchor of the section it belongs to.
         claim: What the papers found.
-        holds: Whether it was found here; None where it cannot be said.
+        verdict: ``yes``, ``partly``, ``no`` or ``cannot be said``.
         numbers: What was found.
     """
 
     analysis: str
     claim: str
-    holds: bool | None
+    verdict: str
     numbers: str
 
 
@@ -282,7 +288,7 @@ def _verdicts(heading: str, claims: Sequence[Claim], anchors: Iterable[str], *, 
     head = "".join(f'<th scope="col">{name}</th>' for name in ("verdict", "claim", "found"))
     lines = []
     for claim in claims:
-        kind, words = _OUTCOMES[claim.holds]
+        kind, words = _OUTCOMES[claim.verdict]
         where = f' (<a href="#{_anchor(claim.analysis)}">{_text(claim.analysis)}</a>)' * (claim.analysis in anchors)
         lines.append(
             f'<tr><td class="verdict {kind}">{words}</td><td>{_text(claim.claim)}{where}</td>'
@@ -297,8 +303,8 @@ def _verdicts(heading: str, claims: Sequence[Claim], anchors: Iterable[str], *, 
 
 
 def _counted(claims: Sequence[Claim]) -> str:
-    counts = [sum(claim.holds is outcome for claim in claims) for outcome in (True, False, None)]
-    return "Holds: {}. Does not hold: {}. Cannot be said: {}.".format(*counts)
+    counts = (sum(claim.verdict == outcome for claim in claims) for outcome in _OUTCOMES)
+    return "Holds: {}. In part: {}. Does not hold: {}. Cannot be said: {}.".format(*counts)
 
 
 def _skipped(skipped: Sequence[Skipped]) -> str:
