@@ -216,8 +216,8 @@ def test_norm_ratio_wants_the_class_token_early_and_the_patches_late() -> None:
     control = found({"ratio": ratios([1, 1, 1, 2, 2], [9, 9, 9, 9, 9])}, has_class_token=True)
     assert said("norm-ratio", paper, control) == [YES, YES]
     assert [one.numbers for one in judged("norm-ratio", paper, control)] == [
-        "9 to 1 times the branch (tau -1.00); random weights 1 to 2 times the branch, lowest 1 (tau 0.77)",
-        "1 to 9 times the branch (tau 1.00); random weights 9 to 9 times the branch (tau 0.00)",
+        "9 to 1 x (tau -1.00); random weights 1 to 2 x (tau 0.77)",
+        "1 to 9 x (tau 1.00); random weights 9 to 9 x (tau 0.00)",
     ]
     other = found({"ratio": ratios([1, 2, 3, 8, 9], [9, 8, 4, 2, 1])}, has_class_token=True)
     assert said("norm-ratio", other, control) == [NO, NO]

@@ -37,7 +37,8 @@ def command_lines(text: str) -> list[str]:
     """Every ``vitctl ...`` line of the code blocks and every such span of the prose, without what explains it."""
     found = LINE.findall("\n".join(code_blocks(text, "", "text", "bash", "console")))
     prose = readme.FENCED.sub("", text)
-    found += [span for span in INLINE.findall(" ".join(prose.split())) if not re.search(r"COMMAND|ANALYSIS|\.\.\.", span)]
+    spans = INLINE.findall(" ".join(prose.split()))
+    found += [span for span in spans if not re.search(r"COMMAND|ANALYSIS|\.\.\.", span)]
     return [re.split(r" +# | {3,}", line)[0].strip() for line in found]
 
 

@@ -211,7 +211,8 @@ def _course(values: "np.ndarray | None", found: Trend | None, unit: str, sign: i
     if found is None:
         return f"{ends} ({len(values)} layers, too few for a trend)"
     extreme = max(sign * float(value) for value in values if math.isfinite(value)) * sign
-    peak = f", {'highest' if sign > 0 else 'lowest'} {_number(extreme)}" if found.turn > 0 else ""
+    is_between = extreme not in (float(values[0]), float(values[-1]))
+    peak = f", {'highest' if sign > 0 else 'lowest'} {_number(extreme)}" if is_between else ""
     return f"{ends}{peak} (tau {sign * found.tau:.2f})"
 
 

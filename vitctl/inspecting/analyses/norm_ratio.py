@@ -48,7 +48,7 @@ def judge(found: "Findings", control: "Findings | None") -> list[Judged]:
     return [
         rises(
             f"{tokens}: the skip connection carries {'less' if falls else 'more'} of it with depth",
-            "times the branch",
+            "x",
             *(None if ratio is None else ratio[:, column] for ratio in ratios),
             falls=falls,
         )
