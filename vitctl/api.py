@@ -10,21 +10,21 @@ import inspect as signatures
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from vitctl.conversation import Conversation
+from vitctl.inspecting import catalogue
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.settings.inspect_model import InspectConfig
-from vitctl.settings.option import Settings, described
+from vitctl.settings.option import Described, Settings, described
 from vitctl.settings.predict import PredictConfig
 from vitctl.settings.reading import settings_from_python, values_from_python
 from vitctl.settings.words import PRETRAINED
@@ -44,7 +44,7 @@ _PACKAGE = str(Path(__file__).parent) + os.sep
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 
-def _takes(settings: type[Settings]) -> Callable[[_FunctionT], _FunctionT]:
+def _takes(settings: type[Settings] | Mapping[str, Described]) -> Callable[[_FunctionT], _FunctionT]:
     """Show the settings in the signature and the docstring of a function that passes ``**values`` on to them."""
 
     def show(function: _FunctionT) -> _FunctionT:
@@ -54,7 +54,8 @@ def _takes(settings: type[Settings]) -> Callable[[_FunctionT], _FunctionT]:
             if one.kind is not signatures.Parameter.VAR_KEYWORD
         ]
         names = {one.name for one in own}
-        rest = [one for one in described(settings).values() if one.name not in names and one.opt is not None]
+        every = settings if isinstance(settings, Mapping) else described(settings)
+        rest = [one for one in every.values() if one.name not in names and one.opt is not None]
         parameters = [
             signatures.Parameter(
                 one.name,
@@ -151,7 +152,7 @@ def fewshot_eval(*, verbose: bool = False, **settings: Any) -> "FewshotResult":
     return cast("FewshotResult", _run("fewshot_eval", config, verbose=verbose))
 
 
-@_takes(InspectConfig)
+@_takes(catalogue.every_setting())
 def inspect(
     analysis: str, run: PathLike | None = None, *, verbose: bool = False, **settings: Any
 ) -> "InspectResult | InspectAllResult":
@@ -161,13 +162,13 @@ def inspect(
         analysis: Its name, or ``all``, which returns an ``InspectAllResult``.
         run: Run folder or timm folder; None with ``model=``.
         verbose: Say on stderr what is done, and show progress.
-        settings: Those below, by name.
+        settings: Those below, by name; an analysis takes some of them (``vitctl inspect ANALYSIS --help``).
 
     Raises:
         VitctlError: A model, a setting or the images cannot be used; of the analysis nothing was written.
     """
-    given = {"analysis": analysis, **({} if run is None else {"run": run}), **settings}
-    settled = settings_from_python(InspectConfig, given, where="vitctl.inspect")
+    given = {**({} if run is None else {"run": run}), **settings}
+    settled = catalogue.settings_from_python(analysis, given, where="vitctl.inspect")
     return cast("InspectResult | InspectAllResult", _run("inspect_model", settled, verbose=verbose))
 
 

@@ -35,6 +35,8 @@ def completed(line: str, **environment: str) -> tuple[list[str], str]:
     [
         ("vitctl f", ["finetune", "fewshot-eval"]),
         ("vitctl recipes ", ["ls", "show", "check", "cp"]),
+        ("vitctl inspect r", ["rollout", "receptive-field"]),
+        ("vitctl inspect rollout --f", ["--fusion"]),
         ("vitctl finetune --num-", ["--num-workers", "--num-threads"]),
         ("vitctl finetune --data photos --group", ["--group-column", "--group-pattern"]),
         ("vitctl finetune --data ", []),  # bash offers files

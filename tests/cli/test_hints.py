@@ -68,6 +68,13 @@ CASES = {
     "finetune --ckpt x": "Did you mean '--weights'?",
     "evaluate run --checkpoint x": "Did you mean '--weights'?",
     "finetune --xyzzy": "has no option '--xyzzy'; 'vitctl finetune --help' lists what it takes.",
+    "inspect cka --shots 3": "vitctl inspect cka has no option '--shots', which is for probe, all; "
+    "'vitctl inspect cka --help' lists what it takes.",
+    "inspect filters --data x": "which is for attention, rollout, distance, cka, heads-vs-cnn and 7 others; 'vitctl "
+    "inspect filters --help' lists what it takes.",
+    "inspect rollout --fuson max": "vitctl inspect rollout has no option '--fuson'. Did you mean '--fusion'?",
+    "inspect --model demo": "options stand behind the command, as in 'vitctl inspect filters --model'.",
+    "inspect rolout": "vitctl inspect has no command 'rolout'. Did you mean 'rollout'?",
     "evaluate --steps 3": "has no option '--steps', which belongs to finetune; 'vitctl evaluate --help' lists what it "
     "takes.",
     "data --data photos": "vitctl data has no option '--data'; give its value alone, as in 'vitctl data SPEC'.",
@@ -125,7 +132,7 @@ def test_hint__in_a_process_of_its_own() -> None:
 
 def test_tables_name_what_there_is() -> None:
     assert set(hints._COMMANDS) - {"--help", "--version"} <= set(ROOT.commands)
-    options = {option for _, options in hints._commands(ROOT) for option in options}
+    options = {option for _, options in hints._commands(ROOT.commands) for option in options}
     assert {f"--{name}" for name in hints._OPTIONS} | set(hints._FILES.values()) <= options
     assert len(hints._SYNONYMS) == sum(
         len(words.split()) for words in (*hints._COMMANDS.values(), *hints._OPTIONS.values())
@@ -137,7 +144,7 @@ def test_tables_shadow_nothing() -> None:
     assert not set(ROOT.commands) & set(hints._SYNONYMS)
     for word, option in hints._SYNONYMS.items():
         if word.startswith("--"):
-            assert any(option in options and word not in options for _, options in hints._commands(ROOT)), word
+            assert any(option in options and word not in options for _, options in hints._commands(ROOT.commands)), word
 
 
 @pytest.mark.parametrize("word", SYNONYMS)

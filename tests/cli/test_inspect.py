@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.inspecting.analyses import ANALYSES as WORDS
-from vitctl.inspecting.verdicts import CONTROLLED
-from vitctl.settings.words import ANALYSES
+from vitctl.inspecting.catalogue import catalogue
 
+ANALYSES = tuple(catalogue())
+WORDS = {name: one.words for name, one in catalogue().items()}
+CONTROLLED = tuple(name for name, words in WORDS.items() if words.is_controlled)
 WITHOUT_IMAGES = ("filters", "pos-embed")
 PAIRS = ("cka", "heads-vs-cnn")
 KEYS = [
@@ -903,8 +904,9 @@ def test_all__the_control_is_what_the_command_finds_with_random_weights(
 def test_all__verdicts_are_claims_with_their_numbers(everything: Everything) -> None:
     verdicts = everything.document["verdicts"]
     for verdict in verdicts:
-        assert list(verdict) == ["analysis", "claim", "holds", "numbers"]
-        assert verdict["holds"] in (True, False, None)
+        assert list(verdict) == ["analysis", "claim", "holds", "verdict", "numbers"]
+        assert verdict["verdict"] in ("yes", "partly", "no", "cannot be said")
+        assert verdict["holds"] is {"yes": True, "no": False}.get(verdict["verdict"])
         assert verdict["analysis"] in everything.document["analyses"]
         assert verdict["numbers"]
     analyses = {verdict["analysis"] for verdict in verdicts}

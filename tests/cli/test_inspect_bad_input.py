@@ -57,9 +57,9 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
         nothing,
         "distence {vit}",
         2,
-        ("'distence'", "Did you mean 'distance'?", "equivariance, all"),
+        ("'distence'", "Did you mean 'distance'?"),
     ),
-    "unknown analysis": (nothing, "saliency {vit}", 2, ("'saliency'", "filters, pos-embed, attention")),
+    "unknown analysis": (nothing, "saliency {vit}", 2, ("'saliency'", "'vitctl inspect --help' lists")),
     "no model": (nothing, "distance", 2, ("No model is given", "run folder or --model NAME", "--model demo")),
     "no such model": (nothing, "distance {vit}x", 4, ("{vit}x", "neither a folder nor a model of timm")),
     "misspelt model": (nothing, "distance --model vit_tinny_patch16_224", 4, ("Did you mean 'vit_tiny_patch16_224'",)),
@@ -240,11 +240,11 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
             ("all", "--query cls", "is for attention"),
             ("all", "--image a.png", "is for attention"),
             ("all", "--renormalise", "is for distance"),
-            ("filters", "--image-size 32", "weights only"),
-            ("filters", "--num-images 3", "weights only"),
-            ("pos-embed", "--data digits", "weights only"),
-            ("pos-embed", "--batch-size 3", "weights only"),
-            ("filters", "--num-workers 0", "weights only"),
+            ("filters", "--image-size 32", "is for pos-embed, attention"),
+            ("filters", "--num-images 3", "is for attention, rollout, distance, cka, heads-vs-cnn and 7 others"),
+            ("pos-embed", "--data digits", "is for attention"),
+            ("pos-embed", "--batch-size 3", "is for attention"),
+            ("filters", "--num-workers 0", "is for attention"),
         )
     },
     "nothing to resample": (nothing, "cka {vit} --pos-embed-interp paper", 2, ("--pos-embed-interp", "--image-size")),
@@ -391,12 +391,12 @@ def test_files_of_an_earlier_inspection_stay_when_the_next_one_fails(
 def test_a_disk_that_is_full_is_a_sentence(
     run_cli: Callable[..., Any], tiny_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitctl.workflows import inspect_model
+    from vitctl.inspecting import outcome
 
     def write(*_args: object, **_arrays: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(inspect_model.np, "savez_compressed", write)
+    monkeypatch.setattr(outcome.np, "savez_compressed", write)
     result = run_cli("inspect", "filters", tiny_models["vit"], "--out", tmp_path / "out")
     said = " ".join(result.stderr.split())
     assert (result.exit_code, result.stdout) == (2, "")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitctl.settings.words import ANALYSES
+from vitctl.inspecting.catalogue import catalogue
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = GOLDEN / "json-keys-0.1.0.json"
@@ -218,7 +218,7 @@ def inspect(run_cli: Any, analysis: str, data: Path, models: dict[str, Path]) ->
     return run_cli("inspect", analysis, models["vit"], *second, *images, *counts, "--out", "out", "--json").json
 
 
-@pytest.mark.parametrize("analysis", ANALYSES)
+@pytest.mark.parametrize("analysis", catalogue())
 def test_inspect(run_cli, analysis: str, image_folder: Path, tiny_models: dict[str, Path]) -> None:
     document = inspect(run_cli, analysis, image_folder, tiny_models)
     hold(f"inspect {analysis}", document)

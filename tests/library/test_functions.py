@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 
 import vitctl
+from vitctl.inspecting.catalogue import every_setting
 from vitctl.results.result import Result
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.settings.inspect_model import InspectConfig
-from vitctl.settings.option import Settings, described
+from vitctl.settings.option import Described, described
 from vitctl.settings.predict import PredictConfig
 
-FUNCTIONS: dict[Callable[..., Any], type[Settings]] = {
-    vitctl.finetune: FinetuneConfig,
-    vitctl.evaluate: EvaluateConfig,
-    vitctl.fewshot_eval: FewshotEvalConfig,
-    vitctl.inspect: InspectConfig,
-    vitctl.export: ExportConfig,
-    vitctl.predict: PredictConfig,
-    vitctl.data_report: DataConfig,
+FUNCTIONS: dict[Callable[..., Any], Mapping[str, Described]] = {
+    vitctl.finetune: described(FinetuneConfig),
+    vitctl.evaluate: described(EvaluateConfig),
+    vitctl.fewshot_eval: described(FewshotEvalConfig),
+    vitctl.inspect: every_setting(),
+    vitctl.export: described(ExportConfig),
+    vitctl.predict: described(PredictConfig),
+    vitctl.data_report: described(DataConfig),
 }
 TIMES = {"wall_s", "images_per_s", "data_wait_fraction", "embed_s", "solve_s"}
 
@@ -44,7 +44,7 @@ def without_times(document: Any) -> Any:
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 def test_functions__say_names_and_defaults_of_the_options(function: Callable[..., Any]) -> None:
     parameters = inspect.signature(function).parameters
-    for name, one in described(FUNCTIONS[function]).items():
+    for name, one in FUNCTIONS[function].items():
         if one.opt is not None:
             assert name in parameters, name
             assert f"{name}: " in str(function.__doc__), name
@@ -165,6 +165,24 @@ def test_verbose__shows_what_the_command_shows(finished_run: Path, capfd: pytest
         (lambda: vitctl.predict("r", ["1.jpg", ""]), "SettingError", "images", "IMAGES is empty; give it a value"),
         (lambda: vitctl.evaluate(), "SettingError", "model", "found neither"),
         (lambda: vitctl.inspect("distanc", "r"), "SettingError", "analysis", "Did you mean 'distance'?"),
+        (
+            lambda: vitctl.inspect("cka", "r", shots=10),
+            "SettingError",
+            "shots",
+            "--shots is given to cka, and is for probe, all; leave it out.",
+        ),
+        (
+            lambda: vitctl.inspect("filters", "r", batch_size=64),
+            "SettingError",
+            "batch_size",
+            "--batch-size is given to filters, which looks at weights only; leave it out.",
+        ),
+        (
+            lambda: vitctl.inspect("rollout", "r", fuson="max"),
+            "SettingError",
+            None,
+            "vitctl.inspect has an unknown setting 'fuson'. Did you mean 'fusion'?",
+        ),
         (lambda: vitctl.export("nowhere"), "ModelError", None, "nowhere"),
         (lambda: vitctl.data_report("nowhere"), "DataError", None, "nowhere"),
     ],

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from vitctl.reporting.inspect_figures import DRAWINGS, MAX_SIDE, Model, draw_findings, findings_figure
+from vitctl.reporting.inspect_figures import MAX_SIDE, Model, draw_findings, drawings, findings_figure
 from vitctl.reporting.inspect_panels import draw_overlay, evenly, lowest_and_evenly, set_layer_ticks, wrapped
 
 Found = tuple[dict[str, np.ndarray], dict[str, Any]]
@@ -235,7 +235,7 @@ def tick_labels(axes: Axes) -> list[str]:
 
 
 def test_the_drawings_are_the_analyses() -> None:
-    assert set(FOUND) == set(DRAWINGS)
+    assert set(FOUND) == set(drawings())
 
 
 @pytest.mark.parametrize("analysis", FOUND)

@@ -63,7 +63,7 @@ def picture(tmp_path: Path) -> Path:
 
 def section_of(picture: Path, anchor: str = "pos-embed", words: str = "", **changes: object) -> Section:
     """Return a section with ``words`` in every text."""
-    claim = Claim(anchor, f"claim {words}", True, f"0.9 {words}")
+    claim = Claim(anchor, f"claim {words}", "yes", f"0.9 {words}")
     values: dict[str, object] = {
         "anchor": anchor,
         "title": f"title of {anchor} {words}",
@@ -100,7 +100,7 @@ def full_report(tmp_path: Path, picture: Path, words: str = "") -> Page:
         section_of(picture, "filters", words),
         section_of(picture, "pos-embed", words, control=picture),
         words=words,
-        verdicts=(Claim("filters", f"smooth {words}", None, words),),
+        verdicts=(Claim("filters", f"smooth {words}", "cannot be said", words),),
         skipped=(Skipped(f"rollout {words}", f"no attention {words}"),),
     )
 
@@ -188,15 +188,16 @@ def test_pictures_are_inside_and_the_control_has_its_own_words(tmp_path: Path, p
 
 
 @pytest.mark.parametrize(
-    ("holds", "words", "count"),
+    ("verdict", "words", "count"),
     [
-        (True, "✓ holds", "Holds: 2. Does not hold: 0. Cannot be said: 0."),
-        (False, "✗ does not hold", "Holds: 0. Does not hold: 2. Cannot be said: 0."),
-        (None, "? cannot be said", "Holds: 0. Does not hold: 0. Cannot be said: 2."),
+        ("yes", "✓ holds", "Holds: 2. In part: 0. Does not hold: 0. Cannot be said: 0."),
+        ("partly", "~ holds in part", "Holds: 0. In part: 2. Does not hold: 0. Cannot be said: 0."),
+        ("no", "✗ does not hold", "Holds: 0. In part: 0. Does not hold: 2. Cannot be said: 0."),
+        ("cannot be said", "? cannot be said", "Holds: 0. In part: 0. Does not hold: 0. Cannot be said: 2."),
     ],
 )
-def test_verdicts_are_said_in_words(tmp_path: Path, picture: Path, holds: bool | None, words: str, count: str) -> None:
-    claim = Claim("pos-embed", "peaks at itself", holds, "share 0.95")
+def test_verdicts_are_said_in_words(tmp_path: Path, picture: Path, verdict: str, words: str, count: str) -> None:
+    claim = Claim("pos-embed", "peaks at itself", verdict, "share 0.95")
     page = report(tmp_path / "report.html", section_of(picture, claims=()), verdicts=(claim, claim))
     assert page.texts.count(words) == 2
     assert count in page.texts
@@ -206,7 +207,7 @@ def test_verdicts_are_said_in_words(tmp_path: Path, picture: Path, holds: bool |
 def test_a_verdict_on_an_analysis_that_was_left_out_leads_nowhere(tmp_path: Path) -> None:
     page = report(
         tmp_path / "report.html",
-        verdicts=(Claim("rollout", "finds the object", None, ""),),
+        verdicts=(Claim("rollout", "finds the object", "cannot be said", ""),),
         skipped=(Skipped("rollout", "no attention"),),
     )
     assert [one["href"] for one in page.all("a")] == ["#left-out"]

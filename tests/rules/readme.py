@@ -18,6 +18,8 @@ CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 GUIDES = ROOT / "vitctl" / "guides"
 PART = re.compile(r"(<!-- (?P<name>[a-z -]+) -->\n)(?P<text>.*?)(<!-- end -->)", re.DOTALL)
 FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+# commands of a group that are alike -> the one that is shown for all
+ALIKE = {"inspect": "rollout"}
 # the stretches of the demo's screen that README shows, from the first line of each to its last
 DEMO = re.compile(r"^best  .*?^next  [^\n]*\n|^images +\d+ \(split.*?^ECE[^\n]*\n", re.DOTALL | re.MULTILINE)
 
@@ -56,8 +58,10 @@ def help_page(path: str) -> str:
 
 
 def help_pages(path: str) -> str:
-    """Return the help page of a command and of every command below it; of the root its own only."""
+    """Return the help page of a command and of every command below it (of ``ALIKE`` one); of the root its own only."""
     wanted = [name for name, _ in commands() if name == path or (path and name.startswith(f"{path} "))]
+    if path in ALIKE:
+        wanted = [path, f"{path} {ALIKE[path]}"]
     assert wanted, f"there is no command {path!r}"
     return "\n".join(help_page(name) for name in wanted)
 

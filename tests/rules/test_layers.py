@@ -12,9 +12,13 @@ PACKAGE = Path(vitctl.__file__).parent
 # unit -> units of vitctl it may import from (itself always)
 FLOORS = {
     "api": {
-        "cli", "workflows", "classifier", "settings", "conversation", "primitives", "results", "errors", "",
-    },  # cli: its screen alone, where asked for
-    "cli": {"workflows", "settings", "recipes", "guides", "conversation", "primitives", "results", "errors", ""},
+        "cli", "workflows", "classifier", "inspecting", "settings", "conversation", "primitives", "results", "errors",
+        "",
+    },  # cli: its screen alone, where asked for; inspecting: its catalogue
+    "cli": {
+        "workflows", "inspecting", "settings", "recipes", "guides", "conversation", "primitives", "results", "errors",
+        "",
+    },  # inspecting: its catalogue alone, which imports no torch
     "workflows": {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "settings",
         "recipes", "conversation", "results", "errors", "",
@@ -23,7 +27,7 @@ FLOORS = {
     "training": {"models", "data", "primitives", "recipes", "conversation", "results", "errors"},
     "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
     "exporting": {"models", "data", "primitives", "conversation", "results", "errors", ""},
-    "inspecting": {"models", "data", "primitives", "conversation", "results", "errors"},
+    "inspecting": {"models", "data", "primitives", "settings", "conversation", "results", "errors"},
     "reporting": {"primitives", "errors"},
     "models": {"primitives", "conversation", "results", "errors"},
     "data": {"primitives", "conversation", "results", "errors"},
@@ -62,7 +66,7 @@ HOMES = {
     "torchvision": {"data"},
     "PIL": {"data", "exporting"},
     "sklearn": {"evaluation", "data"},
-    "scipy": {"evaluation", "reporting"},
+    "scipy": {"evaluation", "reporting", "inspecting"},
     "torch": {
         "workflows", "classifier", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives",
     },

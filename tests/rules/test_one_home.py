@@ -6,7 +6,6 @@ from pathlib import Path
 
 import vitctl
 from vitctl.exporting.verification import TOLERANCES
-from vitctl.inspecting.analyses import ANALYSES
 from vitctl.primitives.position_embeddings import METHODS
 from vitctl.settings import words
 
@@ -42,4 +41,3 @@ def test_choices_stand_once__the_check_can_fail() -> None:
 def test_tables_have_every_choice() -> None:
     assert tuple(METHODS) == words.INTERPOLATIONS
     assert tuple(TOLERANCES) == words.PRECISIONS
-    assert tuple(ANALYSES) == words.ANALYSES

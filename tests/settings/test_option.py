@@ -5,17 +5,17 @@ import pickle
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pytest
 
 from vitctl.errors import SettingError
+from vitctl.inspecting.analyses import attention, features, rollout
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.groups import Compute
-from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import FRACTION, Opt, Settings, at_least, described, settings_of
 from vitctl.settings.parsing import pixels, whole_numbers
 from vitctl.settings.reading import settings_from_python
@@ -28,7 +28,7 @@ class _First(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class _Second(Settings):
-    second: Annotated[str, Opt("Second.", choices=("a", "b"), only=("third", ("on",)))] = "a"
+    second: Annotated[str, Opt("Second.", choices=("a", "b"))] = "a"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +63,26 @@ def test_settings__can_be_copied_and_sent_to_other_processes(duplicate: Any) -> 
     assert duplicate(made).given == {"first", "fourth"}
 
 
-def test_only__refuses_what_was_given_even_at_its_default() -> None:
-    with pytest.raises(SettingError, match="--second is given to off, and is for on; leave it out") as caught:
-        Toy(second="a")
-    assert caught.value.field == "second"
-    assert Toy(second="a", third="on").second == "a"
-    assert Toy().second == "a"
+@dataclass(frozen=True, kw_only=True)
+class _WithLast(_First):
+    last: ClassVar[tuple[str, ...]] = ("first",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastFirst(_WithLast, _Second):
+    """Settings whose first one stands last."""
+
+    third: Annotated[str, Opt("Third.")] = ""
+
+
+def test_described__has_what_is_last_behind_those_of_classes_below() -> None:
+    assert list(described(LastFirst)) == ["second", "third", "first"]
 
 
 def test_refuse__takes_none_for_not_given() -> None:
     """Python may pass the default of an option along; there is nothing to leave out."""
     assert FewshotEvalConfig(features="f.npz", data=None, image_size=None).data is None
-    assert InspectConfig(analysis="distance", run="r", layer=None, image=None).layer is None
+    assert rollout.Options(run="r", image=None, data=None).image is None
     with pytest.raises(SettingError, match="--data is given beside --features"):
         FewshotEvalConfig(features="f.npz", data=("digits",))
 
@@ -149,12 +157,13 @@ def test_fewshot_eval__values_are_text(settings: dict[str, Any], same: dict[str,
 
 
 def test_other_commands__values_are_text() -> None:
-    assert InspectConfig(analysis="rollout", model=("demo",), query=(3, 5)) == InspectConfig(
-        analysis="rollout",
+    assert rollout.Options(model=("demo",), query=(3, 5)) == rollout.Options(
         model=("demo",),
         query="3,5",  # type: ignore[arg-type]
     )
-    assert InspectConfig(analysis="attention", model=("demo",), layer=1).layer == "1"  # type: ignore[arg-type]
+    assert attention.Options(model=("demo",), layer="1").layer == 1  # type: ignore[arg-type]
+    assert features.Options(model=("demo",), layer="1", query="1,2").layer == 1  # type: ignore[arg-type]
+    assert features.Options(model=("demo",), layer="final").as_json()["layer"] == "final"
     assert ExportConfig(run="r", outputs=("embedding", "logits")).outputs == ("logits", "embedding")
     assert ExportConfig(run="r", to="pt2, npz,pt2").formats == ("pt2", "npz")  # type: ignore[arg-type]
     assert FinetuneConfig(image_size=(32, 48)).as_json()["image_size"] == "32x48"
@@ -185,7 +194,7 @@ def test_python__numbers_of_numpy_paths_and_one_name_for_a_list() -> None:
 @pytest.mark.parametrize("name", ["discard", "residual"])
 def test_inspect__shares_are_checked_before_a_model_is_loaded(name: str, value: float) -> None:
     with pytest.raises(SettingError, match=f"--{name} is .*; expected a fraction, 0 to below 1"):
-        settings_of(InspectConfig, {"analysis": "rollout", "run": "r", name: value})
+        settings_of(rollout.Options, {"run": "r", name: value})
 
 
 # options that would do nothing are refused also at their default (D6 of the house's list)
@@ -199,8 +208,7 @@ def test_inspect__shares_are_checked_before_a_model_is_loaded(name: str, value: 
         (FewshotEvalConfig, {"features": "f.npz", "batch_size": 64}, "--batch-size is given beside --features"),
         (ExportConfig, {"run": "r", "to": "npz", "opset": 18}, "--opset is given without --to onnx"),
         (ExportConfig, {"model": "demo", "which": "best"}, "--which is given beside --model"),
-        (InspectConfig, {"analysis": "cka", "run": "r", "shots": 10}, "--shots is given to cka, and is for probe, all"),
-        (InspectConfig, {"analysis": "filters", "run": "r", "batch_size": 64}, "which looks at weights only"),
+        (rollout.Options, {"run": "r", "image": ("a.png",), "num_images": 4}, "--num-images is given beside --image"),
     ],
 )
 def test_given_at_its_default__is_refused_where_it_would_do_nothing(
@@ -213,5 +221,5 @@ def test_given_at_its_default__is_refused_where_it_would_do_nothing(
 def test_shared_groups__say_a_setting_once() -> None:
     """The same words in every command that has the group."""
     for name, one in described(Compute).items():
-        for command in (FinetuneConfig, FewshotEvalConfig, InspectConfig):
+        for command in (FinetuneConfig, FewshotEvalConfig, rollout.Options):
             assert described(command)[name] == one

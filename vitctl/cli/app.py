@@ -107,7 +107,12 @@ def _add_commands() -> None:
     app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
     app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
     app.command("fewshot-eval", epilog=fewshot_eval.EXAMPLES)(fewshot_eval.fewshot_eval)
-    app.command("inspect", epilog=inspect_model.EXAMPLES)(inspect_model.inspect)
+    app.command(
+        "inspect",
+        cls=inspect_model.Analyses,  # type: ignore[arg-type]  # a group; add_typer would list it behind all commands
+        epilog=inspect_model.EXAMPLES,
+        no_args_is_help=True,
+    )(inspect_model.inspect)
     app.command("export", epilog=export.EXAMPLES)(export.export)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
     app.command("models", epilog=models.EXAMPLES)(models.models)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "--help": "help",
     "--version": "version",
 }
+MOST_NAMED = 5  # commands that take an option
 # option -> what other programs call it, both without their dashes
 _OPTIONS = {
     "batch-size": "bs batch",
@@ -98,12 +99,27 @@ def _unknown_option(context: Any, option: str) -> str:
     if word in arguments:
         return f"{start}; give its value alone, as in '{_path(context)} {' '.join(arguments.values())}'."
     near = did_you_mean(word, known, most=1, synonyms=_SYNONYMS)
-    owners = [name for name, options in _commands(context.find_root().command) if word in options]
-    if context.parent is None and owners:
-        return f"{start}; options stand behind the command, as in 'vitctl {owners[0]} {word}'."
+    owners = [name for name, options in _commands(context.find_root().command.commands) if word in options]
+    below = [name for name, options in _commands(getattr(context.command, "commands", {})) if word in options]
+    if below:
+        return f"{start}; options stand behind the command, as in '{_path(context)} {below[0]} {word}'."
+    if beside := _commands_beside(context, word):
+        return f"{start}, which is for {_listed(beside)}; '{_path(context)} --help' lists what it takes."
     if not near and owners:
-        return f"{start}, which belongs to {', '.join(owners)}; '{_path(context)} --help' lists what it takes."
+        return f"{start}, which belongs to {_listed(owners)}; '{_path(context)} --help' lists what it takes."
     return start + _or_help(near, context)
+
+
+def _commands_beside(context: Any, option: str) -> list[str]:
+    """Return the commands of the same group that take an option; none, where the group is vitctl itself."""
+    if context.parent is None or context.parent.parent is None:
+        return []
+    return [name for name, options in _commands(context.parent.command.commands) if option in options]
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - MOST_NAMED
+    return ", ".join(names) if rest <= 1 else f"{', '.join(names[:MOST_NAMED])} and {rest} others"
 
 
 def _unexpected_argument(context: Any, arguments: str) -> str:
@@ -160,10 +176,10 @@ def _options(command: Any) -> list[str]:
     return [name for name in names if name.startswith("--")]
 
 
-def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name of every command below ``group``, and its options."""
-    for name, command in group.commands.items():
+def _commands(commands: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of every one of ``commands`` and of those below them, and its options."""
+    for name, command in commands.items():
         if hasattr(command, "commands"):
-            yield from _commands(command, (*path, name))
+            yield from _commands(command.commands, (*path, name))
         else:
             yield " ".join((*path, name)), _options(command)

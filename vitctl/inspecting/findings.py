@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.results.inspect_model import InspectedImages
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -18,6 +20,8 @@ class Findings:
         header: Of the short table.
         rows: Of the short table, as text.
         notes: Sentences that the user should not miss.
+        words: Fields of the analysis's ``Words`` that options made others, by name.
+        images: Which it drew itself; None where it was shown them.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -26,6 +30,8 @@ class Findings:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = field(default=())
+    words: Mapping[str, Any] = field(default_factory=dict)
+    images: InspectedImages | None = None
 
     def __post_init__(self) -> None:
         if set(self.arrays) != set(self.meanings):

@@ -1,303 +1,242 @@
-"""Whether a model shows what the papers found, in that direction, beside the same model with random weights.
+"""Whether a model shows what the papers found: over all of its layers, and more than with random weights.
 
-The papers' figures are of large models and much data; here only directions are judged. V is arXiv 2010.11929, R is
-arXiv 2108.08810.
+**yes**: it does. **partly**: it does, but over a part of the depth only, or random weights show it as well, so that
+training has not brought it. **no**: it does not. **cannot be said**: a number is missing (the control, say), or values
+are too close. The papers' figures are of large models and much data; here only directions are judged.
+
+A trend over layers is Kendall's tau between depth and value: the share of pairs of layers that are in the order claimed
+minus the share that are not, -1 to 1. It sees every layer where two ends see two; unlike a slope it does not depend on
+one layer far off; and unlike Spearman's coefficient it can be read as a number of pairs. How large a trend is, is said
+by the slope that goes with it (Theil and Sen's, the median over the same pairs).
+
+Importing this imports neither numpy nor scipy: help pages read the modules that use it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from vitctl.inspecting.findings import Findings
-from vitctl.results.inspect_model import Verdict
+    from vitctl.inspecting.findings import Findings
+
+YES, PARTLY, NO, UNKNOWN = "yes", "partly", "no", "cannot be said"
 
 NOTICEABLE = 0.02  # of the larger value: what is closer together than that cannot be told apart; a guess
-PEAKED = 0.9  # share of position embeddings most like themselves (or a neighbour's); a guess
-CORRELATED = 0.2  # between similarity and nearness; a guess: random weights stay within 0.05, the demo shows 0.5
+LEAST_LAYERS = 4  # three are in order by chance in one case of six
+STRONG = 0.7  # six of seven pairs in order; of four layers or more, by chance in less than one case of twenty
+WEAK = 0.2  # three of five pairs; a guess
 
 
-def judge(analysis: str, found: Findings, control: Findings | None) -> list[Verdict]:
-    """Return the verdicts on an analysis, none where the papers claim nothing that numbers could decide.
+@dataclass(frozen=True)
+class Judged:
+    """One claim, held against what was found.
 
-    Args:
-        analysis: Its name.
-        found: Of the model.
-        control: Of the same model with random weights, None where it was not made.
+    Attributes:
+        claim: What the papers found.
+        verdict: ``YES``, ``PARTLY``, ``NO`` or ``UNKNOWN``.
+        numbers: What was found here.
     """
-    judges = _JUDGES.get(analysis)
-    return [] if judges is None else judges(found, control)
+
+    claim: str
+    verdict: str
+    numbers: str
 
 
-def _verdict(analysis: str, claim: str, values: Mapping[str, float | None], holds: Callable[..., bool]) -> Verdict:
-    """Return a verdict; it cannot be said where a value is missing or not finite."""
+def no_claims(_found: "Findings", _control: "Findings | None") -> list[Judged]:
+    """Return nothing: the ``judge`` of an analysis that pictures, not numbers, decide."""
+    return []
+
+
+def fact(findings: "Findings | None", name: str) -> float | None:
+    """Return a scalar of findings; None without it, or without findings."""
+    value: Any = None if findings is None else findings.facts.get(name)
+    return None if value is None else float(value)
+
+
+def decided(claim: str, values: Mapping[str, float | None], holds: Callable[..., bool]) -> Judged:
+    """Return whether a claim holds of ``values``; it cannot be said where one is missing or not finite."""
     numbers = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
-    known = [value for value in values.values() if value is not None and np.isfinite(value)]
-    is_known = len(known) == len(values)
-    return Verdict(analysis, claim, bool(holds(*known)) if is_known else None, numbers)
+    if not all(map(_is_known, values.values())):
+        return Judged(claim, UNKNOWN, numbers)
+    return Judged(claim, YES if holds(*values.values()) else NO, numbers)
 
 
-def _larger(
-    analysis: str,
-    claim: str,
-    large: tuple[str, float | None],
-    small: tuple[str, float | None],
-    *,
-    margin: float | None = None,
-) -> Verdict:
-    """Return the verdict that one value is larger than another; closer than ``margin`` it cannot be said.
+def larger(
+    claim: str, large: tuple[str, float | None], small: tuple[str, float | None], *, margin: float | None = None
+) -> Judged:
+    """Return whether one value is larger than another; closer than ``margin`` it cannot be said.
 
     Args:
-        analysis: Its name.
         claim: What is claimed.
         large: Name and value of what the claim says is larger.
         small: Likewise of what it says is smaller.
         margin: In the unit of the values; None is ``NOTICEABLE`` of the larger one.
     """
-    verdict = _verdict(analysis, claim, dict([large, small]), lambda first, second: first > second)
-    if verdict.holds is None or large[1] is None or small[1] is None:
-        return verdict
-    least = NOTICEABLE * max(abs(large[1]), abs(small[1])) if margin is None else margin
-    return replace(verdict, holds=None) if abs(large[1] - small[1]) <= least else verdict
+    found = decided(claim, dict([large, small]), lambda first, second: first > second)
+    first, second = large[1], small[1]
+    if found.verdict == UNKNOWN or first is None or second is None:
+        return found
+    least = NOTICEABLE * max(abs(first), abs(second)) if margin is None else margin
+    return replace(found, verdict=UNKNOWN) if abs(first - second) <= least else found
 
 
-def _number(value: float | None) -> str:
-    return "not defined" if value is None or not np.isfinite(value) else f"{value:.3g}"
+def more_than_random(
+    claim: str, own: tuple[str, float | None], random: float | None, *, least: float, beside: str = ""
+) -> Judged:
+    """Return whether a value is above ``least``, and above that of random weights.
+
+    Args:
+        claim: What is claimed.
+        own: Name and value.
+        random: That of random weights.
+        least: What is below shows nothing.
+        beside: Of the numbers, what to compare with.
+    """
+    numbers = ", ".join(filter(None, (f"{own[0]} {_number(own[1])}", beside, f"random weights {_number(random)}")))
+    if own[1] is None or not math.isfinite(own[1]):
+        return Judged(claim, UNKNOWN, numbers)
+    return Judged(claim, NO if own[1] < least else _beside(YES, own[1], random), numbers)
 
 
-def _fact(findings: Findings | None, name: str) -> float | None:
-    value: Any = None if findings is None else findings.facts.get(name)
-    return None if value is None else float(value)
+def everywhere(claim: str, what: str, own: "np.ndarray | None", random: "np.ndarray | None") -> Judged:
+    """Return whether values are above 0 in every layer, and in the lowest above those of random weights.
+
+    Args:
+        claim: What is claimed.
+        what: Of the values.
+        own: (L,); NaN where a layer has none.
+        random: (L,) of random weights.
+    """
+    values, others = (
+        [] if one is None else [float(value) for value in one if math.isfinite(value)] for one in (own, random)
+    )
+    if not values:
+        return Judged(claim, UNKNOWN, f"smallest {what} not defined")
+    count = sum(value > 0 for value in values)
+    least = min(others) if others else None
+    numbers = (
+        f"{count} of {len(values)} layers, smallest {what} {_number(min(values))}, random weights {_number(least)}"
+    )
+    if count < len(values):
+        return Judged(claim, PARTLY if count else NO, numbers)
+    return Judged(claim, _beside(YES, min(values), least), numbers)
 
 
-def _filters(found: Findings, control: Findings | None) -> list[Verdict]:
-    return [
-        _larger(
-            "filters",
-            "few components explain most of the filters, fewer than of random ones",
-            ("effective rank with random weights", _fact(control, "effective_rank")),
-            ("of these", _fact(found, "effective_rank")),
-        ),
-        _larger(
-            "filters",
-            "the filters are smooth: neighbouring pixels agree more than in random ones",
-            ("correlation", _fact(found, "smoothness")),
-            ("random weights", _fact(control, "smoothness")),
-            margin=0.05,
-        ),
-    ]
+def _beside(verdict: str, own: float, random: float | None) -> str:
+    """Return ``verdict`` where a value is noticeably above that of random weights."""
+    if random is None or not math.isfinite(random):
+        return UNKNOWN
+    return verdict if own - random > NOTICEABLE * max(abs(own), abs(random)) else PARTLY
 
 
-def _pos_embed(found: Findings, control: Findings | None) -> list[Verdict]:
-    return [
-        _verdict(
-            "pos-embed",
-            "a position embedding is most similar to itself",
-            {"share of positions": _fact(found, "peak_is_self")},
-            lambda share: share >= PEAKED,
-        ),
-        _verdict(
-            "pos-embed",
-            "similarity falls with distance, which it does not for random weights",
-            {
-                "correlation with nearness": _fact(found, "correlation_with_distance"),
-                "random weights": _fact(control, "correlation_with_distance"),
-            },
-            lambda trained, random: trained > CORRELATED and trained > 2 * random,
-        ),
-        _larger(
-            "pos-embed",
-            "patches of one row or column are more alike than others as far apart",
-            ("excess", _fact(found, "row_column_excess")),
-            ("random weights", _fact(control, "row_column_excess")),
-            margin=0.02,
-        ),
-    ]
+@dataclass(frozen=True)
+class Trend:
+    """How values go over layers.
+
+    Attributes:
+        tau: Kendall's, -1 to 1; above 0 they rise.
+        change: From the first layer to the last by the median slope, in the unit of the values.
+        span: From the lowest value to the highest.
+        turn: How far the last value is below the highest.
+        num_layers: How many have a value.
+    """
+
+    tau: float
+    change: float
+    span: float
+    turn: float
+    num_layers: int
 
 
-def _distance(found: Findings, control: Findings | None) -> list[Verdict]:
-    px, uniform = found.arrays["distance_px"], float(found.facts["uniform_px"])
-    third = max(1, len(px) // 3)
-    spread = px.max(axis=1) - px.min(axis=1)
-    random = None if control is None else float(np.abs(control.arrays["distance_px"] - uniform).mean())
-    margin = 0.01 * uniform
-    return [
-        _larger(
-            "distance",
-            "the lowest block mixes local and global heads more than the highest",
-            ("spread of block 0 in px", float(spread[0])),
-            ("of the last block", float(spread[-1])),
-            margin=margin,
-        ),
-        _larger(
-            "distance",
-            "distance grows with depth",
-            ("mean of the last third in px", float(px[-third:].mean())),
-            ("of the first third", float(px[:third].mean())),
-            margin=margin,
-        ),
-        _larger(
-            "distance",
-            "heads leave even attention, at which random weights stay",
-            ("mean departure from it in px", float(np.abs(px - uniform).mean())),
-            ("random weights", random),
-            margin=margin,
-        ),
-    ]
+def trend(values: "Sequence[float] | np.ndarray") -> Trend | None:
+    """Return the trend of (L,) values over layers; None with fewer than four. Those not finite are left out."""
+    import numpy as np
+    from scipy.stats import kendalltau, theilslopes
+
+    array = np.asarray(values, dtype=np.float64)
+    depth = np.flatnonzero(np.isfinite(array))
+    array = array[depth]
+    if len(array) < LEAST_LAYERS:
+        return None
+    span = float(np.ptp(array))
+    tau = float(kendalltau(depth, array).statistic) if span > 0 else 0.0
+    change = float(theilslopes(array, depth).slope) * float(depth[-1] - depth[0])
+    return Trend(tau, change, span, float(array.max() - array[-1]), len(array))
 
 
-def _cka(found: Findings, control: Findings | None) -> list[Verdict]:
-    claims = []
-    if found.facts.get("kinds") == ["attention", "convolutions"] and "cka_self_1" in found.arrays:
-        first, second = (_off_diagonal(found.arrays[name]) for name in ("cka_self_1", "cka_self_2"))
-        claims.append(
-            _larger(
-                "cka",
-                "the layers of a ViT are more alike than those of a CNN",
-                ("mean CKA between layers", first),
-                ("of the CNN", second),
-            )
-        )
-    own = found.arrays.get("cka_self_1", found.arrays["cka"])
-    if control is not None and own.ndim == 2 and own.shape[0] == own.shape[1]:
-        claims.append(
-            _larger(
-                "cka",
-                "training moves the layers apart: with random weights all are alike",
-                ("mean CKA between layers with random weights", _off_diagonal(control.arrays["cka"])),
-                ("of these", _off_diagonal(own)),
-            )
-        )
-    return claims
+def rises(
+    claim: str,
+    unit: str,
+    own: "np.ndarray | None",
+    random: "np.ndarray | None",
+    *,
+    margin: float = 0.0,
+    falls: bool = False,
+) -> Judged:
+    """Return whether values rise (or fall) over all layers, and more than with random weights.
+
+    Yes is a strong trend that does not turn back by more than ``margin`` before the last layer.
+
+    Args:
+        claim: What is claimed.
+        unit: Of the values.
+        own: (L,).
+        random: (L,) of random weights.
+        margin: Values closer together than this are alike.
+        falls: Whether the claim is that they fall.
+    """
+    sign = -1 if falls else 1
+    trends = [None if one is None else trend(sign * one) for one in (own, random)]
+    numbers = f"{_course(own, trends[0], unit, sign)}; random weights {_course(random, trends[1], unit, sign)}"
+    mine, other = trends
+    if mine is None or mine.span <= margin:
+        return Judged(claim, UNKNOWN, numbers)
+    if mine.tau < WEAK:
+        return Judged(claim, NO, numbers)
+    if other is None:
+        return Judged(claim, UNKNOWN, numbers)
+    is_of_random = other.span > margin and other.tau >= WEAK and other.change >= mine.change
+    is_full = mine.tau >= STRONG and mine.turn <= margin
+    return Judged(claim, YES if is_full and not is_of_random else PARTLY, numbers)
 
 
-def _off_diagonal(similarities: np.ndarray) -> float:
-    others = ~np.eye(len(similarities), dtype=bool)
-    values = similarities[others]
+def _course(values: "np.ndarray | None", found: Trend | None, unit: str, sign: int) -> str:
+    """Return how values go, in words; ``found`` is the trend of ``sign`` times them."""
+    if values is None or not len(values):
+        return "not defined"
+    ends = f"{_number(float(values[0]))} to {_number(float(values[-1]))} {unit}"
+    if found is None:
+        return f"{ends} ({len(values)} layers, too few for a trend)"
+    extreme = max(sign * float(value) for value in values if math.isfinite(value)) * sign
+    is_between = extreme not in (float(values[0]), float(values[-1]))
+    peak = f", {'highest' if sign > 0 else 'lowest'} {_number(extreme)}" if is_between else ""
+    return f"{ends}{peak} (tau {sign * found.tau:.2f})"
+
+
+def mean_over(values: "np.ndarray", axis: int) -> "np.ndarray":
+    """Return the mean over one axis of (L, ...) values, NaN left out; NaN where there is nothing else."""
+    import numpy as np
+
+    is_known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: np.ndarray = np.where(is_known, values, 0.0).sum(axis) / is_known.sum(axis)
+    return means
+
+
+def mean_off_diagonal(similarities: "np.ndarray") -> float:
+    """Return the mean of (L, L) similarities beside the diagonal, NaN left out; NaN where there is nothing else."""
+    import numpy as np
+
+    values = similarities[~np.eye(len(similarities), dtype=bool)]
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _norm_ratio(found: Findings, control: Findings | None) -> list[Verdict]:
-    if not found.facts.get("has_class_token"):
-        return []
-    claims = []
-    for column, tokens, sign in ((0, "class token", 1), (1, "patches", -1)):
-        first, last = _halves(found, column)
-        random_first, random_last = (None, None) if control is None else _halves(control, column)
-        halves = (("mean ratio of the first half", first), ("mean ratio of the second half", last))
-        verdict = _larger(
-            "norm-ratio",
-            f"{tokens}: the skip connection dominates in the {'first' if sign > 0 else 'second'} half",
-            *(halves if sign > 0 else halves[::-1]),
-        )
-        beside = f", random weights {_number(random_first)} and {_number(random_last)}" if control is not None else ""
-        claims.append(replace(verdict, numbers=verdict.numbers + beside))
-    return claims
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
-def _halves(findings: Findings, column: int) -> tuple[float, float]:
-    """Return the mean ratio of the first and of the second half of the blocks, for one kind of token."""
-    ratio = findings.arrays["ratio"][:, :, column]
-    half = max(1, len(ratio) // 2)
-    first, last = ratio[:half], ratio[-half:]
-    return tuple(  # type: ignore[return-value]  # two of them
-        float(part[np.isfinite(part)].mean()) if np.isfinite(part).any() else float("nan") for part in (first, last)
-    )
-
-
-def _localisation(found: Findings, control: Findings | None) -> list[Verdict]:
-    chance = _fact(found, "chance")
-    if chance is not None and 2 * chance >= 1:
-        return []  # a map of one or two places
-    verdict = _verdict(
-        "localisation",
-        "a token of the last layer is most similar to its own patch, more often than by chance",
-        {"share of tokens": _fact(found, "argmax_accuracy"), "chance": chance},
-        lambda share, chance: share > 2 * chance,
-    )
-    beside = "" if control is None else f", random weights {_number(_fact(control, 'argmax_accuracy'))}"
-    return [
-        replace(verdict, numbers=verdict.numbers + beside),
-    ]
-
-
-def _receptive_field(found: Findings, control: Findings | None) -> list[Verdict]:
-    extent = _extent(found)
-    if len(extent) < 2:
-        return []
-    verdict = _larger(
-        "receptive-field",
-        "the receptive field grows with depth",
-        ("extent after the last block in px", float(extent[-1])),
-        ("after the first", float(extent[0])),
-    )
-    random = None if control is None else _extent(control)
-    beside = "" if random is None else f", random weights {_number(random[-1])} and {_number(random[0])}"
-    return [replace(verdict, numbers=verdict.numbers + beside)]
-
-
-def _extent(findings: Findings) -> np.ndarray:
-    """Return the extent after every block, (L,) px."""
-    extent: np.ndarray = findings.arrays["extent_px"][findings.arrays["layers"] != "embed"]
-    return extent
-
-
-def _probe(found: Findings, control: Findings | None) -> list[Verdict]:
-    accuracy, pools = found.arrays["accuracy"], [str(pool) for pool in found.arrays["pools"]]
-    if "native" not in pools:
-        return []
-    is_after_block = found.arrays["layers"] != "embed"  # there a class token has seen nothing
-    own = accuracy[is_after_block, pools.index("native")]
-    random = None if control is None else float(control.arrays["accuracy"][-1, pools.index("native")])
-    margin = _fact(found, "interval_half_width") or 0.0
-    return [
-        _larger(
-            "probe",
-            "accuracy rises with depth",
-            ("last layer", float(own[-1])),
-            ("after the first block", float(own[0])),
-            margin=margin,
-        ),
-        _larger(
-            "probe",
-            "the last layer is better than that of random weights",
-            ("last layer", float(own[-1])),
-            ("random weights", random),
-            margin=margin,
-        ),
-    ]
-
-
-def _equivariance(found: Findings, _control: Findings | None) -> list[Verdict]:
-    excess = found.arrays["neighbour_similarity"] - found.arrays["random_similarity"]
-    excess = excess[np.isfinite(excess)]
-    return [
-        _verdict(
-            "equivariance",
-            "neighbouring patches are more alike than random ones in every layer",
-            {"smallest excess": float(excess.min()) if len(excess) else None},
-            lambda excess: excess > 0,
-        ),
-        _verdict(
-            "equivariance",
-            "the output of an image does not depend on the batch",
-            {"largest relative difference": _fact(found, "batch_invariance_eval")},
-            lambda difference: difference < 1e-4,
-        ),
-    ]
-
-
-_JUDGES: dict[str, Callable[[Findings, Findings | None], list[Verdict]]] = {
-    "filters": _filters,
-    "pos-embed": _pos_embed,
-    "distance": _distance,
-    "cka": _cka,
-    "norm-ratio": _norm_ratio,
-    "localisation": _localisation,
-    "receptive-field": _receptive_field,
-    "probe": _probe,
-    "equivariance": _equivariance,
-}
-CONTROLLED = ("filters", "pos-embed", "distance", "cka", "norm-ratio", "localisation", "receptive-field", "probe")
-"""The analyses of ``vitctl inspect all`` that are made of random weights as well."""
+def _number(value: float | None) -> str:
+    return "not defined" if value is None or not math.isfinite(value) else f"{value:.3g}"

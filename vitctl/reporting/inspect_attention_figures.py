@@ -12,6 +12,7 @@ from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from vitctl.reporting.figures import PALETTE, series_style
+from vitctl.reporting.inspect_drawing import Drawing
 from vitctl.reporting.inspect_panels import (
     BLUE,
     GREEN,
@@ -314,3 +315,17 @@ def draw_heads_vs_cnn(panel: SubFigure, shown: Shown) -> str:
         y="mean attention distance (px)",
     )
     return chosen("CNN layers", len(lines), len(layers))
+
+
+DRAWINGS = {
+    "attention": Drawing("Attention maps", attention_size, draw_attention),
+    "rollout": Drawing("Attention rollout", rollout_size, draw_rollout),
+    "distance": Drawing(
+        "Mean attention distance",
+        distance_size,
+        draw_distance,
+        distance_limits,
+        distance_scale,
+    ),
+    "heads-vs-cnn": Drawing("Heads against a CNN", heads_vs_cnn_size, draw_heads_vs_cnn),
+}

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 
 from vitctl.reporting.figures import GREY, fitted, series_style
+from vitctl.reporting.inspect_drawing import Drawing
 from vitctl.reporting.inspect_panels import (
     BLUE,
     ORANGE,
@@ -302,3 +303,11 @@ def _draw_checks(axes: Axes, shown: Shown) -> None:
     dress_lines(
         axes, title="differences that could be 0 (exact symmetry)", x="relative difference (dotted: float32 rounding)"
     )
+
+
+DRAWINGS = {
+    "cka": Drawing("Similarity of layers (CKA)", cka_size, draw_cka, is_beside=True),
+    "norm-ratio": Drawing("Skip connections against branches", norm_ratio_size, draw_norm_ratio, norm_ratio_limits),
+    "probe": Drawing("Linear probes", probe_size, draw_probe, is_beside=True),
+    "equivariance": Drawing("Equivariance and invariance", equivariance_size, draw_equivariance),
+}

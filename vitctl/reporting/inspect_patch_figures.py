@@ -13,6 +13,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import SubFigure
 
 from vitctl.reporting.figures import GREY, fitted
+from vitctl.reporting.inspect_drawing import Drawing
 from vitctl.reporting.inspect_panels import (
     BLUE,
     ORANGE,
@@ -327,3 +328,18 @@ def _draw_field_lines(all_axes: Sequence[Axes], shown: Shown, layers: list[str])
         set_layer_ticks(axes.xaxis, layers)
         dress_lines(axes, title=title, x="layer", y=label)
         legend_below(axes)
+
+
+DRAWINGS = {
+    "filters": Drawing("Patch embedding filters", filters_size, draw_filters, is_beside=True),
+    "pos-embed": Drawing("Position embedding similarity", pos_embed_size, draw_pos_embed, is_beside=True),
+    "localisation": Drawing(
+        "Token localisation",
+        localisation_size,
+        draw_localisation,
+        localisation_limits,
+        is_beside=True,
+    ),
+    "features": Drawing("Patch features", features_size, draw_features),
+    "receptive-field": Drawing("Effective receptive field", receptive_field_size, draw_receptive_field),
+}

@@ -26,13 +26,13 @@ class Claim:
     Attributes:
         analysis: The anchor of the section it belongs to.
         claim: What the papers found.
-        holds: Whether it was found here; None where it cannot be said.
+        verdict: ``yes``, ``partly``, ``no`` or ``cannot be said``.
         numbers: What was found.
     """
 
     analysis: str
     claim: str
-    holds: bool | None
+    verdict: str
     numbers: str
 
 
@@ -109,9 +109,10 @@ class _Outcome:
 
 
 _OUTCOMES = {
-    True: _Outcome("holds", "✓ holds", "Holds"),
-    False: _Outcome("fails", "✗ does not hold", "Does not hold"),
-    None: _Outcome("open", "? cannot be said", "Cannot be said"),
+    "yes": _Outcome("holds", "✓ holds", "Holds"),
+    "partly": _Outcome("partly", "~ holds in part", "In part"),
+    "no": _Outcome("fails", "✗ does not hold", "Does not hold"),
+    "cannot be said": _Outcome("open", "? cannot be said", "Cannot be said"),
 }
 
 

@@ -96,10 +96,15 @@ class Verdict(Result):
     """Where it was looked for."""
     claim: str
     """What the papers found."""
-    holds: bool | None
-    """Whether it was found here; None where it cannot be said."""
+    holds: bool | None = field(init=False)
+    """True where the verdict is yes, False where it is no, None between."""
+    verdict: str
+    """``yes``; ``partly``: over part of the layers, or no more than with random weights; ``no``; ``cannot be said``."""
     numbers: str
     """What was found."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", {"yes": True, "no": False}.get(self.verdict))
 
 
 @dataclass(frozen=True, repr=False)

@@ -60,7 +60,6 @@ class Opt:
         parse: From what was given (text, a number, a list) and the option's spelling to the value; raises
             SettingError. It takes its own results, too.
         spell: From a value to the text that ``parse`` reads: how the help page, JSON and ``config.json`` say it.
-        only: The setting and its values beside which this one is of use, e.g. ``("analysis", ("rollout",))``.
         outdates: Settings of a ``--config`` file that this one, given, contradicts or decides anew.
     """
 
@@ -72,7 +71,6 @@ class Opt:
     limits: tuple[Limit, ...] = ()
     parse: Callable[[Any, str], Any] | None = None
     spell: Callable[[Any], str] = str
-    only: tuple[str, tuple[str, ...]] | None = None
     outdates: tuple[str, ...] = ()
 
     def check(self, value: Any, name: str) -> None:
@@ -115,12 +113,18 @@ class Described:
     opt: Opt | None
     default: Any
 
+    def as_json(self, value: Any) -> Any:
+        """Return a value of it as JSON holds it, a list as the command line writes it."""
+        if self.opt is not None and self.opt.parse is not None and value is not None:
+            value = self.opt.spell(value)
+        return list(value) if isinstance(value, tuple) else value
+
 
 def described(settings: type["Settings"]) -> Mapping[str, Described]:
     """Return the fields of ``settings`` by name, in the order its help page shows them.
 
-    That is the order a person reads the class in: its bases from left to right, then its own fields. (The order of
-    ``dataclasses.fields`` is from right to left.)
+    That is the order a person reads the class in: its bases from left to right, then its own fields, but for those that
+    are ``last``. (The order of ``dataclasses.fields`` is from right to left.)
     """
     return _described(cast(Hashable, settings))  # mypy does not take a class for hashable
 
@@ -138,9 +142,13 @@ def _described(settings: Any) -> Mapping[str, Described]:
     return found
 
 
-def _in_order(settings: type) -> dict[str, None]:
+def _in_order(settings: type) -> list[str]:
     names = {name: None for base in settings.__bases__ if base is not object for name in _in_order(base)}
-    return names | dict.fromkeys(settings.__dict__.get("__annotations__", {}))
+    last = getattr(settings, "last", ())
+    return sorted(
+        names | dict.fromkeys(settings.__dict__.get("__annotations__", {})),
+        key=lambda name: last.index(name) + 1 if name in last else 0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +158,11 @@ class Settings:
     Attributes:
         given: The settings that were named when it was made. A copy names all of them (``dataclasses.replace``); then
             those that differ from their defaults.
+        last: Settings that stand behind all others on the help page, those of classes below this one too.
     """
 
     given: ClassVar[frozenset[str]] = frozenset()
+    last: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls, **values: Any) -> Self:
         """Remember what was given, which a field's default cannot tell."""
@@ -177,17 +187,7 @@ class Settings:
                 value = _parsed(one.opt.parse, value, name)
                 object.__setattr__(self, name, value)
             one.opt.check(value, name)
-        for name in self.given:
-            self._check_use(name)
         self.check_together()
-
-    def _check_use(self, name: str) -> None:
-        opt = described(type(self))[name].opt
-        if opt is None or opt.only is None:
-            return
-        switch, uses = opt.only
-        if getattr(self, switch) not in uses:
-            self.refuse(name, why=f"to {getattr(self, switch)}, and is for {', '.join(uses)}")
 
     def check_together(self) -> None:
         """Check what settings say together; a command's own."""
@@ -204,14 +204,8 @@ class Settings:
 
     def as_json(self, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
         """Return the settings as JSON holds them, lists as the command line writes them."""
-        found = {}
-        for name, one in described(type(self)).items():
-            if name not in without:
-                value = getattr(self, name)
-                if one.opt is not None and one.opt.parse is not None and value is not None:
-                    value = one.opt.spell(value)
-                found[name] = list(value) if isinstance(value, tuple) else value
-        return found
+        every = described(type(self)).items()
+        return {name: one.as_json(getattr(self, name)) for name, one in every if name not in without}
 
 
 def _check_not_empty(value: Any, one: Described) -> None:

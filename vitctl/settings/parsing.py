@@ -109,7 +109,40 @@ def token(given: Any, option: str) -> str | tuple[int, int]:
     parts = _parts(given)
     if parts == ["cls"]:
         return "cls"
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+    if len(parts) != 2 or not all(map(_is_index, parts)):
         shown = given if isinstance(given, str) else ",".join(parts)
         raise SettingError(f"{option} is {shown!r}; expected cls, or a patch as ROW,COL from 0, e.g. 3,5.")
     return int(parts[0]), int(parts[1])
+
+
+def patch(given: Any, option: str) -> tuple[int, int]:
+    """Return the patch (row, column) from ``"3,5"`` or ``(3, 5)``.
+
+    Raises:
+        SettingError: It is none; the class token is not.
+    """
+    found = token(given, option)
+    if isinstance(found, str):
+        raise SettingError(f"{option} is {found}; it starts at a patch: expected ROW,COL, e.g. 3,5.")
+    return found
+
+
+def layer_name(given: Any, _option: str) -> int | str:
+    """Return the number of a block as int, any other name as it is; the model knows which there are."""
+    text = str(given)
+    return int(text) if _is_index(text) else text
+
+
+def block_number(given: Any, option: str) -> int:
+    """Return the number of a block, from 0.
+
+    Raises:
+        SettingError: It is none.
+    """
+    if not _is_index(str(given)):
+        raise SettingError(f"{option} is {str(given)!r}; expected the number of a block, from 0.")
+    return int(given)
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 9

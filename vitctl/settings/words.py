@@ -57,22 +57,6 @@ NPZ_LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
 MIN_OPSET, MAX_OPSET = 18, 25
 
 # --- inspect
-ANALYSES = (
-    "filters",
-    "pos-embed",
-    "attention",
-    "rollout",
-    "distance",
-    "cka",
-    "heads-vs-cnn",
-    "norm-ratio",
-    "localisation",
-    "features",
-    "receptive-field",
-    "probe",
-    "equivariance",
-)
-ALL_ANALYSES = ALL
 FUSIONS = ("mean", "max", "min")
 GRANULARITIES = ("block", "sublayer")
 TOKENS = ("all", "cls", "patches", "mean")

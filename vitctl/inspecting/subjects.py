@@ -19,15 +19,10 @@ from vitctl.models.geometry import geometry_of
 from vitctl.primitives.files import user_path
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
-from vitctl.settings.inspect_model import InspectConfig
-from vitctl.settings.words import DIGITS, PRETRAINED, RANDOM
-from vitctl.training.run_folder import is_run_folder, stopped_note
-from vitctl.workflows.run_images import images_of_run
+from vitctl.settings.inspect_model import InspectConfig, OnImages
+from vitctl.settings.words import DIGITS, RANDOM
 
 SPLIT_PREFERENCE = ("val", "test", "all", "train")
-NUM_IMAGES = 256  # the default
-NUM_OF_GRADIENTS = 32  # R, section 5, for receptive fields; equivariance makes as many passes
-NUM_PICTURES = 4  # shown in figures
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,7 @@ class ModelChoice:
 
 def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
     """Return the models in order: RUN, then each ``--model``."""
-    named = [*([(config.run, PRETRAINED)] if config.run is not None else []), *config.models_with_weights]
-    specs = [spec for spec, _ in named]
+    specs = [spec for spec, _ in config.named]
     return tuple(
         ModelChoice(
             f"{spec} ({weights})"
@@ -74,7 +68,7 @@ def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
             spec,
             weights,
         )
-        for spec, weights in named
+        for spec, weights in config.named
     )
 
 
@@ -92,7 +86,7 @@ class LoadedSubject:
     subject: Subject
     preprocessing: Preprocessing
 
-    def stream(self, images: "ShownImages", config: InspectConfig, *, count: int | None = None) -> ImageStream:
+    def stream(self, images: "ShownImages", config: OnImages, *, count: int | None = None) -> ImageStream:
         """Return (the first ``count`` of) the images as this model is shown them."""
         workers, _ = resolve_num_workers(
             config.num_workers, is_in_memory=images.is_in_memory, device_type=self.subject.device.type
@@ -132,8 +126,6 @@ def load_subject(
     loaded, _ = fit_resolution(loaded, wanted, spec=choice.spec, method=method, seed=seed)
     for note in loaded.report.notes if loaded.report else ():
         conversation.warn(note)
-    if (stopped := stopped_note(choice.spec)) is not None:
-        conversation.warn(stopped)
     model = loaded.model.to(device).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -160,55 +152,50 @@ class ShownImages:
     is_in_memory: bool
 
 
-def choose_images(config: InspectConfig, most: int, conversation: Conversation) -> ShownImages:
+def choose_images(
+    config: OnImages,
+    most: int,
+    conversation: Conversation,
+    *,
+    of_run: tuple[Split, Source, str] | None = None,
+) -> ShownImages:
     """Return the images to show, looked at: files given, or the first ``most`` of a seeded order of a split.
 
-    The split is a run's own validation images, or of ``--data`` (else the embedded digits) the first of val, test,
-    all, train that there is.
+    Args:
+        config: Files, data, and the seed.
+        most: How many are wanted.
+        conversation: Says which are left out.
+        of_run: A run's own images, their source, and why these; None is the first of val, test, all, train that there
+            is of ``--data``, else of the embedded digits.
 
     Raises:
         DataError: There are none, or one cannot be read.
     """
-    if config.image is not None:
-        for path in config.image:
+    if config.files is not None:
+        for path in config.files:
             if user_path(path).is_dir():
                 raise DataError(f"--image {path} is a folder; expected an image file. (--data takes folders.)")
             if config.on_bad_image == "fail" and not user_path(path).exists():
                 raise DataError(f"--image {path} is not there; expected an image file.")
-        split, spec, reason, in_memory = split_of_files(config.image), ", ".join(config.image), "given", False
+        split, spec, reason, in_memory = split_of_files(config.files), ", ".join(config.files), "given", False
         order = list(range(len(split)))
     else:
-        split, source, reason = _split_to_show(config)
+        split, source, reason = of_run or _of_data(config)
         spec, in_memory = source.spec, source.is_in_memory
         order = random_generator(config.seed, "inspection").permutation(len(split))[:most].tolist()
     chosen = split.select(order, name="chosen")
     scan = scan_images(chosen, num_threads=num_scan_threads(), conversation=conversation)
     allow = config.on_bad_image == "skip"
-    is_listed = config.image is None
+    is_listed = config.files is None
     for line in check_bad_images(chosen, scan, allow=allow, needs_every_class=False, may_be_elsewhere=is_listed):
         conversation.warn(f"left out: {line}")
     return ShownImages(chosen.select(scan.good), spec, reason, len(split), in_memory)
 
 
-def _split_to_show(config: InspectConfig) -> tuple[Split, Source, str]:
-    run = run_of(config)
-    if config.data is None and run is not None:
-        advice = "Name others with --data SPEC."
-        found = images_of_run(user_path(run), None, advice=advice)
-        return found.split, found.source, found.reason
-    options = SourceOptions(config.image_root, config.image_column, config.label_column)
-    source = open_source(config.data or DIGITS, options)
+def _of_data(config: OnImages) -> tuple[Split, Source, str]:
+    source = open_source(
+        config.data or DIGITS, SourceOptions(config.image_root, config.image_column, config.label_column)
+    )
     name = next(name for name in SPLIT_PREFERENCE if name in source.splits)
     why = f"split {name}" if config.data is not None else f"the embedded ones, split {name}: no --data is given"
     return source.split(name), source, why
-
-
-def run_of(config: InspectConfig) -> str | None:
-    """Return the run folder that RUN names, itself or by its best/ or last/; None where it names none."""
-    if config.run is None:
-        return None
-    folder = user_path(config.run).absolute()
-    if is_run_folder(folder):
-        return str(folder)
-    is_part = folder.name in ("best", "last") and is_run_folder(folder.parent)
-    return str(folder.parent) if is_part else None
