@@ -19,7 +19,8 @@ import torch
 from PIL import Image, ImageOps
 
 from vitctl.conversation import Conversation, Progress
-from vitctl.data.loader import BatchPlan, training_batches
+from vitctl.data.loader import training_batches
+from vitctl.data.order import BatchPlan
 from vitctl.data.resized import resized_sizes, resized_split
 from vitctl.data.scan import scan_images
 from vitctl.data.source import Split, split_from_names

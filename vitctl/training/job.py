@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from vitctl.conversation import Conversation
-from vitctl.data.loader import BatchPlan, TrainingBatch, training_batches
+from vitctl.data.loader import TrainingBatch, training_batches
+from vitctl.data.order import BatchPlan
 from vitctl.data.source import Split
 from vitctl.data.transforms import TrainingTransform
 from vitctl.errors import InterruptedRun

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from vitctl.data.loader import BatchPlan
+from vitctl.data.order import BatchPlan
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.results.finetune import Score

@@ -19,8 +19,9 @@ import torch
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.imbalance import BalancedOrder, balanced_class_weights
-from vitctl.data.loader import BatchPlan, evaluation_batches, resolve_num_workers
+from vitctl.data.imbalance import balanced_class_weights
+from vitctl.data.loader import evaluation_batches, resolve_num_workers
+from vitctl.data.order import BalancedOrder, BatchPlan
 from vitctl.data.resized import num_bytes, resized_sizes, resized_split
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions, Split
