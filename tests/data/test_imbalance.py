@@ -19,6 +19,7 @@ from vitctl.data.sources.digits import ArrayImages
 from vitctl.data.transforms import TrainingTransform
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.training.loop import RateSchedule, train_steps
+from vitctl.training.state import TrainingState
 
 PREPROCESSING = Preprocessing((8, 8), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 TRANSFORM = TrainingTransform(PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=0)
@@ -80,13 +81,13 @@ def _step(batch: TrainingBatch) -> tuple[float, list[torch.Tensor]]:
     """Return the loss of a step on ``batch`` and the gradient: what plain SGD of rate 1 moves the weights by."""
     model, start = _small_net(), _small_net()
     accelerator = Accelerator(cpu=True)
-    prepared, optimizer = accelerator.prepare(
-        model, torch.optim.SGD([{"params": list(model.parameters()), "lr_scale": 1.0}], lr=1.0)
-    )
+    state = TrainingState(model, torch.optim.SGD(model.parameters(), lr=1.0))
     schedule = RateSchedule(num_steps=1, num_warmup_steps=0, peak=1.0, final=0.0)
-    (report,) = train_steps(prepared, optimizer, [batch], schedule, accelerator=accelerator, clip_norm=0.0)
+    (report,) = train_steps(
+        state, accelerator.prepare(model), [batch], schedule, accelerator=accelerator, clip_norm=0.0
+    )
     moves = [(old - new).detach() for old, new in zip(start.parameters(), model.parameters(), strict=True)]
-    return report.loss, moves
+    return report.loss.read(), moves
 
 
 def _torchs_own(images: torch.Tensor, labels: torch.Tensor, weights: np.ndarray) -> tuple[float, list[torch.Tensor]]:

@@ -31,7 +31,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training.decisions import validation_steps
+from vitctl.training.validation import validation_steps
 from vitctl.workflows import evaluate, finetune
 
 ORIENTATION = 0x0112  # EXIF tag

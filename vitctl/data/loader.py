@@ -39,6 +39,13 @@ class TrainingBatch(NamedTuple):
     num_global: int
     weight_global: float
 
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Return the batch with its (B, ...) tensors on ``device``, or on their way there."""
+        images, labels, weights = (
+            tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels, self.weights)
+        )
+        return self._replace(images=images, labels=labels, weights=weights)
+
 
 class _Key(NamedTuple):
     """What a worker needs to make one training item."""
