@@ -54,7 +54,7 @@ def test_cuda__copied_in_its_turn_and_waited_for_alone(monkeypatch: pytest.Monke
     assert number.is_here
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda__the_number_itself() -> None:
     with torch.cuda.device(0):
         value = torch.full((), 0.1, device="cuda") * 3

@@ -76,7 +76,7 @@ def open_training_sources(
         group_pattern: Names the group of every image; see ``vitctl.data.groups``.
 
     Raises:
-        DataError: A spec stands for nothing, a class folder is empty, class names differ, or there is one class only.
+        DataError: A spec stands for nothing, a class folder is empty, class names differ.
     """
     source = open_source(data, options)
     everything = with_pattern_groups(source.training_split(), group_pattern)
@@ -89,13 +89,22 @@ def open_training_sources(
     if given is not None:
         given = with_pattern_groups(given, group_pattern)
         given = align_classes(given, everything.class_names, where=f"the validation split of {val_spec}")
-    if len(everything.class_names) < 2:
-        raise DataError(
-            f"{source.spec} has one class, {everything.class_names[0]!r}; a classifier needs two or more. Put the "
-            "images of each class into a folder of its own."
-        )
     train = everything.select(range(len(everything)), name="train")
     return TrainingSources(source, train, given, val_spec, val_reason)
+
+
+def check_classes(sources: TrainingSources) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        DataError: There is one class only.
+    """
+    names = sources.train.class_names
+    if len(names) < 2:
+        raise DataError(
+            f"{sources.source.spec} has one class, {names[0]!r}; a classifier needs two or more. Put the images of "
+            "each class into a folder of its own."
+        )
 
 
 def check_training_data(

@@ -12,7 +12,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.resized import check_worth_keeping, resized_split
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
-from vitctl.data.training_data import check_training_data, open_training_sources
+from vitctl.data.training_data import check_classes, check_training_data, open_training_sources
 from vitctl.evaluation.metrics import confusion
 from vitctl.models.build import load_model
 from vitctl.models.fitting import fit_resolution
@@ -95,6 +95,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
         options=SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column),
         group_pattern=config.group_pattern,
     )
+    check_classes(sources)
     check_out_is_elsewhere(out, {sources.source.spec, sources.val_spec})
     if config.cache == "resized":
         check_worth_keeping(sources.source)
