@@ -9,7 +9,8 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
     cli           words in, words out; the only home of Typer and rich
     workflows     one file per command; reads as a table of contents
     classifier    a trained model to show images to
-    training evaluation exporting inspecting reporting     building blocks
+    training                                    building blocks of fine-tuning
+    evaluation exporting inspecting reporting   building blocks of everything else
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
     settings recipes guides conversation        plain Python: settings, recipe files, guides, how a workflow talks

@@ -19,7 +19,8 @@ import torch
 from PIL import Image, ImageOps
 
 from vitctl.conversation import Conversation, Progress
-from vitctl.data.loader import BatchPlan, training_batches
+from vitctl.data.loader import training_batches
+from vitctl.data.order import BatchPlan
 from vitctl.data.resized import resized_sizes, resized_split
 from vitctl.data.scan import scan_images
 from vitctl.data.source import Split, split_from_names
@@ -30,7 +31,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training.decisions import validation_steps
+from vitctl.training.validation import validation_steps
 from vitctl.workflows import evaluate, finetune
 
 ORIENTATION = 0x0112  # EXIF tag

@@ -24,7 +24,9 @@ FLOORS = {
         "recipes", "conversation", "results", "errors", "",
     },
     "classifier": {"training", "evaluation", "models", "data", "primitives", "conversation", "results", "errors"},
-    "training": {"models", "data", "primitives", "recipes", "conversation", "results", "errors"},
+    "training": {
+        "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results", "errors", "",
+    },  # settings: a plan is what a person said, and what was decided beside it
     "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
     "exporting": {"models", "data", "primitives", "conversation", "results", "errors", ""},
     "inspecting": {"models", "data", "primitives", "settings", "conversation", "results", "errors"},

@@ -12,6 +12,7 @@ from vitctl.conversation import Conversation
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
 from vitctl.settings.option import described
+from vitctl.training.summary import config_document
 from vitctl.workflows import finetune
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -75,8 +76,8 @@ def test_every_setting_is_in_config_json(several: list[dict[str, Any]]) -> None:
     changed = {name for settings in several for name in settings}
     assert changed == set(described(FinetuneConfig)) - {*NOT_OF_A_RUN, "recipe_settings"}
     for settings in several:
-        plan = finetune.make_plan(FinetuneConfig(**settings, dry_run=True), Conversation())
-        document = finetune.config_document(plan.config)
+        plan = finetune.prepare(FinetuneConfig(**settings, dry_run=True), Conversation())
+        document = config_document(plan.config)
         expected = FinetuneConfig(**settings).as_json()
         for name in settings:
             assert expected[name] != FinetuneConfig().as_json()[name], f"{name} is at its default"
@@ -87,9 +88,9 @@ def test_every_setting_is_in_config_json(several: list[dict[str, Any]]) -> None:
 
 def test_config_json__read_back_is_the_same_settings(several: list[dict[str, Any]], tmp_path: Path) -> None:
     for settings in several:
-        plan = finetune.make_plan(FinetuneConfig(**settings, dry_run=True), Conversation())
+        plan = finetune.prepare(FinetuneConfig(**settings, dry_run=True), Conversation())
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(finetune.config_document(plan.config)))
+        path.write_text(json.dumps(config_document(plan.config)))
         assert config_from_file(path) == replace(plan.config, dry_run=False)
 
 

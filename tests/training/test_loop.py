@@ -2,7 +2,6 @@
 
 import copy
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,9 @@ from torch import nn
 
 from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
-from vitctl.training.loop import RateSchedule, StepReport, train_steps
+from vitctl.training.loop import RateSchedule, StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.state import TrainingState
 
 NUM_CLASSES = 3
 
@@ -62,10 +62,11 @@ def train(
 ) -> list[StepReport]:
     groups = parameter_groups(model, weight_decay=weight_decay, layer_decay=layer_decay)
     optimizer = build_optimizer(groups, name=optimizer_name, lr=schedule.peak, betas=(0.9, 0.999), momentum=0.0)
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
-    return list(
-        train_steps(prepared, prepared_optimizer, batches, schedule, accelerator=accelerator, clip_norm=clip_norm)
-    )
+    state = TrainingState(model, optimizer)
+    prepared = accelerator.prepare(model)
+    reports = list(train_steps(state, prepared, batches, schedule, accelerator=accelerator, clip_norm=clip_norm))
+    assert state.step == len(reports)
+    return reports
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 0.1])
@@ -90,7 +91,7 @@ def test_steps__equal_a_hand_written_loop_bit_for_bit(accelerator: Accelerator, 
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert [report.loss for report in reports] == losses
+    assert [report.loss.read() for report in reports] == losses
     for (name, trained), expected in zip(model.named_parameters(), by_hand.parameters(), strict=True):
         assert torch.equal(trained, expected), name
 
@@ -113,7 +114,7 @@ def moved(before: nn.Module, after: nn.Module) -> float:
 
 def share_of(batch: TrainingBatch, process_index: int, num_processes: int) -> TrainingBatch:
     """Return what one of several processes sees: its share, or a filling image of weight 0."""
-    own = slice(process_index, None, num_processes)
+    own = slice(*(-(-len(batch.labels) * index // num_processes) for index in (process_index, process_index + 1)))
     if len(batch.labels[own]):
         return batch._replace(images=batch.images[own], labels=batch.labels[own], weights=batch.weights[own])
     return batch._replace(images=batch.images[:1], labels=batch.labels[:1], weights=torch.zeros(1))
@@ -135,7 +136,7 @@ def test_shares__their_gradients_and_losses_sum_to_those_of_the_whole_batch(
         (report,) = train(model, [part], accelerator, schedule=schedule, optimizer_name="sgd", weight_decay=0.0)
         assert report.num_images == size
         pairs = zip(start.parameters(), model.parameters(), strict=True)
-        return [(before - after).detach() for before, after in pairs], report.loss
+        return [(before - after).detach() for before, after in pairs], report.loss.read()
 
     whole, whole_loss = gradient(batch)
     parts = [gradient(share_of(batch, index, 2)) for index in (0, 1)]
@@ -156,7 +157,7 @@ def test_filling__of_weight_zero_counts_for_nothing(accelerator: Accelerator) ->
     plain, with_filling = small_vit(), small_vit()
     (one,) = train(plain, [batch], accelerator, schedule=schedule, optimizer_name="sgd")
     (other,) = train(with_filling, [filled], accelerator, schedule=schedule, optimizer_name="sgd")
-    assert one.loss == pytest.approx(other.loss, abs=1e-6)
+    assert one.loss.read() == pytest.approx(other.loss.read(), abs=1e-6)
     for a, b in zip(plain.parameters(), with_filling.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
@@ -174,7 +175,7 @@ def test_loss__is_that_of_the_weights_before_the_step(accelerator: Accelerator) 
     expected = F.cross_entropy(model(batch.images), batch.labels).item()
     schedule = RateSchedule(num_steps=1, num_warmup_steps=0, peak=1.0, final=0.0)
     (report,) = train(model, [batch], accelerator, schedule=schedule)
-    assert report.loss == pytest.approx(expected, abs=1e-6)
+    assert report.loss.read() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -191,13 +192,83 @@ def test_model__is_back_in_training_mode_after_the_consumer_evaluated_it(acceler
     optimizer = build_optimizer(
         parameter_groups(model, weight_decay=0.0, layer_decay=1.0), name="sgd", lr=0.1, betas=(0.9, 0.9), momentum=0.0
     )
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     modes: list[bool] = []
     model.register_forward_pre_hook(lambda module, _inputs: modes.append(module.training))
     schedule = RateSchedule(num_steps=2, num_warmup_steps=0, peak=0.1, final=0.0)
-    steps: Any = train_steps(
-        prepared, prepared_optimizer, random_batches(2, 2), schedule, accelerator=accelerator, clip_norm=0.0
+    state = TrainingState(model, optimizer)
+    steps = train_steps(
+        state, accelerator.prepare(model), random_batches(2, 2), schedule, accelerator=accelerator, clip_norm=0.0
     )
     for _ in steps:
         model.eval()
     assert modes == [True, True]
+
+
+# --- a device that is still computing when a step is reported ------------------------------------------------
+
+
+class StillComputing:
+    """Stands in for ``LateNumber`` on a device that stays behind: it is here once it was waited for."""
+
+    waited_for: list[float]
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._value, self.is_here = float(value), False
+
+    def read(self) -> float:
+        if not self.is_here:
+            self.waited_for.append(self._value)
+        self.is_here = True
+        return self._value
+
+
+@pytest.fixture
+def behind(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make the device stay behind; return the losses that Python has waited for, in the order it did."""
+    StillComputing.waited_for = []
+    monkeypatch.setattr("vitctl.training.loop.LateNumber", StillComputing)
+    return StillComputing.waited_for
+
+
+def test_device_behind__only_the_step_before_is_waited_for_but_at_pauses(
+    accelerator: Accelerator, behind: list[float]
+) -> None:
+    schedule = RateSchedule(num_steps=5, num_warmup_steps=0, peak=1e-2, final=0.0)
+    expected = [
+        report.loss.read() for report in train(small_vit(), random_batches(*[4] * 5), accelerator, schedule=schedule)
+    ]
+    behind.clear()
+    model = small_vit()
+    groups = parameter_groups(model, weight_decay=0.05, layer_decay=1.0)
+    state = TrainingState(model, build_optimizer(groups, name="adamw", lr=1e-2, betas=(0.9, 0.999), momentum=0.0))
+    steps = train_steps(
+        state, model, random_batches(*[4] * 5), schedule, accelerator=accelerator, clip_norm=0.0, pauses={3, 5}
+    )
+    unread, recorded, waited = UnreadReports(), [], []
+    for report in steps:
+        waited.append(len(behind))
+        recorded.append([known.step for known in unread.add(report)])
+    assert waited == [0, 1, 3, 3, 5]
+    assert recorded == [[], [1], [2, 3], [], [4, 5]]
+    assert behind == expected
+    assert list(unread.rest()) == []
+
+
+def test_device_behind__what_is_left_can_be_waited_for(accelerator: Accelerator, behind: list[float]) -> None:
+    schedule = RateSchedule(num_steps=2, num_warmup_steps=0, peak=1e-2, final=0.0)
+    unread, known = UnreadReports(), []
+    for report in train(small_vit(), random_batches(2, 2), accelerator, schedule=schedule):
+        known += unread.add(report)
+    assert [report.step for report in known] == [1]
+    (last,) = unread.rest()
+    assert (last.step, len(behind)) == (2, 1)
+    assert last.loss.read() == behind[1]
+
+
+def test_device_behind__a_spoilt_loss_stops_at_the_step_it_is_of(accelerator: Accelerator, behind: list[float]) -> None:
+    good, bad, *more = random_batches(2, 2, 2, 2)
+    bad.images[0, 0, 0, 0] = math.nan
+    schedule = RateSchedule(num_steps=4, num_warmup_steps=0, peak=0.3, final=0.0)
+    with pytest.raises(SettingError, match=r"The loss became nan at step 2 "):
+        train(small_vit(), [good, bad, *more], accelerator, schedule=schedule)
+    assert len(behind) == 2

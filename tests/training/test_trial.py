@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vitctl.data.loader import BatchPlan
+from vitctl.data.order import BatchPlan
 from vitctl.data.sources import open_source
 from vitctl.errors import SettingError
 from vitctl.models.build import load_model, preprocessing_of

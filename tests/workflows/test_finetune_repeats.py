@@ -202,7 +202,7 @@ def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytes
     from vitctl.workflows import evaluate
 
     plain = run(out="fp32", steps=1)
-    monkeypatch.setattr(finetune, "choose_precision", lambda device: "bf16")
+    monkeypatch.setattr("vitctl.training.job.choose_precision", lambda device: "bf16")
     mixed = run(out="bf16", steps=1)
     assert mixed.weights_sha256 != plain.weights_sha256
     report = evaluate.run(EvaluateConfig(run="bf16", num_workers=0), Conversation())

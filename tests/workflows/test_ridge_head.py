@@ -86,7 +86,7 @@ def test_transfer_starts_from_the_closed_form(
     result = _finetune(run_cli, data, tiny_model_folder, "run", "--steps", "1")
     assert result.json["linear_probe"] is not None
     settings = json.loads(Path("run/config.json").read_text())
-    assert (settings["head"], settings["recipe_settings"]["head"]["init"]) == (None, "ridge")
+    assert (settings["head"], settings["recipe_settings"]["head"]) == (None, "ridge")
 
 
 def test_without_validation_images(run_cli: Callable[..., Any], image_folder: Path, tiny_model_folder: Path) -> None:

@@ -1,17 +1,13 @@
 """Batches whose content is a function of (seed, step): no state to save, no dependence on workers.
 
-Training images form one endless stream: the permutation of epoch 0, of epoch 1, and so on. Batch k is
-the k-th slice of the stream, so a batch may reach into the next epoch, and fewer images than a batch is
-no special case. A short last batch happens only where a run is asked for in epochs.
+Which images make up a batch is said by ``vitctl.data.order``; of several processes each takes an even, contiguous part.
 
 Letters: B images in a batch, H W px.
 """
 
-import math
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,67 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vitctl.data.imbalance import BalancedOrder
+from vitctl.data.order import BatchPlan
 from vitctl.data.source import Split, lost_image
 from vitctl.data.transforms import ImageTransform, TrainingTransform
 from vitctl.errors import DataError
-from vitctl.primitives.seeds import epoch_permutation
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which images make up each batch of a run.
-
-    Attributes:
-        num_images: Training images, N >= 1.
-        batch_size: Global batch, >= 1.
-        num_images_seen: Length of the stream; the last batch is what is left.
-        seed: The run's seed.
-        balanced: Shows every class equally often; None shows every image once per epoch.
-    """
-
-    num_images: int
-    batch_size: int
-    num_images_seen: int
-    seed: int
-    balanced: BalancedOrder | None = None
-
-    @property
-    def num_steps(self) -> int:
-        """Number of batches."""
-        return math.ceil(self.num_images_seen / self.batch_size)
-
-    def batch(self, step: int) -> list[tuple[int, int]]:
-        """Return batch ``step`` (0..num_steps-1) as (view, position) pairs; see ``epoch``."""
-        first = step * self.batch_size
-        last = min(first + self.batch_size, self.num_images_seen)
-        pairs: list[tuple[int, int]] = []
-        for epoch in range(first // self.num_images, (last - 1) // self.num_images + 1):
-            offset = epoch * self.num_images
-            pairs += self.epoch(epoch)[max(first - offset, 0) : min(last - offset, self.num_images)]
-        return pairs
-
-    def batches(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield every batch in turn, drawing each epoch's order only once."""
-        epoch, order = -1, list[tuple[int, int]]()
-        batch: list[tuple[int, int]] = []
-        for index in range(self.num_images_seen):
-            if index // self.num_images != epoch:
-                epoch = index // self.num_images
-                order = self.epoch(epoch)
-            batch.append(order[index % self.num_images])
-            if len(batch) == self.batch_size or index + 1 == self.num_images_seen:
-                yield batch
-                batch = []
-
-    def epoch(self, epoch: int) -> list[tuple[int, int]]:
-        """Return the order of one epoch as N (view, position) pairs: the view-th showing of that image, from 0."""
-        if self.balanced is not None:
-            views, positions = self.balanced.epoch(epoch)
-            return list(zip(views.tolist(), positions.tolist(), strict=True))
-        return [
-            (epoch, position) for position in epoch_permutation(self.num_images, seed=self.seed, epoch=epoch).tolist()
-        ]
 
 
 class TrainingBatch(NamedTuple):
@@ -100,6 +39,13 @@ class TrainingBatch(NamedTuple):
     num_global: int
     weight_global: float
 
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Return the batch with its (B, ...) tensors on ``device``, or on their way there."""
+        images, labels, weights = (
+            tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels, self.weights)
+        )
+        return self._replace(images=images, labels=labels, weights=weights)
+
 
 class _Key(NamedTuple):
     """What a worker needs to make one training item."""
@@ -114,17 +60,20 @@ class _Key(NamedTuple):
 class _PlanSampler(Sampler[list[_Key]]):
     """Yields this process's share of every global batch; a process is never left without an image."""
 
-    def __init__(self, plan: BatchPlan, image_weights: np.ndarray, process_index: int, num_processes: int) -> None:
-        self._plan, self._image_weights = plan, image_weights
+    def __init__(
+        self, plan: BatchPlan, image_weights: np.ndarray, *, first_step: int, process_index: int, num_processes: int
+    ) -> None:
+        self._plan, self._image_weights, self._first_step = plan, image_weights, first_step
         self._index, self._count = process_index, num_processes
 
     def __len__(self) -> int:
-        return self._plan.num_steps
+        return self._plan.num_steps - self._first_step
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        for pairs in self._plan.batches():
+        for pairs in self._plan.batches(self._first_step):
             total = float(self._image_weights[[position for _, position in pairs]].sum())
-            own = pairs[self._index :: self._count]
+            first, last = (-(-len(pairs) * index // self._count) for index in (self._index, self._index + 1))
+            own = pairs[first:last]
             yield [
                 _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total)
                 for view, position in own or pairs[:1]
@@ -211,11 +160,12 @@ def training_batches(
     *,
     num_workers: int,
     class_weights: np.ndarray | None = None,
+    first_step: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
     pin_memory: bool = False,
 ) -> Iterable[TrainingBatch]:
-    """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan``.
+    """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan`` from ``first_step`` on.
 
     The content depends on ``plan`` and ``class_weights``, (C,) or None for 1 each, not on ``num_workers``. An
     image that cannot be read any more raises DataError while the batches are taken.
@@ -223,7 +173,9 @@ def training_batches(
     image_weights = np.ones(len(split)) if class_weights is None else class_weights[split.labels]
     loader: Iterable[Any] = DataLoader(
         _TrainingImages(split, transform),
-        batch_sampler=_PlanSampler(plan, image_weights, process_index, num_processes),
+        batch_sampler=_PlanSampler(
+            plan, image_weights, first_step=first_step, process_index=process_index, num_processes=num_processes
+        ),
         num_workers=num_workers,
         collate_fn=_stack_training,
         pin_memory=pin_memory,

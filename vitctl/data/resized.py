@@ -17,7 +17,7 @@ from PIL import Image
 
 from vitctl.conversation import Conversation
 from vitctl.data.scan import in_parallel
-from vitctl.data.source import Images, Split, lost_image
+from vitctl.data.source import Images, Source, Split, lost_image
 from vitctl.errors import SettingError
 from vitctl.primitives.files import cache_folder, whole_file
 from vitctl.primitives.formatting import format_bytes
@@ -60,6 +60,16 @@ class ResizedImages:
     def stamp(self, row: int) -> str:
         """Return nothing: there is nothing to decode."""
         return ""
+
+
+def check_worth_keeping(source: Source) -> None:
+    """Refuse to keep images that nothing has to decode.
+
+    Raises:
+        SettingError: The images are in memory.
+    """
+    if source.is_in_memory:
+        raise SettingError(f"--cache resized is of no use for {source.spec}: its images are in memory.", field="cache")
 
 
 def resized_sizes(sizes: np.ndarray, short_side: int) -> np.ndarray:

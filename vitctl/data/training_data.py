@@ -93,6 +93,20 @@ def open_training_sources(
     return TrainingSources(source, train, given, val_spec, val_reason)
 
 
+def check_classes(sources: TrainingSources) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        DataError: There is one class only.
+    """
+    names = sources.train.class_names
+    if len(names) < 2:
+        raise DataError(
+            f"{sources.source.spec} has one class, {names[0]!r}; a classifier needs two or more. Put the images of "
+            "each class into a folder of its own."
+        )
+
+
 def check_training_data(
     sources: TrainingSources,
     *,

@@ -1,4 +1,4 @@
-"""Building blocks of training: parameter groups, the loop of optimiser steps, the run folder."""
+"""Building blocks of fine-tuning: plan, state, steps, validation, the run folder."""
 
 from vitctl.primitives.torchvision_operators import declare_missing_operators
 

@@ -1,35 +1,24 @@
-"""Train a model to the end of its schedule: steps, validations, weights, interruption.
+"""What is trained, and how: a plan with everything built that it needs."""
 
-Everything is decided before; see ``vitctl.training.decisions`` and the finetune workflow.
-"""
-
-import math
-import shlex
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vitctl.conversation import Conversation
-from vitctl.data.loader import BatchPlan, TrainingBatch, training_batches
+from vitctl.data.imbalance import balanced_class_weights
+from vitctl.data.order import BalancedOrder, BatchPlan
 from vitctl.data.source import Split
+from vitctl.data.training_data import TrainingData
 from vitctl.data.transforms import TrainingTransform
-from vitctl.errors import InterruptedRun
-from vitctl.primitives.interrupts import StopRequest
+from vitctl.models.build import LoadedModel
+from vitctl.models.fitting import fit_preprocessing
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe
-from vitctl.results.finetune import Score
-from vitctl.training.decisions import validation_steps
-from vitctl.training.loop import RateSchedule, diverged, train_steps
-from vitctl.training.optimizer import build_optimizer, parameter_groups
-from vitctl.training.recorder import Recorder
-
-Validate = Callable[[int], tuple[Score, np.ndarray | None]]
-"""Scores the model as it is after a step; also its logits on the validation images, (N, C) float32."""
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.loop import RateSchedule
+from vitctl.training.plan import Plan
+from vitctl.training.processes import build_accelerator, choose_precision
 
 
 @dataclass(frozen=True)
@@ -86,138 +75,22 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished job led to.
-
-    Attributes:
-        last: Score of the weights after the last step.
-        best: Score of the chosen weights.
-        best_logits: (N, C) float32 of the chosen weights on the validation images, or None.
-        images_per_s: Training images per second, validations not counted.
-        data_wait_fraction: Share of that time spent waiting for images, 0-1.
-    """
-
-    last: Score
-    best: Score
-    best_logits: np.ndarray | None
-    images_per_s: float
-    data_wait_fraction: float
-
-
-def train(
-    job: Job,
-    recorder: Recorder,
-    stop: StopRequest,
-    validate: Validate,
-    *,
-    out: Path,
-    conversation: Conversation,
-) -> Outcome:
-    """Train to the end, saving ``last/`` at each validation and ``best/`` when it is found.
-
-    Args:
-        job: What to train.
-        recorder: Writes metrics and weights.
-        stop: Looked at after every step.
-        validate: Called after the steps of ``validation_steps``.
-        out: The run folder, for messages.
-        conversation: Shows progress.
-
-    Raises:
-        InterruptedRun: ``stop`` was requested; ``last/`` is saved.
-        SettingError: The loss is no longer finite.
-    """
-    recipe, num_steps = job.recipe, job.batches.num_steps
-    # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
-    how = recipe.optimizer
-    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
-    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum)
-    model, optimizer = job.accelerator.prepare(job.model, optimizer)
-    reports = train_steps(
-        model,
-        optimizer,
-        _batches(job),
-        job.schedule,
-        accelerator=job.accelerator,
-        clip_norm=how.clip_norm,
-        precision=job.precision,
-    )
-    validate_after = set(validation_steps(num_steps, recipe.evaluation.validations))
-    last = best = Score(0, None, None)
-    logits: np.ndarray | None = None
-    best_logits: np.ndarray | None = None
-    num_images, training_s, data_s = 0, 0.0, 0.0
-    with conversation.progress("training", num_steps, "steps") as bar:
-        for report in reports:
-            num_images += report.num_images
-            training_s, data_s = training_s + report.step_s, data_s + report.data_s
-            # first: this step was taken, whether or not the run is stopped or spoilt below
-            recorder.step(report)
-            bar.advance(
-                loss=f"loss {report.loss:.3f}",
-                lr=f"lr {report.lr:.1e}",
-                speed=f"{report.num_images / report.step_s:.0f} images/s",
-                wait=f"data wait {report.data_s / report.step_s:.0%}",
-            )
-            # before validating, which may take minutes; not after the last step, when there is nothing left to stop
-            if _anyone_asks(stop, job.accelerator) and report.step < num_steps:
-                recorder.save(job.model, "last")
-                raise InterruptedRun(
-                    f"Stopped after step {report.step} of {num_steps}; its weights are in {out / 'last'}. Go on from "
-                    f"them with --model {shlex.quote(str(out))}, or start over with --config "
-                    f"{shlex.quote(str(out / 'config.json'))}.",
-                    exit_code=stop.exit_code,
-                )
-            if report.step in validate_after:
-                last, logits = validate(report.step)
-                # before saving: last/ and best/ stay those of an earlier validation, which can be used
-                _check_finite(job, last)
-                if last.loss is not None:
-                    recorder.validation(last)
-                recorder.save(job.model, "last")
-                # after last/: a run that is killed while best/ is written has its newest weights
-                is_first = best.step == 0
-                if not job.selects_best or is_first or _loss(last) < _loss(best):
-                    best, best_logits = last, logits
-                    if job.selects_best:
-                        recorder.save(job.model, "best")
-    # too few validation images to choose by: best/ is what the last step left, and is written once
-    if not job.selects_best:
-        recorder.save(job.model, "best")
-    if stop:
-        conversation.line("The run had finished before it could be stopped.")
-    return Outcome(last, best, best_logits, num_images / training_s, data_s / training_s)
-
-
-def _anyone_asks(stop: StopRequest, accelerator: Accelerator) -> bool:
-    """Return whether any process was asked to stop, the same answer in all of them."""
-    if accelerator.num_processes == 1:
-        return bool(stop)
-    asked = torch.tensor(float(bool(stop)), device=accelerator.device)
-    return bool(accelerator.reduce(asked, reduction="sum") > 0)
-
-
-def _check_finite(job: Job, score: Score) -> None:
-    """Refuse weights that a last, too long step has spoilt; the loss of a step is from before it."""
-    if score.loss is not None and not math.isfinite(score.loss):
-        raise diverged("validation loss", score.loss, step=score.step, peak_lr=job.lr)
-    if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
-        raise diverged("weights", math.nan, step=score.step, peak_lr=job.lr)
-
-
-def _loss(score: Score) -> float:
-    return float("inf") if score.loss is None else score.loss
-
-
-def _batches(job: Job) -> Iterable[TrainingBatch]:
-    return training_batches(
-        job.train,
-        job.training_transform(),
-        job.batches,
-        num_workers=job.num_workers,
-        class_weights=job.class_weights,
-        process_index=job.accelerator.process_index,
-        num_processes=job.accelerator.num_processes,
-        pin_memory=job.accelerator.device.type == "cuda",
+def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, loaded: LoadedModel) -> Job:
+    """Return the job that ``plan`` says, of a model that has its size and head already."""
+    train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
+    balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
+    weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
+    return Job(
+        model=loaded.model,
+        train=train,
+        val=data.val,
+        preprocessing=fit_preprocessing(loaded, plan.image_size.value, crop=plan.values.images.evaluation_crop),
+        recipe=plan.values,
+        batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced),
+        lr=plan.lr.value,
+        flip=plan.flip.value,
+        num_workers=plan.workers.value,
+        accelerator=build_accelerator(device, num_threads=plan.threads.value),
+        precision=choose_precision(device),
+        class_weights=weights,
     )

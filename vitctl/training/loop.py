@@ -1,47 +1,25 @@
-"""Optimiser steps with Accelerate, one report per step.
+"""Optimiser steps over a state, one report per step.
 
 The loop knows nothing of files, validation or screens: it yields after every step, and whoever consumes
-it may evaluate the model, save it, or stop. The loss of a step is the mean over the *global* batch, so it
-does not depend on how many processes share the batch.
-
-Letters: B images, C classes.
+it may evaluate the model, save it, or stop.
 """
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
 from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
+from vitctl.primitives.late_number import LateNumber
 from vitctl.primitives.schedule import learning_rate
 from vitctl.training.optimizer import set_learning_rate
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimiser step did.
-
-    Attributes:
-        step: 1..num_steps.
-        loss: Mean cross-entropy over the global batch, before the step; weighted where classes have weights.
-        lr: Peak group's learning rate in this step.
-        num_images: Images in the global batch.
-        data_s: Seconds spent waiting for images.
-        step_s: Seconds of the whole step, waiting included.
-    """
-
-    step: int
-    loss: float
-    lr: float
-    num_images: int
-    data_s: float
-    step_s: float
+from vitctl.training.state import TrainingState
+from vitctl.training.step import take_step
 
 
 @dataclass(frozen=True)
@@ -73,52 +51,116 @@ def diverged(what: str, value: float, *, step: int, peak_lr: float) -> SettingEr
     )
 
 
+@dataclass(frozen=True)
+class StepLoss:
+    """Mean cross-entropy over the global batch, before the step; weighted where classes have weights.
+
+    Attributes:
+        number: The loss, which the device may still be computing.
+        step: 1..num_steps.
+        peak_lr: The highest rate of the run, for the message.
+    """
+
+    number: LateNumber
+    step: int
+    peak_lr: float
+
+    def read(self) -> float:
+        """Return it, waiting for the device if need be.
+
+        Raises:
+            SettingError: It is no longer a finite number.
+        """
+        loss = self.number.read()
+        if not math.isfinite(loss):
+            raise diverged("loss", loss, step=self.step, peak_lr=self.peak_lr)
+        return loss
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did.
+
+    Attributes:
+        step: 1..num_steps.
+        loss: Of the global batch, before the step.
+        lr: Peak group's learning rate in this step.
+        num_images: Images in the global batch.
+        data_s: Seconds spent waiting for images.
+        step_s: Seconds of the whole step, waiting included; on CUDA until the step before it was done.
+    """
+
+    step: int
+    loss: StepLoss
+    lr: float
+    num_images: int
+    data_s: float
+    step_s: float
+
+
+class UnreadReports:
+    """Reports in the order of the steps, held until their losses have come."""
+
+    def __init__(self) -> None:
+        self._held: deque[StepReport] = deque()
+
+    def add(self, report: StepReport) -> Iterator[StepReport]:
+        """Hold ``report``; yield those that can be read without waiting."""
+        self._held.append(report)
+        while self._held and self._held[0].loss.number.is_here:
+            yield self._held.popleft()
+
+    def rest(self) -> Iterator[StepReport]:
+        """Yield what is still held; reading it may take a step's time."""
+        while self._held:
+            yield self._held.popleft()
+
+
 def train_steps(
+    state: TrainingState,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batches: Iterable[TrainingBatch],
     schedule: RateSchedule,
     *,
     accelerator: Accelerator,
     clip_norm: float,
     precision: str = "fp32",
+    pauses: Container[int] = (),
 ) -> Iterator[StepReport]:
     """Train, yielding after each optimiser step.
 
+    A CUDA device stays up to one step behind, so that it need not wait for Python: nobody reads a loss on the way, but
+    that of the step before. After the steps ``pauses``, and on other devices, nothing is under way.
+
     Args:
-        model: As ``accelerator.prepare`` returned it.
-        optimizer: Likewise.
-        batches: This process's share of each global batch.
+        state: Where to go on from; kept up to date.
+        model: Its model as ``accelerator.prepare`` returned it.
+        batches: This process's share of each global batch, from the state's step on.
         schedule: The learning rate of each step.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
         precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
+        pauses: Steps after which somebody looks at the model.
 
     Raises:
         SettingError: The loss is no longer a finite number.
     """
+    before: StepLoss | None = None
     step_start = time.perf_counter()
-    for step, batch in enumerate(batches, start=1):
-        images = batch.images.to(accelerator.device, non_blocking=True)
-        labels = batch.labels.to(accelerator.device, non_blocking=True)
-        weights = batch.weights.to(accelerator.device, non_blocking=True)
+    for given in batches:
+        batch = given.to(accelerator.device)
         data_s = time.perf_counter() - step_start
-        model.train()
-        lr = schedule.at(step)
-        set_learning_rate(optimizer, lr)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images)  # (B, C)
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")  # (B,)
-        share = (losses * weights).sum() / batch.weight_global
-        # processes average their gradients; times their number, that is the mean over the global batch
-        accelerator.backward(share * accelerator.num_processes)
-        if clip_norm:
-            accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss = float(accelerator.reduce(share.detach(), reduction="sum"))
-        if not math.isfinite(loss):
-            raise diverged("loss", loss, step=step, peak_lr=schedule.peak)
-        now = time.perf_counter()
-        yield StepReport(step, loss, lr, batch.num_global, data_s, now - step_start)
-        step_start = time.perf_counter()
+        lr = schedule.at(state.step + 1)
+        set_learning_rate(state.optimizer, lr)
+        mean = take_step(
+            model, state.optimizer, batch, accelerator=accelerator, clip_norm=clip_norm, precision=precision
+        )
+        state.step += 1
+        loss = StepLoss(LateNumber(mean), state.step, schedule.peak)
+        # first the older one, so that a run that diverged says at which step
+        if before is not None:
+            before.read()
+        if loss.number.is_here or state.step in pauses:
+            loss.read()
+        yield StepReport(state.step, loss, lr, batch.num_global, data_s, time.perf_counter() - step_start)
+        before, step_start = loss, time.perf_counter()

@@ -1,15 +1,19 @@
 """What a run writes while it goes on: metrics, speeds, weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from accelerate import Accelerator
 from torch import nn
 
-from vitctl.data.loader import BatchPlan
+from vitctl.data.order import BatchPlan
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.results.finetune import Score
 from vitctl.training.loop import StepReport
-from vitctl.training.run_folder import RunFolder
+from vitctl.training.run_folder import RunFolder, new_run_folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Recorder:
         seen = min(report.step * self._batches.batch_size, self._batches.num_images_seen)
         epoch = round(seen / self._batches.num_images, 6)
         self._folder.append(
-            "metrics.jsonl", {"step": report.step, "epoch": epoch, "loss": report.loss, "lr": report.lr}
+            "metrics.jsonl", {"step": report.step, "epoch": epoch, "loss": report.loss.read(), "lr": report.lr}
         )
         speed = {
             "step": report.step,
@@ -59,8 +63,8 @@ class Recorder:
         self._folder.append("speed.jsonl", speed)
 
     def validation(self, score: Score) -> None:
-        """Add a validation to ``metrics.jsonl``."""
-        if self._folder is not None:
+        """Add a validation to ``metrics.jsonl``, if there were images to validate on."""
+        if self._folder is not None and score.loss is not None:
             self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
 
     def save(self, model: nn.Module, name: str) -> None:
@@ -75,3 +79,18 @@ class Recorder:
             base_model=self._identity.base_model,
             base_licence=self._identity.base_licence,
         )
+
+
+@contextmanager
+def run_folder_of(accelerator: Accelerator, path: Path, *, overwrite: bool) -> Iterator[RunFolder | None]:
+    """Make the run folder ``path`` in the first process; yield None in the others.
+
+    Raises:
+        SettingError: See ``check_out``.
+    """
+    accelerator.wait_for_everyone()  # no process may find the run folder made by another
+    if not accelerator.is_main_process:
+        yield None
+        return
+    with new_run_folder(path, overwrite=overwrite) as folder:
+        yield folder

@@ -14,14 +14,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
 from vitctl.models.build import model_folder
-from vitctl.primitives.files import user_path, write_json
+from vitctl.primitives.files import lies_inside, user_path, write_json
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -72,6 +72,21 @@ def _check_out(folder: Path, *, overwrite: bool) -> None:
                 field="out",
             )
     check_writable(folder)
+
+
+def check_out_is_elsewhere(folder: Path, specs: Iterable[str]) -> None:
+    """Check that a run folder would not lie among the images of a data spec.
+
+    Raises:
+        SettingError: It would.
+    """
+    for spec in specs:
+        if lies_inside(folder, spec):
+            raise SettingError(
+                f"--out {folder} lies inside the data {spec}, where the next run would take it for images. Give a "
+                "folder elsewhere with --out.",
+                field="out",
+            )
 
 
 def check_writable(folder: Path) -> None:

@@ -26,7 +26,7 @@ from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.reporting.figures import draw_contact_sheet
 from vitctl.results.data import BadImage, DataReport, SuggestedSize, ValidationReport
 from vitctl.settings.data import DataConfig
-from vitctl.training.decisions import decide_image_size
+from vitctl.training.plan import decide_image_size
 from vitctl.training.run_folder import check_writable
 
 SHEET_CLASSES, SHEET_EACH, THUMBNAIL_PX = 24, 8, 96

@@ -61,6 +61,7 @@ from vitctl.models.build import LoadedModel, load_model
 from vitctl.models.fitting import fit_preprocessing, fit_resolution, interpolation_for
 from vitctl.models.geometry import geometry_of
 from vitctl.models.layers import Layer, choose_layers
+from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import lies_inside, user_path
 from vitctl.primitives.image_sizes import format_size
@@ -68,7 +69,7 @@ from vitctl.results.fewshot_eval import FewshotCost, FewshotResult, FewshotRow, 
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED
-from vitctl.training.decisions import Decision, decide_model
+from vitctl.training.plan import decide_model
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.fewshot_files import (
     check_folder,

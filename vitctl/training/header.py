@@ -1,41 +1,25 @@
 """The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from vitctl.conversation import Setting
+from vitctl.data.resized import num_bytes, resized_sizes
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
 from vitctl.models.geometry import Geometry, Resolution, geometry_of
+from vitctl.primitives.decision import Decision
+from vitctl.primitives.files import cache_folder
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
-from vitctl.training.decisions import Decision
 from vitctl.training.job import Job
+from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
 
 
-def header_settings(
-    job: Job,
-    *,
-    data: TrainingData,
-    loaded: LoadedModel,
-    resolution: Resolution | None,
-    decisions: Mapping[str, Decision[Any]],
-) -> list[Setting]:
-    """Return the header.
-
-    Args:
-        job: What will be trained.
-        data: Its images.
-        loaded: Its model.
-        resolution: What changing the image size did; None for random weights.
-        decisions: What was decided and why, by setting.
-    """
+def header_settings(run: PreparedRun) -> list[Setting]:
+    """Return the header."""
+    plan, job, data, loaded = run.plan, run.job, run.data, run.loaded
     recipe, num_val = job.recipe, len(data.val) if data.val else 0
-    reasons = {name: decision.reason for name, decision in decisions.items()}
-    threads = decisions["threads"]
     skipped = f"{len(data.skipped)} left out because they cannot be read" if data.skipped else ""
     how, least = recipe.optimizer, recipe.evaluation.select_best_from
     optimizer = f"{how.name}, weight decay {how.weight_decay:g}, layer decay {how.layer_decay:g}"
@@ -45,28 +29,30 @@ def header_settings(
         "the last step",
         f"fewer than {least:,} validation images to choose by" if num_val else "no validation images",
     )  # fmt: skip
+    augmentation = recipe.images.crop + (", flip" if job.flip else ", no flip")
+    threads = (f"{plan.threads.value}, {job.num_workers}", f"{plan.threads.reason}; {plan.workers.reason}")
     return [
-        Setting("data", data.source.spec, reasons["data"]),
+        Setting("data", *plan.data),
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
         Setting("validation images", f"{num_val:,}", data.val_reason),
-        Setting("model", loaded.name, reasons["model"]),
+        Setting("model", loaded.name, plan.model.reason),
         _weights(loaded),
-        Setting("image size", f"{format_size(job.preprocessing.image_size)} px", reasons["image size"]),
-        *_resolution(loaded, resolution, decisions["interpolation"]),
-        Setting("head", *decisions["head"]),
-        Setting("recipe", f"{decisions['recipe'].value}: {optimizer}", reasons["recipe"]),
-        Setting("batch", f"{job.batches.batch_size} images{processes}", reasons["batch"]),
-        Setting("length", _length(job), reasons["length"]),
-        Setting("learning rate", f"{job.lr:.3g}", reasons["lr"]),
-        Setting(
-            "augmentation", recipe.images.crop + (", flip" if job.flip else ", no flip"), f"flip: {reasons['flip']}"
-        ),
+        Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
+        *_resolution(loaded, run.resolution, plan.interpolation),
+        Setting("head", *plan.head),
+        Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}", plan.batch.reason),
+        Setting("length", _length(job), plan.length.reason),
+        Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
+        Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
-        Setting("device", f"{accelerator.device}, {job.precision}", reasons["device"]),
-        Setting("threads, workers", f"{threads.value}, {job.num_workers}", f"{threads.reason}; {reasons['workers']}"),
+        Setting("device", f"{accelerator.device}, {job.precision}", plan.device.reason),
+        Setting("threads, workers", *threads),
         Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
+        *([_cache(job, data)] if run.config.cache == "resized" else []),
+        *([] if run.config.dry_run else [Setting("run folder", str(plan.out.value), plan.out.reason)]),
     ]
 
 
@@ -109,6 +95,12 @@ def _balance(job: Job) -> str:
 def _length(job: Job) -> str:
     epochs = job.batches.num_images_seen / job.batches.num_images
     return f"{job.batches.num_steps:,} steps, {epochs:.3g} epochs"
+
+
+def _cache(job: Job, data: TrainingData) -> Setting:
+    short_side = job.training_transform().least_side
+    size = format_bytes(num_bytes(resized_sizes(data.sizes, short_side)))
+    return Setting("image cache", f"resized, {size}", f"short side up to {short_side} px, in {cache_folder()}")
 
 
 def _crop(job: Job) -> str:

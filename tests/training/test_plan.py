@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from vitctl.recipes import Recipe, load_recipe, override, recipe_from_settings
-from vitctl.training.decisions import (
+from vitctl.training.plan import (
     decide_batch_size,
     decide_flip,
-    decide_head_start,
     decide_image_size,
     decide_interpolation,
     decide_lr,
     decide_num_images_seen,
-    validation_steps,
 )
 
 
@@ -149,19 +147,6 @@ def test_image_size__the_demo_goes_to_its_higher_resolution_once() -> None:
     assert decide_image_size(sizes(8, 8), (48, 48), (4, 4), is_demo=True).value == (48, 48)
 
 
-@pytest.mark.parametrize(("num_steps", "count"), [(1, 10), (3, 10), (10, 3), (390, 10), (7, 1), (1000, 999)])
-def test_validation_steps__end_with_the_last_step_and_never_repeat(num_steps: int, count: int) -> None:
-    steps = validation_steps(num_steps, count)
-    assert steps[-1] == num_steps
-    assert steps == sorted(set(steps))
-    assert steps[0] >= 1
-    assert len(steps) == min(num_steps, count)
-
-
-def test_validation_steps__are_evenly_spaced() -> None:
-    assert validation_steps(390, 10) == [39, 78, 117, 156, 195, 234, 273, 312, 351, 390]
-
-
 # What stands both in the recipe and as an option: the option, then --set, then what the images or weights are like,
 # then the recipe
 
@@ -211,9 +196,3 @@ def test_flip(given: bool | None, changes: list[str], is_flippable: bool, expect
 def test_interpolation(given: str | None, changes: list[str], weights: str, expected: tuple[str, str]) -> None:
     recipe = override(load_recipe("transfer"), changes)
     assert decide_interpolation(given, recipe, weights=weights, recipe_name="r") == expected
-
-
-def test_head_start__option_then_recipe() -> None:
-    assert decide_head_start("zero", load_recipe("transfer")) == "zero"
-    assert decide_head_start(None, load_recipe("transfer")) == "ridge"
-    assert decide_head_start(None, override(load_recipe("transfer"), ["head.init=random"])) == "random"

@@ -1,0 +1,39 @@
+"""A full memory or disk, in a sentence; anything else as it was."""
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vitctl.errors import SettingError
+from vitctl.training.resources import full_is_a_sentence
+
+JOB: Any = SimpleNamespace(
+    accelerator=SimpleNamespace(device=torch.device("cuda")),
+    batches=SimpleNamespace(batch_size=512),
+    preprocessing=SimpleNamespace(image_size=(384, 384)),
+)
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA"), "cuda ran out of memory at a batch of 512 images of 384 px. Try a smaller"),
+        (OSError(errno.ENOSPC, "full"), "The disk is full at runs/a. Make room, or give another folder with --out."),
+        (OSError(errno.EDQUOT, "quota"), "The disk is full at runs/a."),
+    ],
+)
+def test_what_is_full_is_said(failure: Exception, sentence: str) -> None:
+    with pytest.raises(SettingError) as refusal, full_is_a_sentence(JOB, Path("runs/a")):
+        raise failure
+    assert str(refusal.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EACCES, "no"), ValueError("ours")])
+def test_other_failures_stay_what_they_are(failure: Exception) -> None:
+    with pytest.raises(type(failure)) as same, full_is_a_sentence(JOB, Path("runs/a")):
+        raise failure
+    assert same.value is failure

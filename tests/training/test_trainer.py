@@ -1,0 +1,102 @@
+"""A run on a device that is still computing when Python goes on: the same files as on one that is not."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitctl.conversation import Conversation, Progress
+from vitctl.errors import DataError, InterruptedRun
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.workflows import finetune
+
+pytestmark = pytest.mark.usefixtures("no_rendering")
+
+
+class StillComputing:
+    """Stands in for ``LateNumber`` on a device that stays behind: it is here once it was waited for."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self._value, self.is_here = float(value), False
+
+    def read(self) -> float:
+        self.is_here = True
+        return self._value
+
+
+@pytest.fixture
+def settings(image_folder: Path, tiny_model_folder: Path) -> dict[str, Any]:
+    return {"data": str(image_folder), "model": str(tiny_model_folder), "batch_size": 8, "num_workers": 0,
+            "val_fraction": 0.2, "head": "zero", "set": ("evaluation.validations=2",)}  # fmt: skip
+
+
+class StopIn(Conversation):
+    """Asks the run to stop while its step ``step`` is being shown."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @contextmanager
+    def progress(self, description: str, total: int, unit: str) -> Iterator[Progress]:
+        outer = self
+
+        class Bar(Progress):
+            count = 0
+
+            def advance(self, amount: int = 1, **facts: str) -> None:
+                self.count += amount
+                if description == "training" and self.count == outer.step:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        yield Bar()
+
+
+def _metrics(out: str) -> bytes:
+    return Path(out, "metrics.jsonl").read_bytes()
+
+
+def test_device_behind__metrics_and_weights_are_those_of_one_that_is_not(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = finetune.run(FinetuneConfig(**settings, steps=7, out="plain"), Conversation())
+    monkeypatch.setattr("vitctl.training.loop.LateNumber", StillComputing)
+    behind = finetune.run(FinetuneConfig(**settings, steps=7, out="behind"), Conversation())
+    assert _metrics("behind") == _metrics("plain")
+    assert behind.weights_sha256 == plain.weights_sha256
+    assert len(Path("behind/speed.jsonl").read_text().splitlines()) == 7
+
+
+def test_device_behind__an_interrupted_run_lacks_no_step(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitctl.training.loop.LateNumber", StillComputing)
+    with pytest.raises(InterruptedRun, match="Stopped after step 4 of 20"):  # step 3 is shown while step 4 is taken
+        finetune.run(FinetuneConfig(**settings, steps=20, out="out"), StopIn(3))
+    assert [json.loads(line)["step"] for line in _metrics("out").splitlines()] == [1, 2, 3, 4]
+
+
+def test_device_behind__a_run_that_fails_lacks_no_step(
+    settings: dict[str, Any], image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitctl.training.loop.LateNumber", StillComputing)
+    spoilt = []
+
+    class SpoilData(StopIn):
+        @contextmanager
+        def progress(self, description: str, total: int, unit: str) -> Iterator[Progress]:
+            if description == "validating" and not spoilt:  # after the first half of the steps
+                yield Progress()
+                spoilt.extend(path.write_bytes(b"") for path in image_folder.rglob("*.png"))
+            else:
+                yield Progress()
+
+    with pytest.raises(DataError):
+        finetune.run(FinetuneConfig(**settings, steps=6, out="out"), SpoilData(0))
+    steps = [json.loads(line)["step"] for line in _metrics("out").splitlines()]
+    assert steps == [1, 2, 3, 3]  # three steps and a validation

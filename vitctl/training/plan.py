@@ -1,0 +1,316 @@
+"""What to train with where the user did not say: batch, length, rate, image size; each with its reason.
+
+The numbers come from a recipe; see ``vitctl/recipes``. What stands both there and as an option is decided here: the
+option goes before the recipe. Everything here is plain arithmetic; a plan builds nothing.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitctl.data.loader import resolve_num_workers
+from vitctl.data.training_data import TrainingData
+from vitctl.primitives.decision import Decision
+from vitctl.primitives.devices import resolve_device, resolve_num_threads
+from vitctl.primitives.durations import (
+    batch_size_for,
+    bit_hyperrule_steps,
+    images_seen_transfer,
+    steps_for_images,
+)
+from vitctl.primitives.files import user_path
+from vitctl.recipes import (
+    SET,
+    Recipe,
+    as_document,
+    list_recipes,
+    load_recipe,
+    override,
+    recipe_from_settings,
+    recipe_path,
+)
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
+
+PHOTO_SIDE_PX = 460  # from this median short side, 384 px has something to show
+SMALL_AREA_PX = 96 * 96  # BiT's rule for small images, arXiv 1912.11370, section 3.3
+HIGH_RESOLUTION_PX = 384  # arXiv 2010.11929, section 4.1
+DEMO_SIDE_PX = 48  # grid 8x8 to 12x12
+CPU_MODEL = "vit_small_patch16_224.augreg_in21k"
+GPU_MODEL = "vit_base_patch16_224.augreg_in21k"
+
+
+def decide_model(given: str | None, *, has_data: bool, device_type: str) -> Decision[str]:
+    """Return the model: the demo where no data are given either, else a pretrained ViT that suits the device."""
+    if given is not None:
+        return Decision(given, "given")
+    if not has_data:
+        return Decision(DEMO, "the embedded one: neither --data nor --model is given")
+    if device_type == "cpu":
+        return Decision(CPU_MODEL, "the small size, as there is no GPU; hours rather than days")
+    return Decision(GPU_MODEL, "the ViT paper's family, pretrained on ImageNet-21k, Apache-2.0")
+
+
+def is_overridden(recipe: Recipe, path: str) -> bool:
+    """Return whether the value of a recipe at ``SECTION.KEY`` is from ``--set``."""
+    return recipe.sources.get(path) == SET
+
+
+def _origin(recipe: Recipe, path: str, recipe_name: str) -> str:
+    return f"{SET} {path}" if is_overridden(recipe, path) else f"recipe {recipe_name}"
+
+
+def decide_batch_size(given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str) -> Decision[int]:
+    """Return the global batch."""
+    if given is not None:
+        return Decision(given, "given")
+    length, origin = recipe.length, _origin(recipe, "length.batch_size", recipe_name)
+    if length.batch_rule == "fixed":
+        return Decision(length.batch_size, origin)
+    size = batch_size_for(num_train, largest=length.batch_size)
+    why = "" if size == length.batch_size else ", at most a quarter of the images"
+    return Decision(size, f"{origin}{why}")
+
+
+def decide_num_images_seen(
+    steps: int | None,
+    epochs: float | None,
+    recipe: Recipe,
+    num_train: int,
+    batch_size: int,
+    *,
+    recipe_name: str,
+) -> Decision[int]:
+    """Return how many images the run shows, repeats counted; steps are that over the batch, rounded up."""
+    if steps is not None:
+        return Decision(steps * batch_size, "given")
+    if epochs is not None:
+        seen = max(1, round(epochs * num_train))
+        short = seen % batch_size
+        return Decision(seen, f"{epochs:g} epochs" + (f"; the last batch holds {short}" if short else ""))
+    if recipe.length.steps_rule == "images-seen":
+        wanted = images_seen_transfer(num_train)
+        num_steps = steps_for_images(wanted, batch_size=batch_size)
+        return Decision(num_steps * batch_size, f"recipe {recipe_name}: {wanted:,} images seen")
+    if recipe.length.steps_rule == "bit-hyperrule":
+        return Decision(bit_hyperrule_steps(num_train) * batch_size, f"BiT-HyperRule for {num_train:,} images")
+    return Decision(recipe.length.steps * batch_size, _origin(recipe, "length.steps", recipe_name))
+
+
+def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str) -> Decision[float]:
+    """Return the peak learning rate; a given one is used as it is, the recipe's (``--set`` too) follows the batch."""
+    if given is not None:
+        return Decision(given, "given, used as it is")
+    rate, origin = recipe.rate, _origin(recipe, "rate.lr", recipe_name)
+    lr = rate.peak_lr(batch_size)
+    if batch_size == rate.lr_at_batch or rate.lr_scaling == "none":
+        return Decision(lr, origin)
+    why = f"{origin}: {rate.lr:g} at batch {rate.lr_at_batch}, {rate.lr_scaling} scaling"
+    return Decision(lr, why + ("; --lr is used as it is" if is_overridden(recipe, "rate.lr") else ""))
+
+
+def decide_image_size(
+    sizes: np.ndarray, pretrained: tuple[int, int], patch: tuple[int, int] | None, *, is_demo: bool
+) -> Decision[tuple[int, int]]:
+    """Return the size to fine-tune at.
+
+    Args:
+        sizes: (N, 2) int64, (H, W) px of the training images, N >= 1.
+        pretrained: (H, W) px of the model.
+        patch: (H, W) px per token, which divides the size; None where nothing has to.
+        is_demo: Whether it is the embedded demo model.
+    """
+    if is_demo and pretrained[0] < DEMO_SIDE_PX:
+        return Decision((DEMO_SIDE_PX, DEMO_SIDE_PX), "the demo's higher resolution")
+    median_side = float(np.median(sizes.min(axis=1)))
+    median_area = float(np.median(sizes.prod(axis=1)))
+    high = tuple(math.ceil(HIGH_RESOLUTION_PX / side) * side for side in patch or (1, 1))
+    if median_side >= PHOTO_SIDE_PX and pretrained[0] < high[0] and pretrained[1] < high[1]:
+        return Decision((high[0], high[1]), f"the images' median short side is {median_side:.0f} px")
+    if median_area < SMALL_AREA_PX:
+        return Decision(pretrained, f"the images are small (median area {math.sqrt(median_area):.0f}^2 px)")
+    if median_side >= PHOTO_SIDE_PX:
+        return Decision(pretrained, "as pretrained, which is high already")
+    return Decision(pretrained, f"as pretrained: the images' median short side is only {median_side:.0f} px")
+
+
+def decide_interpolation(given: str | None, recipe: Recipe, *, weights: str, recipe_name: str) -> Decision[str]:
+    """Return how position embeddings are resampled; ``weights`` is the weights spec."""
+    if given is not None:
+        return Decision(given, "given")
+    path = "images.pos_embed_interp"
+    if weights.endswith(".npz") and not is_overridden(recipe, path):
+        return Decision("paper", "what the authors' code does to .npz weights")
+    return Decision(recipe.images.pos_embed_interp, _origin(recipe, path, recipe_name))
+
+
+def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recipe_name: str) -> Decision[bool]:
+    """Return whether half of the training images are mirrored."""
+    if given is not None:
+        return Decision(given, "given")
+    if recipe.images.flip and not is_flippable and not is_overridden(recipe, "images.flip"):
+        return Decision(False, "the images seem to show digits or letters; --flip overrules")
+    return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
+
+
+# --- a whole plan ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstChoices:
+    """What the settings alone decide, before anything is opened.
+
+    Attributes:
+        data_spec: Training images.
+        device: Where to compute.
+        threads: CPU threads of torch.
+        model: Spec of the model.
+        recipe: Name or path of the recipe.
+        values: The recipe.
+        out: Run folder, absolute.
+    """
+
+    data_spec: str
+    device: Decision[torch.device]
+    threads: Decision[int]
+    model: Decision[str]
+    recipe: Decision[str]
+    values: Recipe
+    out: Decision[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(FirstChoices):
+    """Every value of a run, with its reason.
+
+    Attributes:
+        data: Training images, as their source calls itself.
+        val_spec: Where validation images come from.
+        image_size: (H, W) px to train at.
+        interpolation: How position embeddings are resampled.
+        head: What was done about the head.
+        batch: Images of the global batch.
+        length: Images seen, repeats counted.
+        lr: Peak learning rate.
+        flip: Mirror half of the training images.
+        workers: Processes that read images.
+    """
+
+    data: Decision[str]
+    val_spec: str
+    image_size: Decision[tuple[int, int]]
+    interpolation: Decision[str]
+    head: Decision[str]
+    batch: Decision[int]
+    length: Decision[int]
+    lr: Decision[float]
+    flip: Decision[bool]
+    workers: Decision[int]
+
+    def resolve(self, config: FinetuneConfig, *, model: str) -> FinetuneConfig:
+        """Return ``config`` with every ``None`` decided and every path absolute; what is not named here stays as given.
+
+        Args:
+            config: What the plan was made from.
+            model: The loaded model's name.
+        """
+        num_steps, left_over = divmod(self.length.value, self.batch.value)  # only epochs leave a short last batch
+        weights = config.weights
+        return replace(
+            config,
+            data=self.data.value,
+            image_root=None if config.image_root is None else str(user_path(config.image_root).absolute()),
+            val=self.val_spec if config.val is not None else None,
+            model=model,
+            weights=weights if weights in (PRETRAINED, RANDOM) else str(user_path(weights).absolute()),
+            image_size=self.image_size.value,
+            pos_embed_interp=self.interpolation.value,
+            recipe=self.recipe.value,
+            steps=None if left_over else num_steps,
+            epochs=config.epochs if left_over else None,
+            batch_size=self.batch.value,
+            lr=self.lr.value,
+            flip=self.flip.value,
+            num_workers=self.workers.value,
+            num_threads=self.threads.value,
+            device=self.device.value.type,
+            recipe_settings=as_document(self.values),
+        )
+
+
+def first_choices(config: FinetuneConfig) -> FirstChoices:
+    """Decide what needs no file but the recipe's.
+
+    Raises:
+        SettingError: There is no such recipe, or it has other keys or values than a recipe's.
+        UnavailableError: The device asked for is not here.
+    """
+    data_spec = DIGITS if config.data is None else config.data
+    device = Decision(*resolve_device(config.device))
+    model = decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
+    recipe, values = decide_recipe(config, is_demo=model.value == DEMO)
+    return FirstChoices(
+        data_spec=data_spec,
+        device=device,
+        threads=Decision(*resolve_num_threads(config.num_threads)),
+        model=model,
+        recipe=recipe,
+        values=values,
+        out=decide_out(config.out, data_spec, model.value),
+    )
+
+
+def decide_recipe(config: FinetuneConfig, *, is_demo: bool) -> tuple[Decision[str], Recipe]:
+    """Return the name or path of the recipe, and its values with those of ``--set``."""
+    name = config.recipe or ("demo" if is_demo else "transfer")
+    if config.recipe_settings is not None:
+        recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings of --config")
+        why = "as the configuration file holds it"
+    else:
+        if name not in list_recipes():
+            name = str(recipe_path(name))
+        recipe = load_recipe(name)
+        why = "given" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained model'}"
+    if config.set:
+        return Decision(name, f"{why}; with --set {', '.join(config.set)}"), override(recipe, config.set)
+    return Decision(name, why), recipe
+
+
+def decide_out(given: str | None, data_spec: str, model_spec: str) -> Decision[Path]:
+    """Return the run folder."""
+    if given is not None:
+        return Decision(user_path(given).absolute(), "given")
+    names = (Path(spec).absolute().name for spec in (data_spec, model_spec))
+    return Decision((Path("runs") / "-".join(names)).absolute(), "the default for this data and model")
+
+
+def make_plan(
+    config: FinetuneConfig,
+    first: FirstChoices,
+    data: TrainingData,
+    *,
+    image_size: Decision[tuple[int, int]],
+    interpolation: Decision[str],
+    head: Decision[str],
+) -> Plan:
+    """Decide what follows from the images that are left: the batch, from that length and rate."""
+    recipe, name, num_train = first.values, first.recipe.value, len(data.train)
+    batch = decide_batch_size(config.batch_size, recipe, num_train, recipe_name=name)
+    is_flippable = data.source.may_flip(data.train.class_names)
+    is_in_memory, device_type = data.source.is_in_memory, first.device.value.type
+    return Plan(
+        **vars(first),
+        data=Decision(data.source.spec, data.source.description if config.data else "the default: no --data is given"),
+        val_spec=data.val_spec,
+        image_size=image_size,
+        interpolation=interpolation,
+        head=head,
+        batch=batch,
+        length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
+        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name),
+        flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
+        workers=Decision(*resolve_num_workers(config.num_workers, is_in_memory=is_in_memory, device_type=device_type)),
+    )

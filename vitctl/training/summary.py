@@ -1,0 +1,80 @@
+"""What a run says of itself: its configuration at the start, its summary at the end, its cost with ``--dry-run``."""
+
+from importlib.metadata import version
+
+from vitctl import __version__
+from vitctl.models.geometry import geometry_of
+from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe
+from vitctl.results.result import JsonObject
+from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
+from vitctl.training.prepared_run import PreparedRun
+from vitctl.training.state import TrainingState
+from vitctl.training.trial import Cost
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "scikit-learn")
+
+
+def config_document(config: FinetuneConfig) -> JsonObject:
+    """Return the ``config.json`` of a run: every setting, resolved, and the versions it was made with."""
+    versions = {package: version(package) for package in PACKAGES}
+    return {
+        "vitctl": __version__,
+        "command": "finetune",
+        **config.as_json(without=NOT_OF_A_RUN),
+        "versions": versions,
+    }
+
+
+def summarise(
+    run: PreparedRun, state: TrainingState, probe: LinearProbe | None, *, weights_sha256: str | None, wall_s: float
+) -> FinetuneResult:
+    """Return the summary of a finished run.
+
+    Args:
+        run: What it was to be.
+        state: What it has come to.
+        probe: The closed-form head it started from, if any.
+        weights_sha256: Of ``last/model.safetensors``; None in a process that writes nothing.
+        wall_s: Seconds from start to end.
+    """
+    data, after, clock = run.data, geometry_of(run.loaded.model), state.clock
+    return FinetuneResult(
+        run=str(run.plan.out.value),
+        model=run.loaded.name,
+        image_size=after.image_size,
+        grid_before=run.resolution.before.grid if run.resolution else None,
+        grid_after=after.grid,
+        num_classes=len(data.train.class_names),
+        num_train=len(data.train),
+        num_val=len(data.val) if data.val else 0,
+        steps=run.job.batches.num_steps,
+        best=state.best.score,
+        last=state.last,
+        linear_probe=probe,
+        weights_sha256=weights_sha256,
+        images_per_s=round(clock.num_images / clock.training_s, 3),
+        data_wait_fraction=round(clock.data_s / clock.training_s, 4),
+        wall_s=round(wall_s, 3),
+    )
+
+
+def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
+    """Return what the run would be and cost."""
+    data, after = run.data, geometry_of(run.loaded.model)
+    return DryRunResult(
+        config=config_document(run.config),
+        num_classes=len(data.train.class_names),
+        num_train=len(data.train),
+        num_val=len(data.val) if data.val else 0,
+        grid_before=run.resolution.before.grid if run.resolution else None,
+        grid_after=after.grid,
+        num_tokens=after.num_tokens,
+        steps=run.job.batches.num_steps,
+        epochs=run.job.batches.num_images_seen / len(data.train),
+        num_parameters=cost.num_parameters,
+        flops_per_image=cost.flops_per_image,
+        memory_bytes=cost.memory_bytes,
+        step_s=cost.step_s,
+        training_s=cost.training_s,
+        groups=cost.groups,
+    )

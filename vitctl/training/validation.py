@@ -1,0 +1,78 @@
+"""Validation during a run: when, how good the model is, which weights are the best.
+
+Letters: N images, C classes.
+"""
+
+import math
+
+import numpy as np
+
+from vitctl.conversation import Conversation
+from vitctl.evaluation.classify import split_logits
+from vitctl.evaluation.metrics import mean_nll, top_k_accuracy, wilson_interval
+from vitctl.results.finetune import Score
+from vitctl.training.job import Job
+from vitctl.training.loop import diverged
+from vitctl.training.state import Best
+
+MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
+
+
+def validation_steps(num_steps: int, num_validations: int) -> list[int]:
+    """Return the steps after which to validate: evenly spaced, the last step among them.
+
+    Example:
+        >>> validation_steps(10, 3)
+        [3, 7, 10]
+    """
+    return sorted({max(1, round(index * num_steps / num_validations)) for index in range(1, num_validations + 1)})
+
+
+def validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np.ndarray | None]:
+    """Score the model as it is after ``step``, the way ``vitctl evaluate`` would.
+
+    Returns:
+        The score, and the logits of the validation images, (N, C) float32, or None where there are none.
+    """
+    if job.val is None:
+        return Score(step, None, None), None
+    logits = split_logits(
+        job.model,
+        job.val,
+        job.preprocessing,
+        batch_size=max(MIN_EVALUATION_BATCH, job.batches.batch_size),
+        num_workers=job.num_workers,
+        device=job.accelerator.device,
+        description="validating",
+        conversation=conversation,
+    )
+    labels = job.val.labels
+    top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
+    low, high = wilson_interval(round(top1 * len(labels)), len(labels))
+    conversation.line(
+        f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
+        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images)"
+    )
+    return Score(step, top1, loss), logits
+
+
+def check_finite(job: Job, score: Score) -> None:
+    """Refuse weights that a last, too long step has spoilt; the loss of a step is from before it.
+
+    Raises:
+        SettingError: The validation loss, or a weight, is no longer a finite number.
+    """
+    if score.loss is not None and not math.isfinite(score.loss):
+        raise diverged("validation loss", score.loss, step=score.step, peak_lr=job.lr)
+    if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
+        raise diverged("weights", math.nan, step=score.step, peak_lr=job.lr)
+
+
+def is_best(job: Job, score: Score, best: Best) -> bool:
+    """Return whether ``score`` is of the best weights so far: the lowest loss, or the last where too few choose."""
+    is_first = best.score.step == 0
+    return not job.selects_best or is_first or _loss(score) < _loss(best.score)
+
+
+def _loss(score: Score) -> float:
+    return math.inf if score.loss is None else score.loss
