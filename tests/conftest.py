@@ -1,8 +1,10 @@
 """Fixtures for all tests: a tiny model, a finished run, drawn images, the command line in this process, no network."""
 
+import functools
 import itertools
 import json
 import os
+import shutil
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +30,14 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Paths of folders to make, one after the other; ``mktemp`` reads the names of all that there are, every time."""
     parent = tmp_path_factory.mktemp("homes")
     return (parent / str(number) for number in itertools.count())
+
+
+@pytest.fixture
+def tmp_path(_homes: Iterator[Path]) -> Path:
+    """An empty folder of the test's own, as pytest's fixture of this name, and for the same reason made otherwise."""
+    folder = next(_homes)
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +80,16 @@ class CommandResult:
         return json.loads(self.stdout, parse_constant=refuse)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """Build the commands of an app once: Typer's ``CliRunner`` builds every one of them for every call, 20 ms each."""
+    import typer.testing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+        yield
+
+
 @pytest.fixture
 def run_cli() -> Callable[..., CommandResult]:
     """Run ``vitctl ARGS...`` in this process."""
@@ -105,10 +125,16 @@ def write_image_folder(folder: Path, counts: dict[str, int], *, suffix: str = ".
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 classes with 12 images each, one for all tests. Not to be changed."""
+    return write_image_folder(tmp_path_factory.mktemp("whole") / "images", {"red": 12, "green": 12, "blue": 12})
+
+
 @pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    """A folder of 3 classes with 12 images each."""
-    return write_image_folder(tmp_path / "images", {"red": 12, "green": 12, "blue": 12})
+def image_folder(tmp_path: Path, whole_folder: Path) -> Path:
+    """A copy of ``whole_folder`` that the test may change."""
+    return shutil.copytree(whole_folder, tmp_path / "images")
 
 
 @pytest.fixture
