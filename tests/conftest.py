@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import socket
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,27 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # a ViT of some 10,000 parameters: 16 px, patch 4, grid 4x4
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+# A default test takes at most 3 s; of CPU time, which waits for no one. Beside other work it counts up to twice that.
+MOST_CPU_S = 2 * 3.0
+FEW_MODULES = 50  # a test that is the first to import more pays for those after it
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of those it started and waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a default test that takes too long by itself; what its fixtures share is not counted."""
+    cpu_before, modules_before = cpu_s(), len(sys.modules)
+    yield
+    taken, is_alone = cpu_s() - cpu_before, len(sys.modules) - modules_before > FEW_MODULES
+    is_default = not any(item.get_closest_marker(name) for name in ("slow", "gpu", "network"))
+    if is_default and taken > MOST_CPU_S and not is_alone and sys.gettrace() is None:  # coverage and debuggers trace
+        pytest.fail(f"took {taken:.1f} s of CPU; a default test takes at most 3: share, shrink or mark it slow")
 
 
 @pytest.fixture(scope="session")
