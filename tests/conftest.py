@@ -1,11 +1,14 @@
 """Fixtures for all tests: a tiny model, a finished run, drawn images, the command line in this process, no network."""
 
+import functools
 import itertools
 import json
 import os
+import shutil
 import socket
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,41 @@ GOLDEN = Path(__file__).parent / "golden"
 # a ViT of some 10,000 parameters: 16 px, patch 4, grid 4x4
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
+# A default test takes at most 3 s; of CPU time, which waits for no one. Beside other work it counts up to twice that.
+MOST_CPU_S = 2 * 3.0
+FEW_MODULES = 50  # a test that is the first to import more pays for those after it
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of those it started and waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a default test that takes too long by itself; what its fixtures share is not counted."""
+    cpu_before, modules_before = cpu_s(), len(sys.modules)
+    yield
+    taken, is_alone = cpu_s() - cpu_before, len(sys.modules) - modules_before > FEW_MODULES
+    is_default = not any(item.get_closest_marker(name) for name in ("slow", "gpu", "network"))
+    if is_default and taken > MOST_CPU_S and not is_alone and sys.gettrace() is None:  # coverage and debuggers trace
+        pytest.fail(f"took {taken:.1f} s of CPU; a default test takes at most 3: share, shrink or mark it slow")
+
 
 @pytest.fixture(scope="session")
 def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Paths of folders to make, one after the other; ``mktemp`` reads the names of all that there are, every time."""
     parent = tmp_path_factory.mktemp("homes")
     return (parent / str(number) for number in itertools.count())
+
+
+@pytest.fixture
+def tmp_path(_homes: Iterator[Path]) -> Path:
+    """An empty folder of the test's own, as pytest's fixture of this name, and for the same reason made otherwise."""
+    folder = next(_homes)
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +102,16 @@ class CommandResult:
         return json.loads(self.stdout, parse_constant=refuse)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """Build the commands of an app once: Typer's ``CliRunner`` builds every one of them for every call, 20 ms each."""
+    import typer.testing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
+        yield
+
+
 @pytest.fixture
 def run_cli() -> Callable[..., CommandResult]:
     """Run ``vitctl ARGS...`` in this process."""
@@ -105,10 +147,16 @@ def write_image_folder(folder: Path, counts: dict[str, int], *, suffix: str = ".
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 classes with 12 images each, one for all tests. Not to be changed."""
+    return write_image_folder(tmp_path_factory.mktemp("whole") / "images", {"red": 12, "green": 12, "blue": 12})
+
+
 @pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    """A folder of 3 classes with 12 images each."""
-    return write_image_folder(tmp_path / "images", {"red": 12, "green": 12, "blue": 12})
+def image_folder(tmp_path: Path, whole_folder: Path) -> Path:
+    """A copy of ``whole_folder`` that the test may change."""
+    return shutil.copytree(whole_folder, tmp_path / "images")
 
 
 @pytest.fixture

@@ -58,6 +58,14 @@ def test_variables_are_what_the_hub_reads() -> None:
     assert done.stdout.strip() == "True"
 
 
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_onnxruntime__writes_no_device_id_however_vitctl_is_entered(entry: str) -> None:
+    code = f"from importlib.util import find_spec; {entry}; import onnxruntime"
+    subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=True)
+    assert new_in_home() == []
+
+
+@pytest.mark.slow
 def test_export_to_onnx__writes_no_device_id(tiny_model_folder: Path) -> None:
     command = [sys.executable, "-m", "vitctl", "export", str(tiny_model_folder), "--to", "onnx", "--out", "x"]
     subprocess.run(command, env=environment(), capture_output=True, check=True)
@@ -66,7 +74,7 @@ def test_export_to_onnx__writes_no_device_id(tiny_model_folder: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_COLLECTOR, reason="this onnxruntime writes no device id of its own accord")
-def test_export_to_onnx__writes_no_device_id__the_check_can_fail() -> None:
+def test_onnxruntime__writes_no_device_id__the_check_can_fail() -> None:
     subprocess.run([sys.executable, "-c", "import onnxruntime"], env=environment(), check=True)
     assert any("Microsoft" in path for path in new_in_home())
 

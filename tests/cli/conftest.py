@@ -1,18 +1,75 @@
-"""Tiny models of several kinds, made once, for the tests of the commands that read them."""
+"""What the tests of the commands share: how bad input is refused, and tiny models of several kinds, made once."""
 
+import contextlib
+import hashlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_datasets_cache(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep ``datasets``, which reads its cache's place when it is imported, out of the real one."""
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", next(_homes))
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash over every path and byte below ``folder``."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0")
+        if path.is_file():
+            digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def unchanged() -> Callable[..., AbstractContextManager[None]]:
+    """Return ``unchanged(*folders)``: a ``with`` block, after which every path and byte in them must be as before."""
+
+    @contextlib.contextmanager
+    def hold(*folders: Path) -> Iterator[None]:
+        before = [fingerprint(folder) for folder in folders]
+        yield
+        assert [fingerprint(folder) for folder in folders] == before
+
+    return hold
+
+
+@pytest.fixture
+def refused(
+    run_cli: Callable[..., Any],
+    unchanged: Callable[..., AbstractContextManager[None]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> Callable[..., None]:
+    """Return ``refused(line, exit_code, words, *folders)``: the command must end in one sentence with all ``words``.
+
+    No traceback, no result, no library that speaks beside us, nothing written; ``tmp_path`` and ``folders`` as before.
+    """
+
+    def check(line: Iterable[object], exit_code: int, words: Iterable[str], *folders: Path) -> None:
+        with unchanged(tmp_path, *folders):
+            result = run_cli(*line)
+        said = " ".join(result.stderr.split())
+        assert (result.exit_code, result.stdout) == (exit_code, ""), said
+        starts = [one for one in result.stderr.splitlines() if one.startswith(("error: ", "Error: "))]  # E: by Typer
+        assert len(starts) == 1, said
+        sentence = said.partition(" ".join(starts[0].split()))
+        for word in words:
+            assert word in sentence[1] + sentence[2], said
+        assert "Traceback" not in said
+        assert caplog.text == ""
+        assert list(Path.cwd().iterdir()) == []
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -128,29 +128,6 @@ def test_human_output(run_cli, finished_run: Path) -> None:
         assert words in out
 
 
-@pytest.mark.parametrize(
-    ("args", "exit_code", "words"),
-    [
-        ((), 2, "found neither"),
-        (("nowhere",), 4, "neither a folder nor a model"),
-        (("--model", "demo"), 2, "--data SPEC"),
-        (("RUN", "--model", "demo"), 2, "found both"),
-        (("RUN", "--split", "tset"), 2, "Did you mean 'test'"),
-        (("RUN", "--split", "all"), 3, "no split 'all'"),
-        (("", "--data", "digits"), 2, "RUN is empty"),
-        (("RUN", "--out", "/proc/vitctl"), 2, "/proc/vitctl"),
-        (("RUN", "--data", "digits"), 3, "unknown in training"),
-        (("RUN", "--data", "nowhere"), 3, "nothing at"),
-        (("RUN", "--batch-size", "0"), 2, "--batch-size is 0"),
-    ],
-)
-def test_bad_input(run_cli, finished_run: Path, args: tuple[str, ...], exit_code: int, words: str) -> None:
-    result = run_cli("evaluate", *(finished_run if arg == "RUN" else arg for arg in args))
-    assert result.exit_code == exit_code, result.stderr
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
-
-
 def test_validation_image_gone__said(run_cli, finished_run: Path, tmp_path: Path) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     listing = tmp_path / "run" / "validation.json"

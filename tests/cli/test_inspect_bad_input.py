@@ -1,9 +1,5 @@
-"""Bad input of ``vitctl inspect``: one sentence on stderr, the agreed exit code, nothing written.
+"""Bad input of ``vitctl inspect``: one sentence on stderr, the agreed exit code, nothing written."""
 
-The data, models and runs of the user stay as they were.
-"""
-
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,22 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("no_findings_drawn")
 
 ON_THE_GRID = "attention, rollout and distance need one grid of tokens in every block"
 INSTEAD = "filters, cka, norm-ratio, localisation, features, receptive-field, probe or equivariance"
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a hash over every path and byte below ``folder``."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0")
-        if path.is_file():
-            digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 # --- what is handed over: a function that changes the folder of 3 classes with 12 images each ---------------
@@ -317,50 +302,27 @@ def runs(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {"run": run, "run_data": folder / "data", "no_val": folder / "no_val"}
 
 
-@pytest.fixture(scope="module")
-def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 3 classes with 12 images each, for the cases that change nothing in it."""
-    folder = tmp_path_factory.mktemp("data") / "images"
-    for label, name in enumerate(("red", "green", "blue")):
-        (folder / name).mkdir(parents=True)
-        for index in range(12):
-            Image.new("RGB", (24, 20), (9 * index, 80 * label, 99)).save(folder / name / f"{index}.png")
-    return folder
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_one_sentence_and_nothing_written(
     request: pytest.FixtureRequest,
-    run_cli: Callable[..., Any],
+    refused: Callable[..., None],
     tiny_models: dict[str, Path],
     runs: dict[str, Path],
     case: str,
 ) -> None:
-    change, line, exit_code, expected = CASES[case]
+    change, line, exit_code, words = CASES[case]
     folder: Path = request.getfixturevalue("whole_folder" if change is nothing else "image_folder")
     change(folder)
     places = {"data": folder, "empty": "", **tiny_models, **runs}
-    folders = (folder, tiny_models["vit"].parent, runs["run"].parent)
-    before = [fingerprint(folder) for folder in folders]
-    result = run_cli("inspect", *(part.format(**places) for part in line.split()))
-    said = " ".join(result.stderr.split())
-    assert (result.exit_code, result.stdout) == (exit_code, ""), said
-    assert said.count("error: ") == 1
-    assert "Traceback" not in said
-    sentence = said.split("error: ")[1]
-    for words in expected:
-        assert words.format(**places) in sentence
-    assert list(Path.cwd().iterdir()) == []
-    assert [fingerprint(folder) for folder in folders] == before
+    command = ["inspect", *(part.format(**places) for part in line.split())]
+    expected = [word.format(**places) for word in words]
+    refused(command, exit_code, expected, folder, tiny_models["vit"].parent, runs["run"].parent)
 
 
-def test_no_gpu(run_cli: Callable[..., Any], tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu(refused: Callable[..., None], tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = run_cli("inspect", "filters", tiny_models["vit"], "--device", "cuda")
-    assert (result.exit_code, result.stdout) == (5, "")
-    assert "--device cuda is not available" in result.stderr
-    assert "cpu" in result.stderr
-    assert list(Path.cwd().iterdir()) == []
+    command = ["inspect", "filters", tiny_models["vit"], "--device", "cuda"]
+    refused(command, 5, ("--device cuda is not available", "cpu"))
 
 
 @pytest.mark.parametrize("line", ["attention --image gone.png", "rollout --image gone.png --on-bad-image skip"])
@@ -379,13 +341,12 @@ def test_an_image_that_is_not_there_has_nothing_to_do_with_tables(
 
 
 def test_files_of_an_earlier_inspection_stay_when_the_next_one_fails(
-    run_cli: Callable[..., Any], tiny_models: dict[str, Path], tmp_path: Path
+    run_cli: Callable[..., Any], refused: Callable[..., None], tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
     line = ("--num-images", 4, "--num-workers", 0, "--out", tmp_path / "out")
     assert run_cli("inspect", "distance", tiny_models["vit"], *line).exit_code == 0
-    before = fingerprint(tmp_path)
-    assert run_cli("inspect", "distance", tiny_models["swin"], *line).exit_code == 4
-    assert fingerprint(tmp_path) == before
+    assert (tmp_path / "out").exists()
+    refused(["inspect", "distance", tiny_models["swin"], *line], 4, ("merges patches",))
 
 
 def test_a_disk_that_is_full_is_a_sentence(

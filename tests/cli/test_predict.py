@@ -78,20 +78,3 @@ def test_agrees_with_evaluate(run_cli, finished_run: Path) -> None:
     for row, entry in zip(rows, document["predictions"], strict=True):
         assert entry["top"][0]["class"] == row["predicted"]
         assert entry["top"][0]["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("args", "exit_code", "words"),
-    [
-        (("RUN",), 2, "No image is given"),
-        (("RUN", "empty"), 3, "1 of 1 images could not be read"),
-        (("nowhere", "x.png"), 4, "neither a folder nor a model"),
-        (("RUN", "x.png", "--top-k", "0"), 2, "--top-k is 0"),
-        (("RUN", "x.png", "--json", "--csv"), 2, "one of them"),
-    ],
-)
-def test_bad_input(run_cli, finished_run: Path, args: tuple[str, ...], exit_code: int, words: str) -> None:
-    Path("empty").mkdir()
-    result = run_cli("predict", *(finished_run if arg == "RUN" else arg for arg in args))
-    assert result.exit_code == exit_code, result.stderr
-    assert words in result.stderr

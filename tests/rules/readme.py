@@ -6,6 +6,7 @@ between ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ def documents() -> list[Path]:
     return [README, CONTRIBUTING, *sorted(GUIDES.glob("*.md"))]
 
 
+@functools.cache
 def root_command() -> Any:
     """Return the whole command line as one command."""
     import typer
