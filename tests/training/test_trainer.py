@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vitctl.conversation import Conversation, Progress
-from vitctl.errors import DataError, InterruptedRun
+from vitctl.errors import DataError, InterruptedRun, SettingError
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import finetune
 
@@ -36,11 +36,11 @@ def settings(image_folder: Path, tiny_model_folder: Path) -> dict[str, Any]:
             "val_fraction": 0.2, "head": "zero", "set": ("evaluation.validations=2",)}  # fmt: skip
 
 
-class StopIn(Conversation):
-    """Asks the run to stop while its step ``step`` is being shown."""
+class During(Conversation):
+    """Does something while step ``step`` is being shown."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, do: Callable[[], object]) -> None:
+        self.step, self.do = step, do
 
     @contextmanager
     def progress(self, description: str, total: int, unit: str) -> Iterator[Progress]:
@@ -52,7 +52,7 @@ class StopIn(Conversation):
             def advance(self, amount: int = 1, **facts: str) -> None:
                 self.count += amount
                 if description == "training" and self.count == outer.step:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    outer.do()
 
         yield Bar()
 
@@ -77,26 +77,35 @@ def test_device_behind__an_interrupted_run_lacks_no_step(
 ) -> None:
     monkeypatch.setattr("vitctl.training.loop.LateNumber", StillComputing)
     with pytest.raises(InterruptedRun, match="Stopped after step 4 of 20"):  # step 3 is shown while step 4 is taken
-        finetune.run(FinetuneConfig(**settings, steps=20, out="out"), StopIn(3))
+        finetune.run(
+            FinetuneConfig(**settings, steps=20, out="out"), During(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        )
     assert [json.loads(line)["step"] for line in _metrics("out").splitlines()] == [1, 2, 3, 4]
+
+
+def test_device_behind__an_interrupted_run_does_not_save_spoilt_weights(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+
+    def late(value: torch.Tensor) -> StillComputing:
+        losses.append(value if len(losses) != 3 else value * torch.nan)
+        return StillComputing(losses[-1])
+
+    monkeypatch.setattr("vitctl.training.loop.LateNumber", late)
+    stop = During(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SettingError, match="The loss became nan at step 4"):
+        finetune.run(FinetuneConfig(**settings, steps=20, out="out"), stop)
+    assert not Path("out").exists()
 
 
 def test_device_behind__a_run_that_fails_lacks_no_step(
     settings: dict[str, Any], image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitctl.training.loop.LateNumber", StillComputing)
-    spoilt = []
-
-    class SpoilData(StopIn):
-        @contextmanager
-        def progress(self, description: str, total: int, unit: str) -> Iterator[Progress]:
-            if description == "validating" and not spoilt:  # after the first half of the steps
-                yield Progress()
-                spoilt.extend(path.write_bytes(b"") for path in image_folder.rglob("*.png"))
-            else:
-                yield Progress()
-
+    paths = list(image_folder.rglob("*.png"))
+    spoil = During(4, lambda: [path.write_bytes(b"") for path in paths])  # step 5 is under way then
     with pytest.raises(DataError):
-        finetune.run(FinetuneConfig(**settings, steps=6, out="out"), SpoilData(0))
+        finetune.run(FinetuneConfig(**settings, steps=6, out="out"), spoil)
     steps = [json.loads(line)["step"] for line in _metrics("out").splitlines()]
-    assert steps == [1, 2, 3, 3]  # three steps and a validation
+    assert steps == [1, 2, 3, 3, 4, 5]  # after step 3 a validation

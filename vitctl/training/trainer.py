@@ -62,7 +62,7 @@ def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, convers
                 _record(unread.add(report), recorder, bar)
                 # before validating, which may take minutes; not after the last step, when nothing is left to stop
                 if _anyone_asks(stop, accelerator) and state.step < num_steps:
-                    _record(unread.rest(), recorder, bar)
+                    _record(unread.rest(), recorder, bar)  # before saving: weights that are spoilt are refused
                     recorder.save(job.model, "last")
                     raise _interrupted(state.step, num_steps, out, stop)
                 if state.step in pauses:
