@@ -281,6 +281,7 @@ def test_cost__only_the_union_of_supports_and_the_test_images_are_embedded(defau
     assert cost["images_embedded"] + cost["images_skipped"] == 1797
 
 
+@pytest.mark.usefixtures("no_rendering")
 def test_pictures_and_draws_of_an_earlier_evaluation_are_gone(
     evaluate_and_draw: Callable[..., Evaluation], tiny_on_photos: list[object], tmp_path: Path
 ) -> None:
@@ -298,6 +299,7 @@ def test_pictures_and_draws_of_an_earlier_evaluation_are_gone(
     assert names() == linear | {"mine.txt"}
 
 
+@pytest.mark.usefixtures("no_rendering")
 @pytest.mark.parametrize(("options", "picture"), [(("--pool", "native,mean"), "layers.png"), (("--l2", "loo"), None)])
 def test_pictures__several_poolings_have_layers_png_and_one_choice_of_l2_has_no_curve(
     evaluate_and_draw: Callable[..., Evaluation],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TESTS = ROOT / "tests"
 PINS = ROOT / ".github" / "constraints.txt"
 
 # declared, though no line of vitctl/ imports it
@@ -28,11 +29,11 @@ def declared(*extras: str) -> set[str]:
     return {normal(re.split(r"[^\w.-]", text)[0]) for text in wanted}
 
 
-def imported(sources: Iterable[str]) -> set[str]:
-    """Return the distributions of the third-party packages that ``sources`` import, anywhere in them."""
+def imported(trees: Iterable[ast.Module]) -> set[str]:
+    """Return the distributions of the third-party packages that ``trees`` import, anywhere in them."""
     modules = set[str]()
-    for source in sources:
-        for node in ast.walk(ast.parse(source)):
+    for tree in trees:
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -41,26 +42,20 @@ def imported(sources: Iterable[str]) -> set[str]:
     return {normal(homes.get(name, [name])[0]) for name in modules - sys.stdlib_module_names - {"vitctl"}}
 
 
-def sources_in(folder: str) -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-def test_what_vitctl_imports_is_what_it_declares() -> None:
+def test_what_vitctl_imports_is_what_it_declares(package: dict[Path, ast.Module]) -> None:
     extras = set(PROJECT["optional-dependencies"]) - {"dev"}
-    assert imported(sources_in("vitctl")) == (declared() | declared(*extras)) - IMPORTED_BY_OTHERS
+    assert imported(package.values()) == (declared() | declared(*extras)) - IMPORTED_BY_OTHERS
 
 
 def test_what_the_tests_import_is_declared() -> None:
     everything = declared() | declared(*PROJECT["optional-dependencies"])
-    assert imported(sources_in("tests")) <= everything
+    assert imported(ast.parse(path.read_text(encoding="utf-8")) for path in sorted(TESTS.rglob("*.py"))) <= everything
 
 
 def test_imports__the_check_can_fail() -> None:
-    assert imported(["import os, PIL.Image\ndef f():\n    from sklearn.svm import SVC\n    from . import here"]) == {
-        "pillow",
-        "scikit-learn",
-    }
-    assert imported(["import not_installed_anywhere.at_all"]) == {"not-installed-anywhere"}
+    planted = "import os, PIL.Image\ndef f():\n    from sklearn.svm import SVC\n    from . import here"
+    assert imported([ast.parse(planted)]) == {"pillow", "scikit-learn"}
+    assert imported([ast.parse("import not_installed_anywhere.at_all")]) == {"not-installed-anywhere"}
     assert {"torch", "huggingface-hub", "pillow"} <= declared()
     assert "torch" not in declared("onnx")
 

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import vitctl
-
-PACKAGE = Path(vitctl.__file__).parent
 TENSOR = re.compile(r"\b(Tensor|ndarray)\b")
 # a size: N, C2, 3H, N_val, D', h, 3; a dimension: sizes and what is made of them, "P + h*w"; or "..."
 _SIZE = r"(?:\d*(?:[A-Z]{1,2}\d?(?:_[a-z]+)?'?|[a-z])|\d+)"
@@ -17,9 +14,9 @@ _DIMENSION = rf"(?:\.\.\.|{_SIZE}(?:(?: [-+*/] |[*/]){_SIZE})*)"
 SHAPE = re.compile(rf"\((?=[^()]*(?:[A-Z]|h, w))(?:{_DIMENSION},|{_DIMENSION}(?:(?:, | x ){_DIMENSION})+)\)")
 
 
-def tensor_functions_without_shape(source: str) -> list[str]:
+def tensor_functions_without_shape(tree: ast.Module) -> list[str]:
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
             continue
         arguments = [*node.args.args, *node.args.kwonlyargs]
@@ -31,12 +28,8 @@ def tensor_functions_without_shape(source: str) -> list[str]:
     return found
 
 
-def test_tensor_functions_state_shapes() -> None:
-    found = [
-        f"{path.relative_to(PACKAGE)}: {name}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for name in tensor_functions_without_shape(path.read_text(encoding="utf-8"))
-    ]
+def test_tensor_functions_state_shapes(package: dict[Path, ast.Module]) -> None:
+    found = [f"{path}: {name}" for path, tree in package.items() for name in tensor_functions_without_shape(tree)]
     assert not found, "\n".join(found)
 
 
@@ -49,4 +42,4 @@ PROSE += ["(i, j)", "(DeiT, section 5)", "(x)", "(3,)", "(B, features)", "(M D)"
 @pytest.mark.parametrize("words", [*SHAPES, *PROSE])
 def test_tensor_functions_state_shapes__the_check_can_fail(words: str) -> None:
     planted = f'def scale(x: Tensor) -> Tensor:\n    """Return x, scaled {words}."""\n'
-    assert bool(tensor_functions_without_shape(planted)) == (words in PROSE)
+    assert bool(tensor_functions_without_shape(ast.parse(planted))) == (words in PROSE)
