@@ -85,7 +85,6 @@ CASES = {
     "finetune --device CUDA": "Did you mean 'cuda'?",
     "export run --to pytorch": "Did you mean 'pt2'?",
     "evaluate run --split validation": "Did you mean 'val'?",
-    "inspect": "vitctl inspect needs ANALYSIS, as in 'vitctl inspect ANALYSIS'; 'vitctl inspect --help' explains it.",
     "predict": "vitctl predict needs RUN, as in 'vitctl predict RUN'; 'vitctl predict --help' explains it.",
     "recipes cp transfer": "vitctl recipes cp needs FILE, as in 'vitctl recipes cp NAME FILE'; 'vitctl recipes cp "
     "--help' explains it.",

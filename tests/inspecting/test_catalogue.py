@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer.testing
 
 import vitctl
 from vitctl import reporting
@@ -96,6 +97,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         folder.mkdir()
         (folder / f"{name}.py").write_text(source)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    # the commands are built once for all tests, before there was this analysis
+    monkeypatch.setattr(typer.testing, "_get_command", typer.main.get_command)
     _forget()
     yield tmp_path
     _forget()
