@@ -35,7 +35,7 @@ demo: setup ## fine-tune the embedded ViT at a higher resolution, evaluate it (3
 	$(VITCTL) evaluate runs/demo --split test
 
 demo-compare: demo ## the same from random weights, to see what pretraining gives
-	$(VITCTL) finetune --weights none --out runs/demo-scratch --overwrite
+	$(VITCTL) finetune --weights none --head zero --out runs/demo-scratch --overwrite
 	$(VITCTL) evaluate runs/demo-scratch --split test
 	@for run in demo demo-scratch; do \
 	    $(BIN)/python -c 'import json, sys; print(f"{sys.argv[1]:<18}{json.load(open(sys.argv[2]))[sys.argv[3]]:.2%}")' \
