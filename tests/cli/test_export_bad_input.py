@@ -183,6 +183,13 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
         2,
         ("--dynamic-size", "--embed-preprocess", "expected one"),
     ),
+    "nothing to resample": (nothing, "{run} --pos-embed-interp paper", 2, ("--pos-embed-interp", "--image-size")),
+    "no such interpolation": (
+        nothing,
+        "{run} --image-size 32 --pos-embed-interp linear",
+        2,
+        ("'linear'", "paper, bicubic, bicubic-aa"),
+    ),
     "no threads": (nothing, "{run} --num-threads 0", 2, ("--num-threads is 0", "1 or more")),
     "misspelt option": (nothing, "{run} --formats onnx", 2, ("--formats",)),
     # sizes

@@ -22,11 +22,11 @@ from vitctl.data.survey import (
 )
 from vitctl.data.training_data import hold_out, leaks, near_names
 from vitctl.errors import DataError, SettingError
+from vitctl.models.choices import decide_image_size
 from vitctl.primitives.files import lies_inside, user_path, write_json
 from vitctl.reporting.figures import draw_contact_sheet
 from vitctl.results.data import BadImage, DataReport, SuggestedSize, ValidationReport
 from vitctl.settings.data import DataConfig
-from vitctl.training.decisions import decide_image_size
 from vitctl.training.run_folder import check_writable
 
 SHEET_CLASSES, SHEET_EACH, THUMBNAIL_PX = 24, 8, 96

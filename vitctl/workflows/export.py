@@ -29,6 +29,7 @@ from vitctl.exporting.npz import reader_args
 from vitctl.exporting.opened import OpenedExport, open_onnx, opset_of, run_of_module
 from vitctl.exporting.source import Source, resolve_outputs
 from vitctl.exporting.verification import Verifier
+from vitctl.models.geometry import position_table
 from vitctl.models.timm_folder import reconstruction_of
 from vitctl.primitives.devices import resolve_num_threads
 from vitctl.primitives.files import sha256_of, user_path, whole_folders, write_json, write_text
@@ -48,7 +49,7 @@ from vitctl.results.export import (
 )
 from vitctl.results.result import plain
 from vitctl.settings.export import ExportConfig
-from vitctl.settings.words import GRAPH_FORMATS
+from vitctl.settings.words import GRAPH_FORMATS, RANDOM
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.export_source import Place, VerificationImages, choose_images, find_place, load_source
 
@@ -69,7 +70,7 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
     out = _decide_out(config, place)
     _check_out(out, config.formats)
     conversation.line(f"loading {place.spec}")
-    exporter = _exporter(load_source(place, config), config)
+    exporter = _exporter(load_source(place, config, conversation), config)
     formats, refused = _formats_that_fit(exporter, config, conversation)
     images = choose_images(place, exporter.source, config, conversation)
     conversation.header("vitctl export", _header(exporter, formats, images, config, place, threads_reason, out))
@@ -178,11 +179,14 @@ def _header(
         size_reason += "; the graph takes others too"
     if config.embed_preprocess:
         size_reason += "; the graph takes uint8 images of any size"
+    is_fitted = config.image_size is not None and config.weights != RANDOM  # random ones are drawn at the size
+    is_resampled = position_table(source.model) is not None and (is_fitted or config.dynamic_size)
     precision = "" if config.precision == "fp32" else f"onnx in {config.precision}"
     return [
         Setting("model", source.name, place.spec),
         Setting("classes", classes),
         Setting("image size", f"{format_size(size)} px", size_reason),
+        *([Setting("position embeddings", *source.interpolation)] if is_resampled else []),
         Setting("formats", ", ".join(formats), precision),
         Setting("outputs", ", ".join(exporter.settings.outputs), "in this order"),
         Setting("verified on", images.name, images.reason),

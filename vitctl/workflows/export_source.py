@@ -1,7 +1,7 @@
 """What ``vitctl export`` starts from: the model that a run folder or a name stands for, and images to verify on."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitctl.conversation import Conversation
@@ -11,17 +11,15 @@ from vitctl.data.sources import open_source
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.exporting.source import Source, hash_weights
 from vitctl.exporting.verification import RealImages, real_images
-from vitctl.models.build import load_model, preprocessing_of
-from vitctl.models.geometry import change_resolution, geometry_of
+from vitctl.models.prepared import open_model
+from vitctl.models.run_folders import is_run_folder, stopped_note
 from vitctl.primitives.files import user_path
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.export import ExportConfig
-from vitctl.settings.words import DEMO
-from vitctl.training.run_folder import is_run_folder
+from vitctl.settings.words import DEMO, DIGITS
 from vitctl.workflows.run_images import images_of_run, preferred_split
 
 NUM_IMAGES, NUM_IMAGES_FOR_ACCURACY = 200, 1000
-FALLBACK_DATA = "digits"
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Place:
     """Where a model comes from.
 
     Attributes:
-        spec: For ``load_model``.
+        spec: For ``open_model``.
         run: The run folder it belongs to, None where there is none.
         name: A short name for cards and screens.
         folder: The timm folder, None for a timm name.
@@ -61,8 +59,9 @@ def find_place(config: ExportConfig, conversation: Conversation) -> Place:
         name = f"{folder.parent.name}-{folder.name}" if run is not None else folder.name
         return Place(config.run, run, name, folder)
     which = config.which
-    if which == "best" and not (folder / "best").is_dir() and (folder / "last").is_dir():
-        conversation.warn(f"{config.run} was stopped before its end: these are the weights of its last/.")
+    note = None if (folder / "best").is_dir() else stopped_note(config.run)  # a damaged best/ is an error below
+    if which == "best" and note is not None:
+        conversation.warn(note)
         which = "last"
     chosen = folder / which
     if not (chosen / "model.safetensors").is_file():
@@ -73,34 +72,34 @@ def find_place(config: ExportConfig, conversation: Conversation) -> Place:
     return Place(str(chosen), folder, folder.name if which == "best" else f"{folder.name}-{which}", chosen)
 
 
-def load_source(place: Place, config: ExportConfig) -> Source:
+def load_source(place: Place, config: ExportConfig, conversation: Conversation) -> Source:
     """Return the model to export, at the image size asked for.
 
     Raises:
         ModelError: It cannot be loaded.
         SettingError: It cannot take ``--image-size``.
     """
-    loaded = load_model(place.spec, weights=config.weights)
-    model = loaded.model.eval()
-    num_classes = int(getattr(model, "num_classes", 0))
+    opened = open_model(place.spec, weights=config.weights, interpolation=config.pos_embed_interp)
+    loaded = opened.loaded
+    for note in opened.notes:
+        conversation.warn(note)
     if loaded.report is not None and loaded.report.missing:
-        model.reset_classifier(0)  # type: ignore[operator]  # timm's method; the weights hold no head
-        num_classes = 0
-    digest = hash_weights(model)
+        opened.model.reset_classifier(0)  # type: ignore[operator]  # timm's method; the weights hold no head
+    digest = hash_weights(opened.model)  # before the size changes: it tells which weights these are
     if config.image_size is not None:
-        change_resolution(model, config.image_size, method="bicubic-aa", name=loaded.name)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    base_model, base_licence = _origin(place, loaded.name, loaded.licence)
+        opened = opened.at(config.image_size)
+    opened.model.requires_grad_(False)
+    base_model, base_licence = _origin(place, opened.name, loaded.licence)
     return Source(
-        model=model,
+        model=opened.model,
         name=place.name,
-        class_names=loaded.class_names or tuple(str(index) for index in range(num_classes)),
+        class_names=opened.class_names if loaded.num_classes else (),
         class_descriptions=loaded.class_descriptions,
-        preprocessing=replace(preprocessing_of(model), image_size=geometry_of(model).image_size),
+        preprocessing=opened.preprocessing,
         base_model=base_model,
         base_licence=base_licence,
         weights_sha256=digest,
+        interpolation=opened.interpolation,
     )
 
 
@@ -166,8 +165,8 @@ def choose_images(place: Place, source: Source, config: ExportConfig, conversati
         except DataError as error:
             conversation.warn(str(error))
             conversation.line("Verifying on the embedded digits instead.")
-    split = open_source(FALLBACK_DATA, SourceOptions()).split("test")
-    return _chosen(split, False, most, FALLBACK_DATA, "the embedded images; --verify names others", conversation)
+    split = open_source(DIGITS, SourceOptions()).split("test")
+    return _chosen(split, False, most, DIGITS, "the embedded images; --verify names others", conversation)
 
 
 def _labelled(split: Split, source: Source, place: Place) -> Split | None:

@@ -57,10 +57,11 @@ from vitctl.evaluation.supports import (
     eligible_classes,
     rows_used,
 )
-from vitctl.models.build import LoadedModel, load_model
-from vitctl.models.fitting import fit_preprocessing, fit_resolution, interpolation_for
-from vitctl.models.geometry import geometry_of
+from vitctl.models.build import LoadedModel
+from vitctl.models.choices import decide_model
 from vitctl.models.layers import Layer, choose_layers
+from vitctl.models.prepared import open_model
+from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import lies_inside, user_path
 from vitctl.primitives.image_sizes import format_size
@@ -68,7 +69,6 @@ from vitctl.results.fewshot_eval import FewshotCost, FewshotResult, FewshotRow, 
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
 from vitctl.settings.words import DEMO, DIGITS
-from vitctl.training.decisions import Decision, decide_model
 from vitctl.training.run_folder import check_writable
 from vitctl.workflows.fewshot_files import (
     check_folder,
@@ -470,20 +470,16 @@ def prepare_model(
         SettingError: It cannot take the size, or has no such layer or pooling.
     """
     conversation.line(f"loading {model}" + ("" if weights == "pretrained" else f", weights {weights}"))
-    loaded = load_model(model, weights=weights, seed=seed)
-    wanted = geometry_of(loaded.model).image_size
-    if config.image_size is not None:
-        wanted = config.image_size
-    method = method or interpolation_for(weights)
-    loaded, _ = fit_resolution(loaded, wanted, spec=model, method=method, seed=seed)
-    for note in loaded.report.notes if loaded.report else ():
+    opened = open_model(model, weights=weights, image_size=config.image_size, interpolation=method, seed=seed)
+    loaded, wanted = opened.loaded, opened.image_size
+    for note in opened.notes:
         conversation.warn(note)
     if choose is None:
         layers = choose_layers(config.layers, loaded.model, name=loaded.name)
         chosen = FeatureChoice(tuple(FeatureKey(layer, pool) for layer in layers for pool in config.pool))
     else:
         chosen = choose(loaded, wanted)
-    preprocessing = fit_preprocessing(loaded, wanted, crop="model")
+    preprocessing = opened.preprocessing
     transform: ImageTransform = EvaluationTransform(preprocessing)
     described: dict[str, Any] = dict(preprocessing.data_config())
     if config.preprocess == "big_vision":

@@ -36,10 +36,12 @@ from vitctl.evaluation.classify import split_logits
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, stream_features
 from vitctl.evaluation.metrics import confusion, mean_nll, top_k_accuracy, wilson_interval
 from vitctl.evaluation.ridge_head import RidgeHead, fit_ridge_head
-from vitctl.models.build import LoadedModel, load_model
-from vitctl.models.fitting import fit_head, fit_preprocessing, fit_resolution
+from vitctl.models.build import LoadedModel
+from vitctl.models.choices import decide_image_size, decide_model
 from vitctl.models.geometry import Resolution, geometry_of
-from vitctl.models.heads import has_linear_head, linear_heads, set_linear_head
+from vitctl.models.heads import fit_head, has_linear_head, linear_heads, set_linear_head
+from vitctl.models.prepared import open_model
+from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.files import cache_folder, lies_inside, sha256_of, user_path
 from vitctl.primitives.formatting import format_bytes
@@ -53,14 +55,11 @@ from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, FINAL
 from vitctl.training.decisions import (
-    Decision,
     decide_batch_size,
     decide_flip,
     decide_head_start,
-    decide_image_size,
     decide_interpolation,
     decide_lr,
-    decide_model,
     decide_num_images_seen,
 )
 from vitctl.training.job import Job, Outcome, train
@@ -161,10 +160,10 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
 
     # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {model.value}")
-    loaded = load_model(model.value, weights=config.weights, seed=config.seed)
-    pretrained = geometry_of(loaded.model)
+    opened = open_model(model.value, weights=config.weights, seed=config.seed)
+    pretrained = opened.geometry
     if wanted and pretrained.patch_size:
-        check_divisible(wanted, pretrained.patch_size, model=loaded.name)
+        check_divisible(wanted, pretrained.patch_size, model=opened.name)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
@@ -179,7 +178,8 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=model.value == DEMO
     )  # fmt: skip
     interp = decide_interpolation(config.pos_embed_interp, recipe, weights=config.weights, recipe_name=recipe_name)
-    loaded, resolution = fit_resolution(loaded, size.value, spec=model.value, method=interp.value, seed=config.seed)
+    prepared = opened.at(size.value, interpolation=interp)
+    loaded, resolution = prepared.loaded, prepared.resolution
     # the head after the size: random weights are built anew at the size, and a head put on before would be lost
     head_method = decide_head_start(config.head, recipe)
     head = Decision(
@@ -215,7 +215,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         model=loaded.model,
         train=data.train,
         val=data.val,
-        preprocessing=fit_preprocessing(loaded, size.value, crop=recipe.images.evaluation_crop),
+        preprocessing=prepared.preprocessing.cropped(recipe.images.evaluation_crop),
         recipe=recipe,
         batches=BatchPlan(
             len(data.train),

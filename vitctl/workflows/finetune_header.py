@@ -9,9 +9,9 @@ from vitctl.conversation import Setting
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
 from vitctl.models.geometry import Geometry, Resolution, geometry_of
+from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
-from vitctl.training.decisions import Decision
 from vitctl.training.job import Job
 from vitctl.training.trial import Cost
 

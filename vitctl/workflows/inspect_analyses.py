@@ -203,9 +203,7 @@ def _filters(inspection: Inspection, one: LoadedSubject) -> Findings:
 
 def _pos_embed(inspection: Inspection, one: LoadedSubject) -> Findings:
     config = inspection.config
-    return pos_embed(
-        one.subject, image_size=config.image_size, method=config.pos_embed_interp or one.choice.interpolation
-    )
+    return pos_embed(one.subject, image_size=config.image_size, method=one.interpolation)
 
 
 def _attention(inspection: Inspection, one: LoadedSubject) -> Findings:

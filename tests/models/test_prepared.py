@@ -5,8 +5,8 @@ import timm
 import torch
 
 from vitctl.errors import SettingError
-from vitctl.models.fitting import load_at_size
 from vitctl.models.geometry import geometry_of
+from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 
@@ -29,13 +29,13 @@ def undivided(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "none"])
-def test_load_at_size(undivided: str, weights: str) -> None:
-    own = load_at_size(undivided, weights=weights).model
-    given = load_at_size(undivided, weights=weights, image_size=(30, 30)).model
+def test_open_model(undivided: str, weights: str) -> None:
+    own = open_model(undivided, weights=weights).model
+    given = open_model(undivided, weights=weights, image_size=(30, 30)).model
     assert geometry_of(own).image_size == geometry_of(given).image_size == (30, 30)
     for key, value in own.state_dict().items():
         assert torch.equal(given.state_dict()[key], value)
-    larger = load_at_size(undivided, weights=weights, image_size=(32, 48)).model
+    larger = open_model(undivided, weights=weights, image_size=(32, 48)).model
     assert geometry_of(larger).grid == (4, 6)
     with pytest.raises(SettingError, match="--image-size 31 is not a multiple"):
-        load_at_size(undivided, weights=weights, image_size=(31, 31))
+        open_model(undivided, weights=weights, image_size=(31, 31))
