@@ -18,7 +18,7 @@ from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, check_memory, collect_features
 from vitctl.models.layers import Layer, choose_layers
 from vitctl.models.prepared import PreparedModel, open_model
-from vitctl.primitives.devices import resolve_device
+from vitctl.primitives.devices import enough_memory, resolve_device
 from vitctl.primitives.image_sizes import format_size
 from vitctl.settings.words import POOLS
 
@@ -144,9 +144,10 @@ class Classifier:
         batches = self._batches(given, batch_size)
         if not given:
             return np.zeros((0, *shape), dtype=np.float32)
-        features = collect_features(
-            extractor, batches, num_images=len(given), description="embedding", conversation=self._conversation
-        )[key]
+        with enough_memory(self.device, batch_size):
+            features = collect_features(
+                extractor, batches, num_images=len(given), description="embedding", conversation=self._conversation
+            )[key]
         return np.ascontiguousarray(np.moveaxis(features, 0, 1)) if pool == "tokens" else features
 
     def _layer(self, layer: int | str) -> Layer:
@@ -162,14 +163,15 @@ class Classifier:
         batches = self._batches(given, batch_size)
         if not given:
             return np.zeros((0, len(self.class_names)))
-        logits = predict_logits(
-            self.module,
-            batches,
-            device=self.device,
-            num_images=len(given),
-            description="predicting",
-            conversation=self._conversation,
-        )
+        with enough_memory(self.device, batch_size):
+            logits = predict_logits(
+                self.module,
+                batches,
+                device=self.device,
+                num_images=len(given),
+                description="predicting",
+                conversation=self._conversation,
+            )
         return probabilities(logits)
 
     def _batches(self, given: list[ImageLike], batch_size: int) -> Iterator[Tensor]:

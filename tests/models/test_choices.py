@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitctl.models.choices import decide_image_size
+from vitctl.models.choices import decide_image_size, name_models
 
 
 def sizes(height: int, width: int) -> np.ndarray:
@@ -43,3 +43,19 @@ def test_image_size__one_huge_image_does_not_decide() -> None:
 def test_image_size__the_demo_goes_to_its_higher_resolution_once() -> None:
     assert decide_image_size(sizes(8, 8), (32, 32), (4, 4), is_demo=True).value == (48, 48)
     assert decide_image_size(sizes(8, 8), (48, 48), (4, 4), is_demo=True).value == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "expected"),
+    [
+        (("a", "b"), None, [("a", "a", "pretrained"), ("b", "b", "pretrained")]),
+        (("a", "b"), ("none",), [("a", "a", "none"), ("b", "b", "none")]),
+        (("a", "a"), ("x.npz", "none"), [("a (x.npz)", "a", "x.npz"), ("a (none)", "a", "none")]),
+        (None, ("none",), [("demo", "demo", "none")]),
+    ],
+)
+def test_models__are_named_apart(
+    models: tuple[str, ...] | None, weights: tuple[str, ...] | None, expected: list[tuple[str, str, str]]
+) -> None:
+    found = name_models(models, weights, has_data=False, device_type="cpu")
+    assert [(one.name, one.spec.value, one.weights) for one in found] == expected

@@ -18,7 +18,10 @@ from PIL import Image
 from vitctl import __version__
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError, ModelError, SettingError
+from vitctl.exporting import place as places
+from vitctl.exporting import verification_images
 from vitctl.exporting.npz import write_npz
+from vitctl.exporting.place import Place
 from vitctl.exporting.source import Source
 from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.models.prepared import open_model
@@ -27,7 +30,6 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings import words
 from vitctl.settings.export import ExportConfig
 from vitctl.workflows import export
-from vitctl.workflows.export_source import Place, choose_images, find_place, load_source
 
 COLOURS = ("red", "green", "blue")
 
@@ -77,6 +79,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
     run = make_run(tmp_path_factory.mktemp("exported"), tiny_model_folder)
     config = ExportConfig(run=str(run), to="npz,timm,hf", npz_layout="big_vision")
     return run, export.run(config, Conversation()).as_json()
+
+
+def find_place(config: ExportConfig, conversation: Conversation) -> Place:
+    return places.find_place(config.run, config.model, config.which, conversation)
+
+
+def load_source(place: Place, config: ExportConfig, conversation: Conversation) -> Source:
+    return places.load_source(
+        place,
+        weights=config.weights,
+        image_size=config.image_size,
+        interpolation=config.pos_embed_interp,
+        conversation=conversation,
+    )
 
 
 def place_of(conversation: Conversation | None = None, **settings: Any) -> Place:
@@ -237,7 +253,9 @@ def chosen(tiny_model_folder: Path) -> Callable[..., tuple[Any, Listener]]:
         config = ExportConfig(**({"run": str(tiny_model_folder)} | settings))
         place, listener = find_place(config, Conversation()), Listener()
         source = load_source(place, ExportConfig(run=str(tiny_model_folder)), Conversation())
-        return choose_images(place, source, config, listener), listener
+        most = export.NUM_IMAGES if config.precision == "fp32" else export.NUM_IMAGES_FOR_ACCURACY
+        choose_images = verification_images.choose_images
+        return choose_images(place, source, verify=config.verify, most=most, conversation=listener), listener
 
     return choose
 

@@ -4,11 +4,13 @@ Letters: N images, H W px.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vitctl.primitives.decision import Decision
-from vitctl.settings.words import DEFAULT_INTERPOLATION, DEMO
+from vitctl.settings.words import DEFAULT_INTERPOLATION, DEMO, PRETRAINED
 
 PHOTO_SIDE_PX = 460  # from this median short side, 384 px has something to show
 SMALL_AREA_PX = 96 * 96  # BiT's rule for small images, arXiv 1912.11370, section 3.3
@@ -66,3 +68,39 @@ def decide_interpolation(given: str | None, *, weights: str, otherwise: Decision
     if given is not None:
         return Decision(given, "given")
     return Decision("paper", "what the authors' code does to .npz weights") if weights.endswith(".npz") else otherwise
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model to compare with others.
+
+    Attributes:
+        name: In results; with its weights where the same model is there twice.
+        spec: For ``open_model``, and why this model.
+        weights: ``pretrained``, ``none``, or a file.
+    """
+
+    name: str
+    spec: Decision[str]
+    weights: str
+
+
+def name_models(
+    given: Sequence[str] | None, weights: Sequence[str] | None, *, has_data: bool, device_type: str
+) -> list[NamedModel]:
+    """Return the models in order.
+
+    Args:
+        given: Their specs; None is one model, that of ``decide_model``.
+        weights: None (pretrained), one for all of them, or one for each.
+        has_data: See ``decide_model``.
+        device_type: See ``decide_model``.
+    """
+    weights = tuple(weights or (PRETRAINED,))
+    if given is None:
+        model = decide_model(None, has_data=has_data, device_type=device_type)
+        return [NamedModel(model.value, model, weights[0])]
+    return [
+        NamedModel(f"{spec} ({own})" if given.count(spec) > 1 else spec, Decision(spec, "given"), own)
+        for spec, own in zip(given, weights if len(weights) > 1 else weights * len(given), strict=True)
+    ]

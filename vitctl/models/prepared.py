@@ -15,6 +15,7 @@ from vitctl.models.run_folders import stopped_note
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.words import PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class PreparedModel:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Sentences that its user should not miss: of its weights, and of a run that was stopped."""
-        stopped = stopped_note(self.spec)
+        stopped = stopped_note(self.spec) if self.weights == PRETRAINED else None
         return (*(self.loaded.report.notes if self.loaded.report else ()), *([] if stopped is None else [stopped]))
 
     @property

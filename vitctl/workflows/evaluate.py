@@ -8,6 +8,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import resolve_num_workers
+from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
@@ -17,14 +18,13 @@ from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder
-from vitctl.primitives.devices import resolve_device, resolve_num_threads
+from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
-from vitctl.training.run_folder import check_writable
-from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
 
@@ -44,6 +44,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     images = _choose_images(config, class_names)
     out = _decide_out(config, images)
     check_writable(out)
+    check_elsewhere(out, [images.spec])
     for note in opened.notes:
         conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
@@ -60,16 +61,17 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("files", str(out)),
         ],
     )
-    logits = split_logits(
-        opened.model.to(device),
-        split,
-        opened.preprocessing,
-        batch_size=config.batch_size,
-        num_workers=workers,
-        device=device,
-        description="evaluating",
-        conversation=conversation,
-    )
+    with enough_memory(device, config.batch_size):
+        logits = split_logits(
+            opened.model.to(device),
+            split,
+            opened.preprocessing,
+            batch_size=config.batch_size,
+            num_workers=workers,
+            device=device,
+            description="evaluating",
+            conversation=conversation,
+        )
     shares = probabilities(logits)
     predicted = logits.argmax(axis=1)
     report = EvaluateResult(
@@ -138,7 +140,7 @@ def _write_files(
     class_names: Sequence[str],
 ) -> None:
     matrix = confusion(predicted, split.labels, num_classes=len(class_names))
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with (
             whole_file(out / "predictions.csv") as partial,
@@ -167,8 +169,6 @@ def _write_files(
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
         _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
         write_json(out / "evaluation.json", report.as_json())
-    except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
 
 
 def _draw_highest_loss(

@@ -42,11 +42,12 @@ from vitctl.models.geometry import Resolution, geometry_of
 from vitctl.models.heads import fit_head, has_linear_head, linear_heads, set_linear_head
 from vitctl.models.prepared import open_model
 from vitctl.primitives.decision import Decision
-from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import cache_folder, lies_inside, sha256_of, user_path
+from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
+from vitctl.primitives.files import cache_folder, sha256_of, user_path
 from vitctl.primitives.formatting import format_bytes
-from vitctl.primitives.image_sizes import check_divisible, format_size
+from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
+from vitctl.primitives.outputs import cannot_write, check_elsewhere
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.recipes import Recipe, as_document, list_recipes, load_recipe, override, recipe_from_settings, recipe_path
 from vitctl.reporting.figures import draw_confusion, draw_curves
@@ -152,7 +153,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
         group_pattern=config.group_pattern,
     )
     _check_classes(sources)
-    _check_out_is_elsewhere(out, sources)
+    check_elsewhere(out, (sources.source.spec, sources.val_spec))
     if config.cache == "resized" and sources.source.is_in_memory:
         raise SettingError(
             f"--cache resized is of no use for {sources.source.spec}: its images are in memory.", field="cache"
@@ -255,7 +256,7 @@ def make_plan(config: FinetuneConfig, conversation: Conversation) -> Plan:
     settings = header_settings(job, data=data, loaded=loaded, resolution=resolution, decisions=decisions)
     if config.cache == "resized":
         settings.append(_cache_setting(job, data))
-    for note in (*data.source.notes, *(loaded.report.notes if loaded.report else ())):
+    for note in (*data.source.notes, *prepared.notes):
         conversation.warn(note)
     if model.value == DEMO and Path(DEMO).is_dir():
         conversation.warn(f"'{DEMO}' is the embedded model; the folder here is './{DEMO}'.")
@@ -334,16 +335,6 @@ def _check_classes(sources: TrainingSources) -> None:
             f"{sources.source.spec} has one class, {names[0]!r}; a classifier needs two or more. Put the images of "
             "each class into a folder of its own."
         )
-
-
-def _check_out_is_elsewhere(out: Path, sources: TrainingSources) -> None:
-    for spec in {sources.source.spec, sources.val_spec}:
-        if lies_inside(out, spec):
-            raise SettingError(
-                f"--out {out} lies inside the data {spec}, where the next run would take it for images. Give a folder "
-                "elsewhere with --out.",
-                field="out",
-            )
 
 
 def _cache_setting(job: Job, data: TrainingData) -> Setting:
@@ -476,16 +467,12 @@ def _run_folder(plan: Plan, *, overwrite: bool) -> Iterator[RunFolder | None]:
 def _resources(plan: Plan) -> Iterator[None]:
     """Say in a sentence that the memory of the device, or the disk, is full."""
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SettingError(
-            f"{plan.job.accelerator.device} ran out of memory at a batch of {plan.job.batches.batch_size} images of "
-            f"{format_size(plan.job.preprocessing.image_size)} px. Try a smaller --batch-size or --image-size."
-        ) from error
+        with enough_memory(plan.job.accelerator.device, plan.job.batches.batch_size, "--image-size"):
+            yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise SettingError(f"The disk is full at {plan.out}. Make room, or give another folder with --out.") from error
+        raise cannot_write(plan.out, "the disk is full") from error
 
 
 def _identity(plan: Plan) -> WeightsIdentity:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitctl.conversation import Conversation
+from vitctl.data.run_images import data_of_run
 from vitctl.data.source import SourceOptions
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.inspecting.analyses import ANALYSES
@@ -44,7 +45,6 @@ from vitctl.workflows.inspect_subjects import (
     load_subject,
     run_of,
 )
-from vitctl.workflows.run_images import data_of_run
 
 _FEWER_IMAGES = {"receptive-field": NUM_OF_GRADIENTS, "equivariance": NUM_OF_GRADIENTS, "rollout": NUM_PICTURES}
 

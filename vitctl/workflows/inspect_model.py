@@ -5,24 +5,24 @@ Every analysis leaves ``NAME.npz`` (arrays), ``NAME.json`` (settings, scalars, w
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
+from vitctl.data.run_images import specs_of_run
 from vitctl.errors import DataError, ModelError, SettingError, VitctlError
 from vitctl.inspecting.analyses import ANALYSES, Analysis
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.verdicts import CONTROLLED, judge
-from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import lies_inside, user_path, write_json
+from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
+from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
+from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
 from vitctl.results.inspect_model import (
@@ -37,10 +37,8 @@ from vitctl.results.inspect_model import (
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.option import described, option_of
 from vitctl.settings.words import ALL_ANALYSES, DIGITS
-from vitctl.training.run_folder import check_writable
 from vitctl.workflows.inspect_analyses import Inspection, Named, num_images_of, run_analysis, run_what_fits
 from vitctl.workflows.inspect_subjects import LoadedSubject, choose_models, run_of
-from vitctl.workflows.run_images import specs_of_run
 
 DEFAULT_OUT = "inspect"
 REPORT = "report.html"
@@ -61,7 +59,8 @@ def run(config: InspectConfig, conversation: Conversation) -> InspectResult | In
     device, device_reason = resolve_device(config.device)
     resolve_num_threads(config.num_threads)
     inspection = Inspection(config, choose_models(config), device=device, conversation=conversation)
-    with termination_as_error(f"terminated; what is whole lies in {out}."), _enough_memory(config):
+    memory = enough_memory(device, config.batch_size, "--minibatch")
+    with termination_as_error(f"terminated; what is whole lies in {out}."), memory:
         _open(inspection, out)
         conversation.header("vitctl inspect", _settings(inspection, device_reason, out))
         if config.analysis == ALL_ANALYSES:
@@ -75,9 +74,7 @@ def _open(inspection: Inspection, out: Path) -> None:
     """Load the models and look at the images before anything slow begins."""
     config = inspection.config
     models = inspection.loaded
-    for spec in _data_of(config):
-        if lies_inside(out, str(user_path(spec).absolute())):
-            raise SettingError(f"--out {out} lies inside the data {spec}; give a place elsewhere.", field="out")
+    check_elsewhere(out, [str(user_path(spec).absolute()) for spec in _data_of(config)])
     if config.image_size is None and len({one.subject.geometry.image_size for one in models}) > 1:
         sizes = ", ".join(format_size(one.subject.geometry.image_size) for one in models)
         inspection.conversation.line(f"The models look at images of their own sizes: {sizes} px.")
@@ -103,17 +100,6 @@ def _decide_out(config: InspectConfig) -> Path:
     return Path(run) / DEFAULT_OUT if run is not None else Path(DEFAULT_OUT).absolute()
 
 
-@contextmanager
-def _enough_memory(config: InspectConfig) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SettingError(
-            f"The device ran out of memory at a batch of {config.batch_size} images. Try a smaller --batch-size, or "
-            "a smaller --minibatch for cka, heads-vs-cnn and localisation."
-        ) from error
-
-
 # --- one analysis ------------------------------------------------------------------------------------------
 
 
@@ -129,7 +115,7 @@ def _warn(found: Sequence[Named], inspection: Inspection, said: set[str]) -> Non
 def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: Path) -> InspectResult:
     """Write the three files of an analysis and return what the JSON file says."""
     result = _result(analysis, found, inspection, out)
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:
             with (Path(folder) / f"{analysis}.npz").open("wb") as file:
@@ -141,8 +127,6 @@ def _write(analysis: str, found: Sequence[Named], inspection: Inspection, out: P
             write_json(Path(folder) / f"{analysis}.json", document)
             for ending in ENDINGS:
                 os.replace(Path(folder) / f"{analysis}.{ending}", out / f"{analysis}.{ending}")
-    except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
     return result
 
 
@@ -266,7 +250,7 @@ def _inspect_all(inspection: Inspection, out: Path) -> InspectAllResult:
         reasons = "\n".join(f"  {one.analysis}: {one.reason}" for one in skipped)
         raise ModelError(f"No analysis takes this model:\n{reasons}")
     names = " and ".join(model.name for model in inspection.models)
-    try:
+    with writing(out / REPORT):
         write_report(
             out / REPORT,
             title=f"How {names} see{'s' * (len(inspection.models) == 1)}",
@@ -278,8 +262,6 @@ def _inspect_all(inspection: Inspection, out: Path) -> InspectAllResult:
             verdicts=[_claim(verdict) for verdict in verdicts],
             skipped=[Skipped(_left_out(one), one.reason) for one in skipped],
         )
-    except OSError as error:
-        raise SettingError(f"{out / REPORT} cannot be written: {error}. Give another folder with --out.") from error
     return InspectAllResult(
         analyses=results,
         verdicts=tuple(verdicts),

@@ -7,6 +7,7 @@ import torch
 from vitctl.conversation import Conversation
 from vitctl.data.files import split_of_files
 from vitctl.data.loader import resolve_num_workers
+from vitctl.data.run_images import images_of_run
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
@@ -20,7 +21,6 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.inspect_model import InspectConfig
 from vitctl.settings.words import DIGITS
-from vitctl.workflows.run_images import images_of_run
 
 SPLIT_PREFERENCE = ("val", "test", "all", "train")
 NUM_IMAGES = 256  # the default

@@ -11,7 +11,7 @@ from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.models.prepared import open_model
-from vitctl.primitives.devices import resolve_device
+from vitctl.primitives.devices import enough_memory, resolve_device
 from vitctl.results.predict import ClassProbability, Prediction, PredictResult, SkippedImage
 from vitctl.settings.predict import PredictConfig
 
@@ -35,7 +35,8 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
     skipped = [SkippedImage(given, "a folder that holds no image") for given, found in listed.items() if not found]
     model = opened.model.to(device)
     transform = EvaluationTransform(opened.preprocessing)
-    with conversation.progress("predicting", len(paths), "images") as bar:
+    memory = enough_memory(device, config.batch_size)
+    with memory, conversation.progress("predicting", len(paths), "images") as bar:
         for batch in read_batches(paths, transform, batch_size=config.batch_size):
             good = [(path, item) for path, item in batch if isinstance(item, Tensor)]
             skipped += [SkippedImage(path, item) for path, item in batch if isinstance(item, str)]
