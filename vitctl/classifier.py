@@ -16,14 +16,11 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import SettingError, check_choice
 from vitctl.evaluation.classify import predict_logits, probabilities
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, check_memory, collect_features
-from vitctl.models.build import LoadedModel, names_of_outputs
-from vitctl.models.fitting import fit_preprocessing, load_at_size
-from vitctl.models.geometry import geometry_of
 from vitctl.models.layers import Layer, choose_layers
-from vitctl.primitives.devices import resolve_device
+from vitctl.models.prepared import PreparedModel, open_model
+from vitctl.primitives.devices import enough_memory, resolve_device
 from vitctl.primitives.image_sizes import format_size
 from vitctl.settings.words import POOLS, PRETRAINED
-from vitctl.training.run_folder import stopped_note
 
 Given = ImageLike | Iterable[ImageLike]
 """One image or many: paths, Pillow images, arrays (H, W, 3) or (H, W) uint8."""
@@ -43,8 +40,7 @@ class Classifier:
     No gradients are kept, and neither seeds nor torch's threads are touched.
 
     Args:
-        loaded: A model at the image size it is used at; it is moved to ``device`` and into evaluation mode.
-        spec: What it was loaded by, for messages.
+        opened: A model at the image size it is used at; it is moved to ``device``.
         device: Where it computes.
         conversation: Shows progress.
 
@@ -67,16 +63,16 @@ class Classifier:
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, spec: str, device: torch.device, conversation: Conversation | None = None
+        self, opened: PreparedModel, *, device: torch.device, conversation: Conversation | None = None
     ) -> None:
-        self._loaded, self._spec = loaded, spec
+        self._opened = opened
         self._conversation = conversation or Conversation()
         self._shapes: dict[FeatureKey, tuple[int, ...]] = {}
-        self.module: nn.Module = loaded.model.to(device).eval()
-        self.image_size = geometry_of(loaded.model).image_size
-        self.transform = EvaluationTransform(fit_preprocessing(loaded, self.image_size, crop="model"))
-        self.class_names = names_of_outputs(loaded, spec) if loaded.num_classes else ()
-        self.class_descriptions = loaded.class_descriptions
+        self.module: nn.Module = opened.model.to(device)
+        self.image_size = opened.image_size
+        self.transform = EvaluationTransform(opened.preprocessing)
+        self.class_names = opened.class_names if opened.loaded.num_classes else ()
+        self.class_descriptions = opened.loaded.class_descriptions
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +84,7 @@ class Classifier:
         shown = ", ".join(self.class_names[:_CLASSES_SHOWN]) + ", ..." * (len(self.class_names) > _CLASSES_SHOWN)
         classes = f"{len(self.class_names)} classes ({shown})" if self.class_names else "no classifier"
         facts = (type(self.module).__name__, classes, f"{format_size(self.image_size)} px", str(self.device))
-        return f"<vitctl.Classifier {self._loaded.name}: {', '.join(facts)}>"
+        return f"<vitctl.Classifier {self._opened.name}: {', '.join(facts)}>"
 
     def predict(self, images: Given, *, batch_size: int = 64) -> list[str]:
         """Return the most probable class of each image, as ``vitctl predict`` shows it.
@@ -140,7 +136,7 @@ class Classifier:
         """
         given = list_given(images)
         key = FeatureKey(self._layer(layer), check_choice(pool, POOLS, what="pool"))
-        extractor = FeatureExtractor(self.module, [key], device=self.device, name=self._loaded.name)
+        extractor = FeatureExtractor(self.module, [key], device=self.device, name=self._opened.name)
         if key not in self._shapes:
             self._shapes |= extractor.shapes(self.image_size)
         shape = self._shapes[key]
@@ -148,32 +144,34 @@ class Classifier:
         batches = self._batches(given, batch_size)
         if not given:
             return np.zeros((0, *shape), dtype=np.float32)
-        features = collect_features(
-            extractor, batches, num_images=len(given), description="embedding", conversation=self._conversation
-        )[key]
+        with enough_memory(self.device, batch_size):
+            features = collect_features(
+                extractor, batches, num_images=len(given), description="embedding", conversation=self._conversation
+            )[key]
         return np.ascontiguousarray(np.moveaxis(features, 0, 1)) if pool == "tokens" else features
 
     def _layer(self, layer: int | str) -> Layer:
-        chosen = choose_layers(str(layer).split(","), self.module, name=self._loaded.name)
+        chosen = choose_layers(str(layer).split(","), self.module, name=self._opened.name)
         if len(chosen) != 1:
             raise SettingError(f"layer is {layer!r}; expected one layer: embed, a block's number, or final.")
         return chosen[0]
 
     def _shares(self, images: Given, batch_size: int) -> np.ndarray:
         """Return the probability of every class, (N, C) float64."""
-        names_of_outputs(self._loaded, self._spec)  # or the model has no classifier
+        _ = self._opened.class_names  # or the model has no classifier
         given = list_given(images)
         batches = self._batches(given, batch_size)
         if not given:
             return np.zeros((0, len(self.class_names)))
-        logits = predict_logits(
-            self.module,
-            batches,
-            device=self.device,
-            num_images=len(given),
-            description="predicting",
-            conversation=self._conversation,
-        )
+        with enough_memory(self.device, batch_size):
+            logits = predict_logits(
+                self.module,
+                batches,
+                device=self.device,
+                num_images=len(given),
+                description="predicting",
+                conversation=self._conversation,
+            )
         return probabilities(logits)
 
     def _batches(self, given: list[ImageLike], batch_size: int) -> Iterator[Tensor]:
@@ -216,8 +214,7 @@ def open_classifier(
     """
     target, _ = resolve_device(device)
     conversation.line(f"loading {spec}")
-    loaded = load_at_size(spec, weights=weights, image_size=image_size)
-    for note in (stopped_note(spec), *(loaded.report.notes if loaded.report else ())):
-        if note is not None:
-            conversation.warn(note)
-    return Classifier(loaded, spec=spec, device=target, conversation=conversation)
+    opened = open_model(spec, weights=weights, image_size=image_size)
+    for note in opened.notes:
+        conversation.warn(note)
+    return Classifier(opened, device=target, conversation=conversation)

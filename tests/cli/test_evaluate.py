@@ -137,3 +137,12 @@ def test_validation_image_gone__said(run_cli, finished_run: Path, tmp_path: Path
     result = run_cli("evaluate", tmp_path / "run")
     assert result.exit_code == 3
     assert "no longer in the data" in result.stderr
+
+
+def test_out_inside_the_data__refused(run_cli, finished_run: Path) -> None:
+    data = finished_run.parent / "data"
+    before = sorted(data.rglob("*"))
+    result = run_cli("evaluate", finished_run, "--data", data, "--out", data / "report")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--out {data / 'report'} lies inside the data {data}" in result.stderr
+    assert sorted(data.rglob("*")) == before

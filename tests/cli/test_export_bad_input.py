@@ -172,6 +172,13 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
         2,
         ("--dynamic-size", "--embed-preprocess", "expected one"),
     ),
+    "nothing to resample": (nothing, "{run} --pos-embed-interp paper", 2, ("--pos-embed-interp", "--image-size")),
+    "no such interpolation": (
+        nothing,
+        "{run} --image-size 32 --pos-embed-interp linear",
+        2,
+        ("'linear'", "paper, bicubic, bicubic-aa"),
+    ),
     "no threads": (nothing, "{run} --num-threads 0", 2, ("--num-threads is 0", "1 or more")),
     "misspelt option": (nothing, "{run} --formats onnx", 2, ("--formats",)),
     # sizes
@@ -203,6 +210,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
     "exports is a file": (exports_is_a_file, "{run} --to timm", 2, ("exports is a file", "expected a folder")),
     "out inside a file": (exports_is_a_file, "{run} --to timm --out {run}/exports/a/b", 2, ("is a file", "folder")),
     "out unwritable": (nothing, "{run} --to timm --out /proc/vitctl", 2, ("/proc/vitctl", "another folder")),
+    "out inside the data": (
+        nothing,
+        "{run} --to timm --verify {images} --out {images}/exports",
+        2,
+        ("--out", "lies inside the data", "elsewhere with --out"),
+    ),
     "out empty": (nothing, "{run} --to timm --out=", 2, ("--out is empty",)),
     # images to verify on
     "nothing to verify on": (nothing, "{run} --to timm --verify gone", 3, ("nothing at", "gone", "expected")),

@@ -140,10 +140,10 @@ def evaluate(
     evaluate_and_draw: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Evaluation]:
     """The same without pictures, which take longer than all the rest."""
-    from vitctl.workflows import fewshot_files
+    from vitctl.workflows import fewshot_eval
 
     for name in ("draw_accuracy_vs_shots", "draw_accuracy_vs_l2", "draw_layers", "draw_ways_shots"):
-        monkeypatch.setattr(fewshot_files, name, lambda *_args, **_options: None)
+        monkeypatch.setattr(fewshot_eval, name, lambda *_args, **_options: None)
     return evaluate_and_draw
 
 

@@ -349,13 +349,13 @@ def test_what_cannot_work_is_refused_before_images_are_embedded(
     monkeypatch: pytest.MonkeyPatch,
     case: str,
 ) -> None:
-    from vitctl.workflows import fewshot_eval
+    from vitctl.evaluation import embedding
 
     def embed(*_args: object, **_options: object) -> None:
         raise AssertionError("images are embedded")
 
-    monkeypatch.setattr(fewshot_eval, "collect_features", embed)
-    monkeypatch.setattr(fewshot_eval, "stream_features", embed)
+    monkeypatch.setattr(embedding, "collect_features", embed)
+    monkeypatch.setattr(embedding, "stream_features", embed)
     first = ["--model", "test_vit"] + ([] if "--model" in EARLY[case] else ["--weights", "none"])
     options = EARLY[case].format(data=image_folder).split()
     result = run_cli("fewshot-eval", "--data", image_folder, "--shots", 1, *first, *options)

@@ -15,6 +15,8 @@ from torch.export import Dim
 from vitctl.errors import ModelError
 from vitctl.exporting.dynamic_size import PositionInterpolation, make_size_dynamic
 from vitctl.exporting.graph import quiet_exporters
+from vitctl.primitives.position_embeddings import resample_position_embeddings
+from vitctl.settings import words
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 5}
 SIZES = [(32, 32), (56, 56), (16, 16), (24, 64), (48, 8)]  # its own, larger, smaller, wide, tall
@@ -53,7 +55,7 @@ def _timms_own(model: nn.Module, name: str, **arguments: Any) -> nn.Module:
 @torch.no_grad()
 def test_equals_timms_own(name: str) -> None:
     model = _model(name)
-    ours, theirs = make_size_dynamic(model, name=name), _timms_own(model, name)
+    ours, theirs = make_size_dynamic(model, name=name, method="bicubic-aa"), _timms_own(model, name)
     answers = []
     for size in SIZES:
         answers.append(ours(_images(size)))
@@ -64,7 +66,7 @@ def test_equals_timms_own(name: str) -> None:
 @torch.no_grad()
 def test_a_rectangular_grid__equals_timms_own() -> None:
     model = _model("vit_tiny_patch16_224", img_size=(24, 48))
-    ours = make_size_dynamic(model, name="tiny")
+    ours = make_size_dynamic(model, name="tiny", method="bicubic-aa")
     theirs = _timms_own(model, "vit_tiny_patch16_224", img_size=(24, 48))
     for size in [(24, 48), (48, 24), (32, 32), (24, 24)]:
         torch.testing.assert_close(ours(_images(size)), theirs(_images(size)), rtol=0, atol=1e-5)
@@ -74,7 +76,10 @@ def test_a_rectangular_grid__equals_timms_own() -> None:
 @torch.no_grad()
 def test_a_hybrid__equals_timms_own() -> None:
     model = _model(HYBRID, **HYBRID_ARGUMENTS).eval()
-    ours, theirs = make_size_dynamic(model, name=HYBRID), _timms_own(model, HYBRID, **HYBRID_ARGUMENTS)
+    ours, theirs = (
+        make_size_dynamic(model, name=HYBRID, method="bicubic-aa"),
+        _timms_own(model, HYBRID, **HYBRID_ARGUMENTS),
+    )
     for size in [(64, 64), (96, 48), (16, 32)]:
         torch.testing.assert_close(ours(_images(size)), theirs(_images(size)), rtol=0, atol=1e-5)
     with pytest.raises(AssertionError, match="images of 72x64 px; expected multiples of the patch of 16 px"):
@@ -84,7 +89,7 @@ def test_a_hybrid__equals_timms_own() -> None:
 @torch.no_grad()
 def test_its_own_size__is_the_model_itself_bit_for_bit() -> None:
     model = _model("vit_tiny_patch16_224").eval()
-    dynamic = make_size_dynamic(model, name="tiny")
+    dynamic = make_size_dynamic(model, name="tiny", method="bicubic-aa")
     assert torch.equal(dynamic(_images((32, 32))), model(_images((32, 32))))
 
 
@@ -92,15 +97,24 @@ def test_its_own_size__is_the_model_itself_bit_for_bit() -> None:
 @pytest.mark.parametrize("size", [(4, 6), (7, 3), (14, 14), (1, 1), (2, 12)])
 def test_the_table__equals_timms_resampling(size: tuple[int, int], num_prefix: int) -> None:
     table = torch.randn(1, num_prefix + 24, 8, generator=torch.Generator().manual_seed(0))
-    resampled = PositionInterpolation((4, 6), num_prefix_tokens=num_prefix)(table, *size)
+    resampled = PositionInterpolation((4, 6), num_prefix_tokens=num_prefix, method="bicubic-aa")(table, *size)
     expected = resample_abs_pos_embed(table, list(size), old_size=[4, 6], num_prefix_tokens=num_prefix)
     torch.testing.assert_close(resampled, expected, rtol=0, atol=1e-5)
     assert torch.equal(resampled[:, :num_prefix], table[:, :num_prefix])
 
 
+@pytest.mark.parametrize("method", words.INTERPOLATIONS)
+@pytest.mark.parametrize("size", [(4, 6), (7, 3), (1, 1), (1, 12), (9, 1)])
+def test_the_table__equals_what_finetune_resamples(size: tuple[int, int], method: str) -> None:
+    table = torch.randn(1, 25, 8, generator=torch.Generator().manual_seed(0))
+    resampled = PositionInterpolation((4, 6), num_prefix_tokens=1, method=method)(table, *size)
+    expected = resample_position_embeddings(table, old_grid=(4, 6), new_grid=size, num_prefix_tokens=1, method=method)
+    torch.testing.assert_close(resampled, expected, rtol=0, atol=1e-5)
+
+
 def test_the_model__is_not_changed() -> None:
     model = _model("vit_tiny_patch16_224").train()
-    dynamic = make_size_dynamic(model, name="tiny")
+    dynamic = make_size_dynamic(model, name="tiny", method="bicubic-aa")
     assert model.training
     assert not dynamic.training
     assert set(model.state_dict()) == set(dynamic.state_dict())
@@ -111,7 +125,7 @@ def test_the_model__is_not_changed() -> None:
 
 @pytest.mark.parametrize("size", [(33, 32), (32, 36), (7, 7)])
 def test_no_multiple_of_the_patch__is_refused(size: tuple[int, int]) -> None:
-    dynamic = make_size_dynamic(_model("vit_tiny_patch16_224"), name="tiny")
+    dynamic = make_size_dynamic(_model("vit_tiny_patch16_224"), name="tiny", method="bicubic-aa")
     sentence = f"images of {size[0]}x{size[1]} px; expected multiples of the patch of 8 px"
     with pytest.raises(AssertionError, match=sentence):
         dynamic(_images(size))
@@ -130,13 +144,13 @@ def test_no_multiple_of_the_patch__is_refused(size: tuple[int, int]) -> None:
 def test_places_known_in_another_way__are_refused(name: str, arguments: dict[str, Any]) -> None:
     model = timm.create_model(name, **arguments)
     with pytest.raises(ModelError, match=f"{name} is made for images of [0-9]+ px.*Leave out --dynamic-size"):
-        make_size_dynamic(model, name=name)
+        make_size_dynamic(model, name=name, method="bicubic-aa")
 
 
 @torch.no_grad()
 def test_a_cnn__is_copied_as_it_is() -> None:
     model = timm.create_model("test_resnet", num_classes=5).eval()
-    copied = make_size_dynamic(model, name="test_resnet")
+    copied = make_size_dynamic(model, name="test_resnet", method="bicubic-aa")
     assert copied is not model
     assert torch.equal(copied(_images((70, 51))), model(_images((70, 51))))
 
@@ -155,7 +169,7 @@ def test_the_exported_graph__takes_every_multiple(name: str, patch: int, argumen
     dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
     example = _images((5 * patch, 3 * patch))
     with quiet_exporters():
-        dynamic = make_size_dynamic(model, name=name)
+        dynamic = make_size_dynamic(model, name=name, method="bicubic-aa")
         program = torch.export.export(dynamic, (example,), dynamic_shapes=(dims,))
         exported = torch.onnx.export(program, dynamo=True, opset_version=18, external_data=False, verbose=False)
     assert exported is not None

@@ -117,7 +117,9 @@ def test_trace__takes_whole_patches_where_sizes_vary(source: Source) -> None:
     from vitctl.models.geometry import change_resolution
 
     form = InputForm((16, 16), is_size_dynamic=True, patch_size=(4, 4))
-    traced = trace(GraphModel(make_size_dynamic(source.model, name="small"), ("logits",)), form).module()
+    traced = trace(
+        GraphModel(make_size_dynamic(source.model, name="small", method="bicubic-aa"), ("logits",)), form
+    ).module()
     for size in ((16, 16), (20, 8), (8, 40)):
         resized = copy.deepcopy(source.model)
         change_resolution(resized, size, method="bicubic-aa", name="small")

@@ -53,7 +53,9 @@ def shallow(source: Source) -> Source:
 def dynamic(tmp_path_factory: pytest.TempPathFactory, shallow: Source) -> Path:
     """An ONNX file that takes every multiple of 4 px. Not to be changed."""
     path = tmp_path_factory.mktemp("dynamic") / "model.onnx"
-    traced = trace(GraphModel(make_size_dynamic(shallow.model, name="small"), ("logits",)), DYNAMIC)
+    traced = trace(
+        GraphModel(make_size_dynamic(shallow.model, name="small", method="bicubic-aa"), ("logits",)), DYNAMIC
+    )
     write_onnx(
         traced, path, form=DYNAMIC, outputs=("logits",), opset=18, patch_size=(4, 4), metadata=metadata_of(shallow)
     )

@@ -28,10 +28,12 @@ from vitctl.exporting.opened import OpenedExport, Run, run_of_module
 from vitctl.exporting.source import Source
 from vitctl.exporting.verification import Candidate, RealImages, Verdict, Verifier, real_images
 from vitctl.models.geometry import change_resolution
+from vitctl.primitives.decision import Decision
 from vitctl.primitives.files import json_text
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.results.export import Verification
+from vitctl.settings import words
 
 NAMES = ("red", "green", "blue")
 SIZE = (8, 8)
@@ -553,7 +555,10 @@ SIZES = ((16, 16), (20, 12))
 def dynamic_run(source: Source, method: str | None = None) -> Run:
     """Return a run that takes several sizes; with ``method``, its positions are resampled in that way."""
     if method is None:
-        return run_of_module(GraphModel(make_size_dynamic(source.model, name="small"), ("logits",)).eval(), ("logits",))
+        return run_of_module(
+            GraphModel(make_size_dynamic(source.model, name="small", method="bicubic-aa"), ("logits",)).eval(),
+            ("logits",),
+        )
     resized = copy.deepcopy(source.model)
     change_resolution(resized, SIZES[1], method=method, name="small")
     runs = {SIZES[0]: faithful(source), SIZES[1]: run_of_module(resized, ("logits",))}
@@ -567,6 +572,16 @@ def test_second_size__is_shown_and_compared_with_the_source_brought_there(
     verdict = verdict_on(candidate_of(dynamic_run(source, method), source, sizes=SIZES), source, plain(*COLOURS))
     assert figures_of(verdict).sizes == ((16, 16), (20, 12))
     assert (verdict.complaint is None) == passes
+
+
+@pytest.mark.parametrize("method", words.INTERPOLATIONS)
+def test_second_size__is_resampled_as_the_source_says(source: Source, method: str) -> None:
+    told = replace(source, interpolation=Decision(method, "given"))
+    graph = GraphModel(make_size_dynamic(source.model, name="small", method=method), ("logits",)).eval()
+    verdict = verdict_on(candidate_of(run_of_module(graph, ("logits",)), told, sizes=SIZES), told, plain(*COLOURS))
+    assert verdict.complaint is None
+    others = [dynamic_run(source, other) for other in words.INTERPOLATIONS if other != method]
+    assert all(verdict_on(candidate_of(run, told, sizes=SIZES), told, plain(*COLOURS)).complaint for run in others)
 
 
 def test_second_size__is_shown_a_dozen_images_and_noise(source: Source) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import vitctl
-from vitctl.models.fitting import interpolation_for
+from vitctl.models.choices import decide_interpolation
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 
@@ -281,8 +281,9 @@ def test_cannot_be_loaded(
 
 
 def test_weights_of_the_authors_are_resampled_as_they_do() -> None:
-    assert interpolation_for("ViT-B_16.npz") == "paper"
-    assert interpolation_for("pretrained") == "bicubic-aa"
+    assert decide_interpolation(None, weights="ViT-B_16.npz").value == "paper"
+    assert decide_interpolation(None, weights="pretrained").value == "bicubic-aa"
+    assert decide_interpolation("bicubic", weights="ViT-B_16.npz") == ("bicubic", "given")
 
 
 # --- manners --------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from vitctl.errors import ModelError
 from vitctl.models.build import (
     check_model_name,
     classifiers,
-    load_classifier,
     load_model,
     model_folder,
     preprocessing_of,
     replace_head,
 )
 from vitctl.models.geometry import geometry_of
+from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.words import DEMO
@@ -215,7 +215,7 @@ def test_class_names__of_imagenet_are_known_with_descriptions(tmp_path: Path) ->
 
 
 def test_class_names__are_numbers_where_they_are_not_known(tiny_model_folder: Path) -> None:
-    classifier = load_classifier(str(tiny_model_folder), weights=str(tiny_model_folder / "model.safetensors"))
+    classifier = open_model(str(tiny_model_folder), weights=str(tiny_model_folder / "model.safetensors"))
     assert classifier.class_names == ("0", "1", "2")
 
 
@@ -223,7 +223,7 @@ def test_class_names__are_numbers_where_they_are_not_known(tiny_model_folder: Pa
 
 
 def test_classifier__is_in_evaluation_mode_with_the_folders_preprocessing(tiny_model_folder: Path) -> None:
-    classifier = load_classifier(str(tiny_model_folder))
+    classifier = open_model(str(tiny_model_folder))
     assert not classifier.loaded.model.training
     assert classifier.class_names == ("red", "green", "blue")
     assert classifier.preprocessing.image_size == (16, 16)
@@ -234,7 +234,7 @@ def test_classifier__takes_the_size_of_the_files_grid(tiny_model_folder: Path, t
     from safetensors.torch import save_file
 
     save_file(small_vit(img_size=32).state_dict(), tmp_path / "w.safetensors")
-    classifier = load_classifier(str(tiny_model_folder), weights=str(tmp_path / "w.safetensors"))
+    classifier = open_model(str(tiny_model_folder), weights=str(tmp_path / "w.safetensors"))
     assert classifier.preprocessing.image_size == (32, 32)
 
 
@@ -244,7 +244,7 @@ def test_classifier__of_a_file_without_a_head_is_refused(tiny_model_folder: Path
     state = {key: value for key, value in small_vit().state_dict().items() if not key.startswith("head.")}
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="has no classifier.*vitctl finetune --model"):
-        load_classifier(str(tiny_model_folder), weights=str(tmp_path / "w.safetensors"))
+        _ = open_model(str(tiny_model_folder), weights=str(tmp_path / "w.safetensors")).class_names
 
 
 def test_classifier__of_a_model_without_outputs_is_refused(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_classifier__of_a_model_without_outputs_is_refused(tmp_path: Path) -> No
         base_licence=None,
     )
     with pytest.raises(ModelError, match="has no classifier"):
-        load_classifier(str(tmp_path / "m"))
+        _ = open_model(str(tmp_path / "m")).class_names
 
 
 # Heads

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vitctl.models.build import LoadedModel, load_classifier, replace_head
-from vitctl.models.fitting import fit_preprocessing, fit_resolution
+from vitctl.models.build import LoadedModel, replace_head
+from vitctl.models.choices import AS_TIMM
+from vitctl.models.prepared import PreparedModel, open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.models.weights import LoadReport
 from vitctl.training.optimizer import parameter_groups
@@ -60,7 +61,8 @@ def logits_of(model: nn.Module, size: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name: str, tmp_path: Path) -> None:
     size = FAMILIES[name]
-    loaded, _ = fit_resolution(build(name), size, spec=name, method="paper", seed=0)
+    opened = PreparedModel(build(name), name, "pretrained", 0, AS_TIMM).at(size)
+    loaded = opened.loaded
     replace_head(loaded.model, 4, method="zero", seed=0)
     assert torch.equal(logits_of(loaded.model, size), torch.zeros(2, 4))
 
@@ -69,17 +71,17 @@ def test_family(name: str, tmp_path: Path) -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(loaded.model.parameters()))
     assert len({group["lr_scale"] for group in groups}) > 3
 
-    preprocessing = fit_preprocessing(loaded, size, crop="model")
+    preprocessing = opened.preprocessing
     save_timm_folder(
         loaded.model, tmp_path / "m", class_names=list("abcd"), preprocessing=preprocessing, base_model=name,
         base_licence=None,
     )  # fmt: skip
-    again = load_classifier(str(tmp_path / "m"))
+    again = open_model(str(tmp_path / "m"))
     assert (again.class_names, again.preprocessing) == (tuple("abcd"), preprocessing)
     assert again.preprocessing.image_size == size
     logits = logits_of(loaded.model, size)
     assert float(logits.std()) > 0
-    assert torch.equal(logits_of(again.loaded.model, size), logits)
+    assert torch.equal(logits_of(again.model, size), logits)
     plain = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True)
     assert timm.data.resolve_model_data_config(plain)["input_size"] == (3, *size)
     assert torch.equal(logits_of(plain, size), logits)

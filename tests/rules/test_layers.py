@@ -19,7 +19,7 @@ FLOORS = {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "settings",
         "recipes", "conversation", "results", "errors", "",
     },
-    "classifier": {"training", "evaluation", "models", "data", "primitives", "conversation", "results", "errors"},
+    "classifier": {"evaluation", "models", "data", "primitives", "conversation", "results", "errors"},
     "training": {
         "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results", "errors", "",
     },  # settings: a plan is what a person said, and what was decided beside it
@@ -116,6 +116,17 @@ def test_imports_go_down(package: dict[Path, ast.Module]) -> None:
     assert not found, "\n".join(found)
 
 
+def test_only_finetune_imports_training() -> None:
+    found = [
+        f"{path.name}: {node.module}"
+        for path in sorted((PACKAGE / "workflows").glob("*.py"))
+        if not path.stem.startswith("finetune")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vitctl.training")
+    ]
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("unit", "line"),
     [
@@ -123,6 +134,7 @@ def test_imports_go_down(package: dict[Path, ast.Module]) -> None:
         ("models", "from vitctl.settings.option import Opt"),
         ("errors", "from vitctl.settings.words import DEVICES"),
         ("primitives", "import vitctl.data.images"),
+        ("classifier", "from vitctl.training.plan import decide_lr"),
         ("errors", "from vitctl import settings"),
         ("data", "from vitctl.models.build import load_model"),
         ("workflows", "import typer"),

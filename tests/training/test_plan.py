@@ -5,14 +5,12 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pytest
 
 from vitctl.recipes import Recipe, load_recipe, override, recipe_from_settings
 from vitctl.training.plan import (
     decide_batch_size,
     decide_flip,
-    decide_image_size,
     decide_interpolation,
     decide_lr,
     decide_num_images_seen,
@@ -31,10 +29,6 @@ def recipe_with(**sections: dict[str, object]) -> Recipe:
     settings = nested(load_recipe("transfer"))
     changed = {name: settings[name] | changes for name, changes in sections.items()}
     return recipe_from_settings(settings | changed, where="test")
-
-
-def sizes(height: int, width: int) -> np.ndarray:
-    return np.array([[height, width]] * 3, dtype=np.int64)
 
 
 def test_batch_size__a_given_one_is_used_as_it_is() -> None:
@@ -110,41 +104,6 @@ def test_lr__follows_the_batch_as_the_recipe_says(scaling: str, factor: float) -
 def test_lr__at_the_recipes_batch_is_the_recipes() -> None:
     recipe = recipe_with(rate={"lr": 1e-4, "lr_at_batch": 128, "lr_scaling": "sqrt"})
     assert decide_lr(None, recipe, 128, recipe_name="r") == (1e-4, "recipe r")
-
-
-@pytest.mark.parametrize(
-    ("image", "pretrained", "patch", "expected", "reason"),
-    [
-        ((480, 640), (224, 224), (16, 16), (384, 384), "median short side is 480 px"),
-        ((480, 640), (224, 224), (14, 14), (392, 392), "median short side is 480 px"),  # 28 patches, not 27.4
-        ((480, 640), (384, 384), (16, 16), (384, 384), "high already"),
-        ((480, 640), (512, 512), (16, 16), (512, 512), "high already"),
-        ((459, 640), (224, 224), (16, 16), (224, 224), "median short side is only 459 px"),
-        ((32, 32), (224, 224), (16, 16), (224, 224), "the images are small"),
-        ((480, 640), (225, 225), None, (384, 384), "median short side is 480 px"),  # a CNN: nothing is rounded
-        ((459, 640), (225, 225), None, (225, 225), "median short side is only 459 px"),
-    ],
-)
-def test_image_size__follows_the_images(
-    image: tuple[int, int],
-    pretrained: tuple[int, int],
-    patch: tuple[int, int] | None,
-    expected: tuple[int, int],
-    reason: str,
-) -> None:
-    decision = decide_image_size(sizes(*image), pretrained, patch, is_demo=False)
-    assert decision.value == expected
-    assert reason in decision.reason
-
-
-def test_image_size__one_huge_image_does_not_decide() -> None:
-    images = np.array([[100, 100], [100, 100], [4000, 4000]], dtype=np.int64)
-    assert decide_image_size(images, (224, 224), (16, 16), is_demo=False).value == (224, 224)
-
-
-def test_image_size__the_demo_goes_to_its_higher_resolution_once() -> None:
-    assert decide_image_size(sizes(8, 8), (32, 32), (4, 4), is_demo=True).value == (48, 48)
-    assert decide_image_size(sizes(8, 8), (48, 48), (4, 4), is_demo=True).value == (48, 48)
 
 
 # What stands both in the recipe and as an option: the option, then --set, then what the images or weights are like,

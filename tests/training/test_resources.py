@@ -14,16 +14,18 @@ from vitctl.training.resources import full_is_a_sentence
 JOB: Any = SimpleNamespace(
     accelerator=SimpleNamespace(device=torch.device("cuda")),
     batches=SimpleNamespace(batch_size=512),
-    preprocessing=SimpleNamespace(image_size=(384, 384)),
 )
 
 
 @pytest.mark.parametrize(
     ("failure", "sentence"),
     [
-        (torch.OutOfMemoryError("CUDA"), "cuda ran out of memory at a batch of 512 images of 384 px. Try a smaller"),
-        (OSError(errno.ENOSPC, "full"), "The disk is full at runs/a. Make room, or give another folder with --out."),
-        (OSError(errno.EDQUOT, "quota"), "The disk is full at runs/a."),
+        (
+            torch.OutOfMemoryError("CUDA"),
+            "cuda ran out of memory at a batch of 512 images. Try a smaller --batch-size or --image-size.",
+        ),
+        (OSError(errno.ENOSPC, "full"), "--out runs/a cannot be written: the disk is full. Give another folder."),
+        (OSError(errno.EDQUOT, "quota"), "--out runs/a cannot be written: the disk is full."),
     ],
 )
 def test_what_is_full_is_said(failure: Exception, sentence: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vitctl.errors import SettingError
-from vitctl.training.run_folder import RunFolder, check_out, is_run_folder, new_run_folder
+from vitctl.models.run_folders import is_run_folder
+from vitctl.training.run_folder import RunFolder, check_out, new_run_folder
 
 
 def old_run(path: Path) -> Path:

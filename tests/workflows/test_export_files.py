@@ -18,12 +18,18 @@ from PIL import Image
 from vitctl import __version__
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError, ModelError, SettingError
+from vitctl.exporting import place as places
+from vitctl.exporting import verification_images
+from vitctl.exporting.npz import write_npz
+from vitctl.exporting.place import Place
+from vitctl.exporting.source import Source
 from vitctl.models.geometry import change_resolution, geometry_of
+from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings import words
 from vitctl.settings.export import ExportConfig
 from vitctl.workflows import export
-from vitctl.workflows.export_source import Place, choose_images, find_place, load_source
 
 COLOURS = ("red", "green", "blue")
 
@@ -73,6 +79,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
     run = make_run(tmp_path_factory.mktemp("exported"), tiny_model_folder)
     config = ExportConfig(run=str(run), to="npz,timm,hf", npz_layout="big_vision")
     return run, export.run(config, Conversation()).as_json()
+
+
+def find_place(config: ExportConfig, conversation: Conversation) -> Place:
+    return places.find_place(config.run, config.model, config.which, conversation)
+
+
+def load_source(place: Place, config: ExportConfig, conversation: Conversation) -> Source:
+    return places.load_source(
+        place,
+        weights=config.weights,
+        image_size=config.image_size,
+        interpolation=config.pos_embed_interp,
+        conversation=conversation,
+    )
 
 
 def place_of(conversation: Conversation | None = None, **settings: Any) -> Place:
@@ -136,7 +156,7 @@ def test_place__which_beside_a_timm_folder_is_refused(tiny_model_folder: Path) -
 
 def test_source__is_the_model_as_its_folder_describes_it(tiny_model_folder: Path) -> None:
     config = ExportConfig(run=str(tiny_model_folder), to="timm")
-    source = load_source(find_place(config, Conversation()), config)
+    source = load_source(find_place(config, Conversation()), config, Conversation())
     assert source.class_names == COLOURS
     assert source.preprocessing == Preprocessing((16, 16), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
     assert source.weights_sha256 == sha256((tiny_model_folder / "model.safetensors").read_bytes()).hexdigest()
@@ -147,7 +167,7 @@ def test_source__is_the_model_as_its_folder_describes_it(tiny_model_folder: Path
 
 def test_source__at_another_size_is_resampled_as_finetune_does_it(tiny_model_folder: Path) -> None:
     config = ExportConfig(run=str(tiny_model_folder), to="timm", image_size="24x12")
-    source = load_source(find_place(config, Conversation()), config)
+    source = load_source(find_place(config, Conversation()), config, Conversation())
     assert source.preprocessing.image_size == geometry_of(source.model).image_size == (24, 12)
     expected = timm.create_model(f"local-dir:{tiny_model_folder}", pretrained=True)
     change_resolution(expected, (24, 12), method="bicubic-aa", name="tiny")
@@ -155,10 +175,46 @@ def test_source__at_another_size_is_resampled_as_finetune_does_it(tiny_model_fol
     assert source.weights_sha256 == sha256((tiny_model_folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+def source_of(**settings: Any) -> Source:
+    config = ExportConfig(to="timm", image_size="24x12", **settings)
+    return load_source(find_place(config, Conversation()), config, Conversation())
+
+
+@pytest.fixture
+def npz_weights(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """The weights of the tiny model as the authors' code keeps them."""
+    model = timm.create_model(f"local-dir:{tiny_model_folder}", pretrained=True)
+    write_npz(model, tmp_path / "weights.npz", layout="vit_jax", name="tiny")
+    return tmp_path / "weights.npz"
+
+
+def test_source__of_npz_weights_is_resampled_as_every_command_does_it(
+    tiny_model_folder: Path, npz_weights: Path
+) -> None:
+    source = source_of(model=str(tiny_model_folder), weights=str(npz_weights))
+    assert source.interpolation.value == "paper"
+    seen = open_model(str(tiny_model_folder), weights=str(npz_weights), image_size=(24, 12)).model  # fewshot-eval's
+    trained = open_model(str(tiny_model_folder), weights=str(npz_weights)).at((24, 12)).model  # finetune's
+    expected = timm.create_model(f"local-dir:{tiny_model_folder}", pretrained=True)
+    change_resolution(expected, (24, 12), method="paper", name="tiny")
+    for model in (seen, trained, expected):
+        torch.testing.assert_close(source.model.pos_embed, model.pos_embed, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", words.INTERPOLATIONS)
+def test_source__is_resampled_as_told(tiny_model_folder: Path, npz_weights: Path, method: str) -> None:
+    expected = timm.create_model(f"local-dir:{tiny_model_folder}", pretrained=True)
+    change_resolution(expected, (24, 12), method=method, name="tiny")
+    for given in ({"run": str(tiny_model_folder)}, {"model": str(tiny_model_folder), "weights": str(npz_weights)}):
+        source = source_of(pos_embed_interp=method, **given)
+        assert source.interpolation == (method, "given")
+        assert torch.equal(source.model.pos_embed, expected.pos_embed)
+
+
 def test_source__at_a_size_that_patches_do_not_divide_is_refused(tiny_model_folder: Path) -> None:
     config = ExportConfig(run=str(tiny_model_folder), to="timm", image_size="18")
     with pytest.raises(SettingError, match="18"):
-        load_source(find_place(config, Conversation()), config)
+        load_source(find_place(config, Conversation()), config, Conversation())
 
 
 @pytest.mark.parametrize("base_model", ["a name", None, {"name": 3}, {}])
@@ -169,7 +225,7 @@ def test_source__whose_origin_is_written_otherwise_is_its_own(
     document = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(document | {"base_model": base_model}))
     config = ExportConfig(run=str(folder), to="timm")
-    assert load_source(find_place(config, Conversation()), config).base_model == "mine"
+    assert load_source(find_place(config, Conversation()), config, Conversation()).base_model == "mine"
 
 
 def test_source__without_a_head_has_no_classes(tmp_path: Path) -> None:
@@ -181,7 +237,7 @@ def test_source__without_a_head_has_no_classes(tmp_path: Path) -> None:
         model, tmp_path / "m", class_names=[], preprocessing=preprocessing, base_model="random", base_licence=None
     )
     config = ExportConfig(run=str(tmp_path / "m"), to="timm")
-    source = load_source(find_place(config, Conversation()), config)
+    source = load_source(find_place(config, Conversation()), config, Conversation())
     assert source.class_names == ()
     assert not source.has_classifier
 
@@ -196,8 +252,10 @@ def chosen(tiny_model_folder: Path) -> Callable[..., tuple[Any, Listener]]:
     def choose(**settings: Any) -> tuple[Any, Listener]:
         config = ExportConfig(**({"run": str(tiny_model_folder)} | settings))
         place, listener = find_place(config, Conversation()), Listener()
-        source = load_source(place, ExportConfig(run=str(tiny_model_folder)))
-        return choose_images(place, source, config, listener), listener
+        source = load_source(place, ExportConfig(run=str(tiny_model_folder)), Conversation())
+        most = export.NUM_IMAGES if config.precision == "fp32" else export.NUM_IMAGES_FOR_ACCURACY
+        choose_images = verification_images.choose_images
+        return choose_images(place, source, verify=config.verify, most=most, conversation=listener), listener
 
     return choose
 

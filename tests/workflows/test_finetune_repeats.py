@@ -243,7 +243,7 @@ class StopAfter(Conversation):
 def test_interrupted__the_step_is_finished_and_last_is_written(
     image_folder: Path, tiny_model_folder: Path, number: signal.Signals, exit_code: int
 ) -> None:
-    from vitctl.models.build import load_classifier
+    from vitctl.models.prepared import open_model
 
     config = FinetuneConfig(data=str(image_folder), model=str(tiny_model_folder), steps=50, batch_size=4, out="out")
     with pytest.raises(InterruptedRun, match="Stopped after step 3 of 50; its weights are in") as caught:
@@ -252,5 +252,5 @@ def test_interrupted__the_step_is_finished_and_last_is_written(
     del caught  # with it the traceback goes, which keeps the loader and its processes (5 s to end when collected)
     assert len(steps_of("out")) == 3
     assert not Path("out/best").exists()
-    assert load_classifier("out").class_names == ("blue", "green", "red")  # last/ stands in
+    assert open_model("out").class_names == ("blue", "green", "red")  # last/ stands in
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]

@@ -9,12 +9,16 @@ import pytest
 from PIL import Image
 
 from vitctl.conversation import Conversation
+from vitctl.data.source import SourceOptions
 from vitctl.errors import SettingError
+from vitctl.evaluation import probe_layers
+from vitctl.evaluation.probe_layers import PROBE_POOLS, even_positions
+from vitctl.evaluation.tasks import ImageTask, LinearPlan, open_image_tasks
 from vitctl.inspecting.findings import Findings
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
-from vitctl.workflows import fewshot_eval, inspect_probe
-from vitctl.workflows.inspect_probe import PROBE_POOLS, even_positions, probe
+from vitctl.workflows import fewshot_eval
+from vitctl.workflows.inspect_probe import probe
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -124,15 +128,22 @@ def test_classes_without_a_meaning_are_found_by_chance(tiny_model_folder: Path, 
     assert abs(found.arrays["token_accuracy"].mean() - 1 / 3) < 0.05
 
 
+def opened(data: Path, **changes: Any) -> ImageTask:
+    (task,) = open_image_tasks(
+        [str(data)], [None], LinearPlan((5,), 3), options=SourceOptions(), group_pattern=None, skip_bad=False,
+        conversation=Conversation(), **changes,
+    )  # fmt: skip
+    return task
+
+
 def test_test_images__are_the_first_of_a_seeded_order(tiny_model_folder: Path, photos: Path) -> None:
     config = settings(tiny_model_folder, photos, layers="last")
     some, others = (
         probe(config, num_test_images=7, seed=seed, conversation=Conversation())[0].facts["num_test"] for seed in (0, 1)
     )
     assert some == others == 7
-    whole = fewshot_eval.open_tasks(config, Conversation())[0]
     chosen = np.sort(random_generator(0, "inspection").permutation(12)[:7])
-    fewer = fewshot_eval.open_tasks(config, Conversation(), choose_test=lambda _count: chosen)[0]
+    whole, fewer = opened(photos), opened(photos, choose_test=lambda _count: chosen)
     np.testing.assert_array_equal(whole.test_labels[chosen], fewer.test_labels)
     np.testing.assert_array_equal(whole.labels, fewer.labels)  # supports do not depend on it
 
@@ -140,7 +151,7 @@ def test_test_images__are_the_first_of_a_seeded_order(tiny_model_folder: Path, p
 def test_one_pass_or_several_make_no_difference(
     usual: Findings, tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_probe, "BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(probe_layers, "BYTES_AT_ONCE", 1)
     (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
     for key in ("accuracy", "token_accuracy"):
         np.testing.assert_array_equal(found.arrays[key], usual.arrays[key])
@@ -149,7 +160,7 @@ def test_one_pass_or_several_make_no_difference(
 def test_many_tokens__an_even_part_of_them_is_probed(
     usual: Findings, tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_probe, "MOST_TOKENS", 8)
+    monkeypatch.setattr(probe_layers, "MOST_TOKENS", 8)
     (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
     tokens = found.arrays["token_accuracy"]
     places = even_positions((4, 4), most=8, seed=0)
@@ -164,7 +175,7 @@ def test_many_tokens__an_even_part_of_them_is_probed(
 def test_a_layer_too_large_to_hold__is_probed_in_part(
     tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_probe, "BYTES_OF_A_LAYER", 1)
+    monkeypatch.setattr(probe_layers, "BYTES_OF_A_LAYER", 1)
     (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
     assert np.isfinite(found.arrays["token_accuracy"]).sum(axis=(1, 2)).tolist() == [1] * 4
     assert "1 of them" in found.notes[0]

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey
-from vitctl.models.build import load_classifier
+from vitctl.models.prepared import open_model
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -127,7 +127,7 @@ def test_head_is_ridge_of_the_saved_models_features(
     """With a step of nothing the saved head still classifies its own features as the closed form does."""
     data = _renamed(image_folder)
     _finetune(run_cli, data, tiny_model_folder, "run", "--head", "ridge", "--steps", "1", "--lr", "1e-12")
-    model = load_classifier("run").loaded.model
+    model = open_model("run").model
     plain = timm.create_model("local-dir:run/best", pretrained=True).eval()
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     key = FeatureKey("final", "native")

@@ -11,6 +11,7 @@ from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, printable
 from vitctl.errors import SettingError
 from vitctl.primitives.files import user_path, write_text
+from vitctl.primitives.outputs import cannot_write
 from vitctl.results.recipes import (
     RecipeCheckResult,
     RecipeCopyResult,
@@ -117,6 +118,4 @@ def _copy(source: Path, target: Path) -> None:
     try:
         write_text(target, source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(
-            f"{target} cannot be written ({error}); expected a recipe file in a folder of yours."
-        ) from error
+        raise cannot_write(target, error, option="") from error

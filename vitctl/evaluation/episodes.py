@@ -3,15 +3,19 @@
 Letters: E episodes, B of them at a time, n support rows of an episode, q query rows, D width, N pool rows, M test rows.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from vitctl.conversation import Conversation
+from vitctl.evaluation.features import FeatureKey
 from vitctl.evaluation.fewshot import Probe, fit_probe, predict_knn
 from vitctl.evaluation.ridge import STD_EPSILON, error_bound, predict_classes
 from vitctl.evaluation.supports import Episodes
+from vitctl.evaluation.tasks import EpisodePlan, Task
 
 _BATCH = 4  # episodes at a time: their features stay in a core's own cache (measured 2026-11: 4 is 1.5 times 64)
 
@@ -67,6 +71,63 @@ def episode_accuracies(
     if probe.classifier != "knn":  # whose cosines are of the features as they are
         features, test_features = scale(features), scale(test_features)
     return _one_by_one(features, test_features, episodes, probe, advance)
+
+
+class SolvedEpisodes(NamedTuple):
+    """What one number of ways and shots and one setting led to.
+
+    Attributes:
+        ways: Classes of an episode.
+        shots: Support images per class.
+        setting: Position in the probe's ``l2`` or ``neighbours``.
+        accuracies: Of every seed's episodes, (E,) float 0-1 each; over tokens their mean.
+    """
+
+    ways: int
+    shots: int
+    setting: int
+    accuracies: list[np.ndarray]
+
+
+def solve_episodes(
+    task: Task,
+    support: Mapping[FeatureKey, np.ndarray],
+    test: Mapping[FeatureKey, np.ndarray],
+    plan: EpisodePlan,
+    probe: Probe,
+    conversation: Conversation,
+) -> Iterator[tuple[FeatureKey, list[SolvedEpisodes]]]:
+    """Yield for each layer and pooling the accuracies of the task's episodes.
+
+    Args:
+        task: Its episodes.
+        support: (N, D) float, or (T, N, D), by layer and pooling.
+        test: (M, D) float, or (T, M, D), likewise.
+        plan: Numbers of ways and shots.
+        probe: The classifier.
+        conversation: Shows progress.
+    """
+    grid = list(itertools.product(plan.ways, plan.shots))
+    num_tokens = sum(len(values) if values.ndim == 3 else 1 for values in support.values())
+    num_episodes = sum(len(one.classes) for one in task.episodes)
+    with conversation.progress("solving", num_tokens * len(grid) * num_episodes, "episodes") as bar:
+        for key, features in support.items():
+            tokens, test_tokens = ((one[None] if one.ndim == 2 else one) for one in (features, test[key]))
+            solved = []
+            for num_ways, num_shots in grid:
+                per_seed = []  # (settings, episodes) of each seed
+                for episodes in task.episodes:
+                    part = episodes.part(ways=num_ways, shots=num_shots)
+                    found = [
+                        episode_accuracies(rows, asked, part, probe, advance=bar.advance)
+                        for rows, asked in zip(tokens, test_tokens, strict=True)
+                    ]
+                    per_seed.append(np.mean(found, axis=0))
+                solved += [
+                    SolvedEpisodes(num_ways, num_shots, setting, [one[setting] for one in per_seed])
+                    for setting in range(len(per_seed[0]))
+                ]
+            yield key, solved
 
 
 class _Scale(NamedTuple):

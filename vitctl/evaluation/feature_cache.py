@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from vitctl.conversation import Conversation
-from vitctl.errors import SettingError
 from vitctl.evaluation.features import FeatureKey
 from vitctl.primitives.files import whole_file
+from vitctl.primitives.outputs import writing
 
 _FORMAT = 1  # counts up when features of the same name would be other numbers
 
@@ -95,13 +95,8 @@ class FeatureCache:
         name, path = self._place(identity, key)
         features = np.ascontiguousarray(features)
         metadata = {"identity": name, "sha256": hashlib.sha256(features.data).hexdigest()}
-        try:
-            with whole_file(path) as partial:
-                partial.write_bytes(safetensors.numpy.save({"features": features}, metadata=metadata))
-        except OSError as error:
-            raise SettingError(
-                f"--cache {self._folder} cannot be written: {error}. Give another folder.", field="cache"
-            ) from error
+        with writing(self._folder, option="--cache"), whole_file(path) as partial:
+            partial.write_bytes(safetensors.numpy.save({"features": features}, metadata=metadata))
 
     def _place(self, identity: Mapping[str, Any], key: FeatureKey) -> tuple[str, Path]:
         document = {"format": _FORMAT, **identity, "layer": key.layer, "pool": key.pool}

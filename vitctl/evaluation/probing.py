@@ -3,7 +3,7 @@
 Letters: S seeds, N support or pool rows, M test rows, T tokens, D width, C classes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from vitctl.evaluation.features import FeatureKey
 from vitctl.evaluation.fewshot import Prediction, Probe, fit_statistics, linear_predictions
 from vitctl.evaluation.ridge import RidgeStatistics, predict_classes
 from vitctl.evaluation.supports import SupportDraw
+from vitctl.evaluation.tasks import LinearPlan, Plan, Task
 
 
 @dataclass
@@ -48,6 +49,44 @@ def num_fits(draws: Sequence[SupportDraw], shots: Sequence[int | None], probe: P
     settings = len(probe.neighbours) if probe.classifier == "knn" else len(probe.l2 or (0,))
     settings = 1 if probe.classifier in ("logistic", "centroid") else settings
     return settings * sum(1 if count is None else len(draws) for count in shots)
+
+
+def solve_linear(
+    task: Task,
+    support: Mapping[FeatureKey, np.ndarray],
+    test: Mapping[FeatureKey, np.ndarray],
+    plan: LinearPlan,
+    probe: Probe,
+    conversation: Conversation,
+) -> Iterator[tuple[FeatureKey, list[Solved]]]:
+    """Yield for each layer and pooling what ``solve_probes`` finds.
+
+    Args:
+        task: Labels and draws.
+        support: (N, D) float, or (T, N, D), by layer and pooling.
+        test: (M, D) float, or (T, M, D), likewise.
+        plan: Numbers of images per class.
+        probe: The classifier.
+        conversation: Shows progress.
+    """
+    total = sum(
+        num_fits(task.draws, plan.shots, probe) * (len(values) if values.ndim == 3 else 1)
+        for values in support.values()
+    )
+    with conversation.progress("solving", total, "classifiers") as bar:
+        for key, features in support.items():
+            solved = solve_probes(
+                features,
+                task.labels,
+                test[key],
+                task.test_labels,
+                task.draws,
+                shots=plan.shots,
+                probe=probe,
+                num_classes=len(task.class_names),
+                advance=bar.advance,
+            )
+            yield key, solved
 
 
 def solve_probes(
@@ -105,6 +144,12 @@ def _add(
     found.correct.append(share)
     if num_tokens == 1:
         found.predicted.append(one.predicted)
+
+
+def needs_sums_only(probe: Probe, plan: Plan) -> bool:
+    """Return whether sums over the support are all that is needed of it, as ``stream_ridge`` keeps them."""
+    is_ridge = probe.classifier == "ridge" and probe.l2 is not None and probe.balance != "weighted"
+    return is_ridge and plan.shots == (None,)
 
 
 def stream_ridge(

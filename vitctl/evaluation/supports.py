@@ -79,6 +79,11 @@ class Episodes:
         """Return the episodes with fewer ways (<= W drawn) and shots."""
         return Episodes(self.classes[:, :ways], self.support[:, :ways, :shots], self.queries[:, :ways])
 
+    def moved(self, positions: np.ndarray, test_positions: np.ndarray) -> "Episodes":
+        """Return the episodes as positions within ``positions`` (U,) and ``test_positions`` (M,), ascending int64."""
+        support, queries = np.searchsorted(positions, self.support), np.searchsorted(test_positions, self.queries)
+        return Episodes(self.classes, support, queries)
+
 
 def eligible_classes(
     labels: np.ndarray, test_labels: np.ndarray, *, num_classes: int, shots: int, queries: int

@@ -1,7 +1,7 @@
 """A model that takes images of any size its patches divide, its position embeddings resampled inside the graph.
 
-timm resamples with ``torch.nn.functional.interpolate``, which becomes a Resize operator in ONNX; here it is two matrix
-products with weights that are computed from the sizes.
+``torch.nn.functional.interpolate`` becomes a Resize operator in ONNX; here it is two matrix products with weights that
+are computed from the sizes.
 
 Letters: B images; H W px; h w patches; P prefix tokens, D width.
 """
@@ -22,20 +22,22 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError
 from vitctl.models.geometry import geometry_of, num_embedded_prefix_tokens, position_table
 from vitctl.primitives.image_sizes import format_size
-from vitctl.primitives.interpolation import interpolation_matrix
+from vitctl.primitives.position_embeddings import resampling_matrix
 
 
 class PositionInterpolation(nn.Module):
-    """Position embeddings on another grid: timm's ``resample_abs_pos_embed`` (bicubic, antialias) as matrix products.
+    """Position embeddings on another grid: ``resample_position_embeddings`` as matrix products.
 
     Args:
         grid: (h, w) patches of the table.
         num_prefix_tokens: P, the leading rows that have no location.
+        method: ``paper``, ``bicubic`` or ``bicubic-aa``.
     """
 
-    def __init__(self, grid: tuple[int, int], *, num_prefix_tokens: int) -> None:
+    def __init__(self, grid: tuple[int, int], *, num_prefix_tokens: int, method: str) -> None:
         super().__init__()
         self.grid = grid
+        self.method = method
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, table: Tensor, height: int, width: int) -> Tensor:
@@ -44,14 +46,14 @@ class PositionInterpolation(nn.Module):
         The table's own grid gives the table, bit for bit. ``height`` and ``width`` may be symbolic.
         """
         prefix, patches = table[:, : self.num_prefix_tokens], table[:, self.num_prefix_tokens :]
-        rows = interpolation_matrix(self.grid[0], height, device=table.device)
-        columns = interpolation_matrix(self.grid[1], width, device=table.device)
+        rows = resampling_matrix(self.grid[0], height, method=self.method, device=table.device)
+        columns = resampling_matrix(self.grid[1], width, method=self.method, device=table.device)
         taller = torch.matmul(rows, patches.float().reshape(self.grid[0], -1))
         resampled = torch.matmul(columns, taller.reshape(height, self.grid[1], -1))
         return torch.cat([prefix, resampled.reshape(1, height * width, -1).to(table.dtype)], dim=1)
 
 
-def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
+def make_size_dynamic(model: nn.Module, *, name: str, method: str) -> nn.Module:
     """Return a copy of ``model``, in evaluation mode, that takes (B, 3, H, W) of any multiples of its patch.
 
     A size that is no multiple is an AssertionError. A CNN that takes any size is copied as it is. The guards of
@@ -60,6 +62,7 @@ def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
     Args:
         model: A timm model; not changed.
         name: Its name, for messages.
+        method: How its position embeddings are resampled: ``paper``, ``bicubic`` or ``bicubic-aa``.
 
     Raises:
         ModelError: Something in it is made for one size: windows, relative positions, or rotary ones, which timm
@@ -83,7 +86,7 @@ def make_size_dynamic(model: nn.Module, *, name: str) -> nn.Module:
             "positions of one size); expected a model with a table of absolute positions. Leave out --dynamic-size."
         )
     copied.position_interpolation = PositionInterpolation(
-        geometry.grid, num_prefix_tokens=num_embedded_prefix_tokens(copied)
+        geometry.grid, num_prefix_tokens=num_embedded_prefix_tokens(copied), method=method
     )
     copied._pos_embed = types.MethodType(_embed_positions, copied)
     copied.dynamic_img_size = True

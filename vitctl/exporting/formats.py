@@ -131,7 +131,7 @@ class Exporter:
         """
         model, name = self.source.model, self.source.name
         if self.settings.is_size_dynamic:
-            model = make_size_dynamic(model, name=name)
+            model = make_size_dynamic(model, name=name, method=self.source.interpolation.value)
         preprocessing = None
         if self.settings.is_raw:
             preprocessing = GraphPreprocessing(self.source.preprocessing, name=name)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from vitctl import __version__
 from vitctl.errors import ModelError
+from vitctl.models.choices import AS_TIMM
+from vitctl.primitives.decision import Decision
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.words import OUTPUTS
 
@@ -30,7 +32,8 @@ class Source:
         preprocessing: What it expects of an image; its size is the size exported.
         base_model: What it was fine-tuned from, for the record.
         base_licence: Licence of those weights, where known.
-        weights_sha256: Of its tensors, as a safetensors file in float32.
+        weights_sha256: Of its tensors at its own size, as a safetensors file in float32.
+        interpolation: How its position embeddings are resampled to other sizes, and why so.
     """
 
     model: nn.Module
@@ -41,6 +44,7 @@ class Source:
     base_model: str
     base_licence: str | None
     weights_sha256: str = field(default="")
+    interpolation: Decision[str] = AS_TIMM
 
     @property
     def has_classifier(self) -> bool:

@@ -214,7 +214,7 @@ class Verifier:
         model = self._source.model
         if size != self._source.preprocessing.image_size:
             model = copy.deepcopy(model)
-            change_resolution(model, size, method="bicubic-aa", name=self._source.name)
+            change_resolution(model, size, method=self._source.interpolation.value, name=self._source.name)
         return run_of_module(GraphModel(model, self._outputs).eval(), self._outputs)
 
     def verify(

@@ -147,7 +147,7 @@ class Inspection:
         shows_files = isinstance(options, OnImages) and options.files is not None
         return View(
             one.subject,
-            one.choice.interpolation,
+            one.interpolation,
             partial(self._stream, one, options),
             None if shows_files else NUM_PICTURES,
             partial(self._probe, one.choice),

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vitctl.errors import SettingError
 from vitctl.inspecting.catalogue import Analysis
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.inspection import Inspection, Named
 from vitctl.inspecting.subjects import LoadedSubject
 from vitctl.primitives.files import write_json
+from vitctl.primitives.outputs import writing
 from vitctl.results.inspect_model import AnalysisFindings, InspectedImages, InspectedModel, InspectResult
 from vitctl.settings.inspect_model import InspectConfig, OnImages
 from vitctl.settings.option import described, option_of
@@ -80,7 +80,7 @@ def write_files(
         SettingError: The folder cannot be written.
     """
     name = result.analysis
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:
             with (Path(folder) / f"{name}.npz").open("wb") as file:
@@ -95,8 +95,6 @@ def write_files(
             write_json(Path(folder) / f"{name}.json", document)
             for file_name in result.files:
                 os.replace(Path(folder) / file_name, out / file_name)
-    except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
 
 
 def command_of(options: InspectConfig) -> str:

@@ -17,6 +17,7 @@ from vitctl.inspecting.subject import Subject
 from vitctl.models.geometry import num_embedded_prefix_tokens
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.position_embeddings import resample_position_embeddings
+from vitctl.settings.words import DEFAULT_INTERPOLATION
 
 # parts of names of modules, parameters and buffers -> what tells a model without a table where its patches are
 _OTHER_POSITIONS = (
@@ -50,7 +51,9 @@ class PositionGrid:
 
 
 @torch.no_grad()
-def pos_embed(subject: Subject, *, image_size: tuple[int, int] | None = None, method: str = "bicubic-aa") -> Findings:
+def pos_embed(
+    subject: Subject, *, image_size: tuple[int, int] | None = None, method: str = DEFAULT_INTERPOLATION
+) -> Findings:
     """Return the cosine between the position embeddings of every two patches.
 
     Args:

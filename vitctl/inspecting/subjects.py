@@ -13,9 +13,7 @@ from vitctl.data.sources import open_source
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import DataError
 from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.build import load_model
-from vitctl.models.fitting import fit_preprocessing, fit_resolution, interpolation_for
-from vitctl.models.geometry import geometry_of
+from vitctl.models.prepared import open_model
 from vitctl.primitives.files import user_path
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
@@ -31,18 +29,13 @@ class ModelChoice:
 
     Attributes:
         name: On screens and in files.
-        spec: For ``load_model``.
+        spec: For ``open_model``.
         weights: pretrained, none, or a file.
     """
 
     name: str
     spec: str
     weights: str
-
-    @property
-    def interpolation(self) -> str:
-        """How its position embeddings are resampled unless told: as the authors' code does to ``.npz`` weights."""
-        return interpolation_for(self.weights)
 
     @property
     def is_random(self) -> bool:
@@ -80,11 +73,13 @@ class LoadedSubject:
         choice: What it was loaded by.
         subject: The model at its size.
         preprocessing: What it expects of an image.
+        interpolation: How its position embeddings are resampled.
     """
 
     choice: ModelChoice
     subject: Subject
     preprocessing: Preprocessing
+    interpolation: str
 
     def stream(self, images: "ShownImages", config: OnImages, *, count: int | None = None) -> ImageStream:
         """Return (the first ``count`` of) the images as this model is shown them."""
@@ -120,17 +115,14 @@ def load_subject(
         SettingError: It cannot take the size.
     """
     conversation.line(f"loading {choice.name}")
-    loaded = load_model(choice.spec, weights=choice.weights, seed=seed)
-    wanted = image_size or geometry_of(loaded.model).image_size
-    method = method or choice.interpolation
-    loaded, _ = fit_resolution(loaded, wanted, spec=choice.spec, method=method, seed=seed)
-    for note in loaded.report.notes if loaded.report else ():
+    opened = open_model(choice.spec, weights=choice.weights, image_size=image_size, interpolation=method, seed=seed)
+    for note in opened.notes:
         conversation.warn(note)
-    model = loaded.model.to(device).eval()
+    model = opened.model.to(device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    subject = Subject(model, choice.name, geometry_of(model), device)
-    return LoadedSubject(choice, subject, fit_preprocessing(loaded, wanted, crop="model"))
+    subject = Subject(model, choice.name, opened.geometry, device)
+    return LoadedSubject(choice, subject, opened.preprocessing, opened.interpolation.value)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class View:
 
     Attributes:
         subject: The model.
-        interpolation: How its position embeddings are resampled unless told otherwise.
+        interpolation: How its position embeddings are resampled.
         open_images: Returns the images, in order, as the model is shown them.
         num_pictures: How many of them figures show; None is all.
         probe: From the settings of ``probe`` to what linear classifiers find in the model's layers.

@@ -7,7 +7,7 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
-from vitctl.models.geometry import geometry_of
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
@@ -206,35 +205,6 @@ def _class_names(model: nn.Module, *, own: bool, is_published: bool) -> tuple[tu
     if not names or len(names) != num_classes:
         return None, {}
     return tuple(names), descriptions
-
-
-@dataclass(frozen=True)
-class LoadedClassifier:
-    """A model ready to be shown images.
-
-    Attributes:
-        loaded: The model, in evaluation mode.
-        class_names: One per output; numbers where the names are not known.
-        preprocessing: What it expects of an image.
-    """
-
-    loaded: LoadedModel
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-
-
-def load_classifier(spec: str, *, weights: str = PRETRAINED) -> LoadedClassifier:
-    """Return the classifier that ``spec`` names: a run folder, a timm folder, ``demo``, a timm name.
-
-    Raises:
-        ModelError: See ``load_model``; or the model has no head (its weights lack one, or it has no outputs).
-    """
-    loaded = load_model(spec, weights=weights)
-    names = names_of_outputs(loaded, spec)
-    image_size = geometry_of(loaded.model).image_size  # the weights' own grid may differ from the configuration's
-    preprocessing = replace(preprocessing_of(loaded.model), image_size=image_size)
-    loaded.model.eval()
-    return LoadedClassifier(loaded, names, preprocessing)
 
 
 def names_of_outputs(loaded: LoadedModel, spec: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Give a model a linear head that was computed elsewhere.
+"""The head of a model: kept or new for the classes at hand, or a linear one that was computed elsewhere.
 
 Letters: D width, C classes.
 """
@@ -7,6 +7,31 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
+from vitctl.models.build import LoadedModel, replace_head
+from vitctl.settings.words import DEMO
+
+
+def fit_head(
+    loaded: LoadedModel, class_names: tuple[str, ...], *, method: str, seed: int, is_given: bool = False
+) -> tuple[str, str]:
+    """Give the model a head for ``class_names`` unless it has one; return what was done, and why.
+
+    A run or timm folder whose classes are these keeps its head. The demo model's never is: its classes are
+    numbers that stand for clothes.
+
+    Args:
+        loaded: The model; changed in place.
+        class_names: Outputs wanted, in order.
+        method: ``zero`` or ``random``, see ``replace_head``; ``ridge`` starts as zeros, to be filled in later.
+        seed: For ``random``.
+        is_given: The user asked for the method, so that no head is kept.
+    """
+    if loaded.class_names == class_names and loaded.name != DEMO and not is_given:
+        return "kept", f"its {len(class_names)} classes are these"
+    replace_head(loaded.model, len(class_names), method="zero" if method == "ridge" else method, seed=seed)
+    why = "random weights" if loaded.report is None else "the pretrained classes are others"
+    how = "closed form (ridge)" if method == "ridge" else f"{method} initialisation"
+    return f"new, {how}, {len(class_names)} outputs", "given" if is_given else why
 
 
 def has_linear_head(model: nn.Module) -> bool:

@@ -1,8 +1,11 @@
-"""Which device to compute on, and how many threads."""
+"""Which device to compute on, with how many threads, and what to say when its memory is full."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from vitctl.errors import UnavailableError, check_choice
+from vitctl.errors import SettingError, UnavailableError, check_choice
 from vitctl.settings.words import DEVICES
 
 
@@ -37,3 +40,27 @@ def resolve_num_threads(num_threads: int | None) -> tuple[int, str]:
         return torch.get_num_threads(), "what torch chose for this machine"
     torch.set_num_threads(num_threads)
     return num_threads, "asked for"
+
+
+@contextmanager
+def enough_memory(device: torch.device, batch_size: int | None, *others: str) -> Iterator[None]:
+    """Say in a sentence that the memory of ``device`` is full, and what to try.
+
+    Args:
+        device: Where the block computes.
+        batch_size: Images at a time; None where only weights are looked at.
+        others: Options besides ``--batch-size`` that take less memory when they are smaller.
+
+    Raises:
+        SettingError: It is.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        if batch_size is None:
+            raise SettingError(f"{device} ran out of memory. Try another --device.", field="device") from error
+        raise SettingError(
+            f"{device} ran out of memory at a batch of {batch_size} images. Try a smaller "
+            f"{' or '.join(('--batch-size', *others))}.",
+            field="batch_size",
+        ) from error

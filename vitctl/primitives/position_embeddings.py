@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitctl.errors import check_choice
+from vitctl.primitives.interpolation import interpolation_matrix
 
 # F.interpolate's arguments for each method
 METHODS: dict[str, dict[str, str | bool]] = {
@@ -67,6 +68,32 @@ def resample_position_embeddings(
     )
     rows = resampled.permute(0, 2, 3, 1).reshape(1, new_grid[0] * new_grid[1], -1).to(embeddings.dtype)
     return torch.cat([prefix, rows], dim=1)
+
+
+def resampling_matrix(num_in: int, num_out: int, *, method: str, device: torch.device | None = None) -> Tensor:
+    """Return what ``resample_position_embeddings`` does along one axis as a matrix (M, N), each row summing to 1.
+
+    Args:
+        num_in: N places of the table along the axis.
+        num_out: M places wanted; may be symbolic (``torch.export``). As many give the identity.
+        method: ``paper``, ``bicubic`` or ``bicubic-aa``.
+        device: Where the matrix is made.
+    """
+    settings = METHODS[method]
+    if settings["antialias"]:
+        return interpolation_matrix(num_in, num_out, device=device)
+    outputs = torch.arange(num_out, device=device).unsqueeze(1)
+    if settings["align_corners"]:  # output 0 is input 0, the last output the last input
+        steps: int = torch.sym_max(num_out - 1, 1)  # type: ignore[no-untyped-call]
+        inputs = torch.arange(num_in, device=device)
+        return (1 - (outputs * (num_in - 1) / steps - inputs).abs()).clamp(min=0)
+    # torch's bicubic: Keys' kernel with a = -0.75 (antialias has -0.5); places beyond an end are the end
+    inputs = torch.arange(-2, num_in + 2, device=device)
+    x = ((outputs + 0.5) * num_in / num_out - 0.5 - inputs).abs()
+    near = (1.25 * x - 2.25) * x * x + 1
+    far = ((-0.75 * x + 3.75) * x - 6) * x + 3
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    return weights @ F.one_hot(inputs.clamp(0, num_in - 1), num_in).to(weights.dtype)
 
 
 def mean_norm(embeddings: Tensor, *, num_prefix_tokens: int) -> float:

@@ -45,3 +45,7 @@ class Preprocessing:
     def at(self, image_size: tuple[int, int]) -> "Preprocessing":
         """Return the same for a model that takes ``image_size``, (H, W) px."""
         return replace(self, image_size=image_size)
+
+    def cropped(self, crop: str) -> "Preprocessing":
+        """Return the same for ``model``; for ``squash`` images are resized whatever their aspect, nothing is cut."""
+        return replace(self, crop_pct=1.0, crop_mode="squash") if crop == "squash" else self

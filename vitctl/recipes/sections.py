@@ -91,7 +91,7 @@ class Images:
     """Mirror half of the training images; not where they seem to show digits or letters."""
     evaluation_crop: words.EvaluationCrop = "model"
     """model: the crop the weights came with; squash: resize to the size, aspect not kept."""
-    pos_embed_interp: Annotated[words.Interpolation, Option(("pos_embed_interp",))] = "bicubic-aa"
+    pos_embed_interp: Annotated[words.Interpolation, Option(("pos_embed_interp",))] = words.DEFAULT_INTERPOLATION
     """How position embeddings are resampled: paper (bilinear, corners aligned), bicubic, bicubic-aa (as timm does)."""
 
     def __post_init__(self) -> None:

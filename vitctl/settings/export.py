@@ -35,6 +35,10 @@ class _Export(Settings):
         tuple[int, int] | None,
         Opt("Pixels, height first; else the model's own.", "N|HxW", parse=pixels, spell=format_size),
     ] = None
+    pos_embed_interp: Annotated[
+        str | None,
+        Opt(f"Position embeddings: {', '.join(words.INTERPOLATIONS)}.", "METHOD", choices=words.INTERPOLATIONS),
+    ] = None
     dynamic_size: Annotated[bool, Opt("onnx, pt2: take every multiple of the patch.")] = False
     opset: Annotated[
         int,
@@ -89,6 +93,10 @@ class ExportConfig(_Run, NamedModel, _Export, Threads):
             self.refuse("max_accuracy_drop", why="without --precision fp16 or int8-dynamic")
         if self.model is not None:
             self.refuse("which", why="beside --model; it chooses between the weights of a run")
+        if self.pos_embed_interp is not None and self.image_size is None and not self.dynamic_size:
+            raise SettingError(
+                "--pos-embed-interp is given without --image-size; nothing is resampled.", field="pos_embed_interp"
+            )
         if self.dynamic_size and self.embed_preprocess:
             raise SettingError(
                 "--dynamic-size and --embed-preprocess are both given; expected one: with the preprocessing inside, "

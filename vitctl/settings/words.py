@@ -31,6 +31,8 @@ EvaluationCrop = Literal["model", "squash"]
 Interpolation = Literal["paper", "bicubic", "bicubic-aa"]
 HeadStart = Literal["zero", "random", "ridge"]
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+DEFAULT_INTERPOLATION: Interpolation = "bicubic-aa"
+"""What timm does; weights of the authors (``.npz``) are resampled as their code does it: ``paper``."""
 CROPS: tuple[str, ...] = get_args(Crop)
 MAX_LR = 1000.0
 

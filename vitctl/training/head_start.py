@@ -14,8 +14,7 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, stream_features
 from vitctl.evaluation.ridge_head import RidgeHead, fit_ridge_head
 from vitctl.models.build import LoadedModel
-from vitctl.models.fitting import fit_head
-from vitctl.models.heads import has_linear_head, linear_heads, set_linear_head
+from vitctl.models.heads import fit_head, has_linear_head, linear_heads, set_linear_head
 from vitctl.primitives.decision import Decision
 from vitctl.results.finetune import LinearProbe, Score
 from vitctl.settings.words import FINAL

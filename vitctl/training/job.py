@@ -11,8 +11,7 @@ from vitctl.data.order import BalancedOrder, BatchPlan
 from vitctl.data.source import Split
 from vitctl.data.training_data import TrainingData
 from vitctl.data.transforms import TrainingTransform
-from vitctl.models.build import LoadedModel
-from vitctl.models.fitting import fit_preprocessing
+from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
@@ -75,16 +74,16 @@ class Job:
         )
 
 
-def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, loaded: LoadedModel) -> Job:
+def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel) -> Job:
     """Return the job that ``plan`` says, of a model that has its size and head already."""
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
     return Job(
-        model=loaded.model,
+        model=prepared.model,
         train=train,
         val=data.val,
-        preprocessing=fit_preprocessing(loaded, plan.image_size.value, crop=plan.values.images.evaluation_crop),
+        preprocessing=prepared.preprocessing.cropped(plan.values.images.evaluation_crop),
         recipe=plan.values,
         batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced),
         lr=plan.lr.value,

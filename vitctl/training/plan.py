@@ -1,18 +1,17 @@
-"""What to train with where the user did not say: batch, length, rate, image size; each with its reason.
+"""What to train with where the user did not say: batch, length, rate; each with its reason.
 
 The numbers come from a recipe; see ``vitctl/recipes``. What stands both there and as an option is decided here: the
 option goes before the recipe. Everything here is plain arithmetic; a plan builds nothing.
 """
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from vitctl.data.loader import resolve_num_workers
 from vitctl.data.training_data import TrainingData
+from vitctl.models import choices
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.durations import (
@@ -34,24 +33,6 @@ from vitctl.recipes import (
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
-
-PHOTO_SIDE_PX = 460  # from this median short side, 384 px has something to show
-SMALL_AREA_PX = 96 * 96  # BiT's rule for small images, arXiv 1912.11370, section 3.3
-HIGH_RESOLUTION_PX = 384  # arXiv 2010.11929, section 4.1
-DEMO_SIDE_PX = 48  # grid 8x8 to 12x12
-CPU_MODEL = "vit_small_patch16_224.augreg_in21k"
-GPU_MODEL = "vit_base_patch16_224.augreg_in21k"
-
-
-def decide_model(given: str | None, *, has_data: bool, device_type: str) -> Decision[str]:
-    """Return the model: the demo where no data are given either, else a pretrained ViT that suits the device."""
-    if given is not None:
-        return Decision(given, "given")
-    if not has_data:
-        return Decision(DEMO, "the embedded one: neither --data nor --model is given")
-    if device_type == "cpu":
-        return Decision(CPU_MODEL, "the small size, as there is no GPU; hours rather than days")
-    return Decision(GPU_MODEL, "the ViT paper's family, pretrained on ImageNet-21k, Apache-2.0")
 
 
 def is_overridden(recipe: Recipe, path: str) -> bool:
@@ -112,39 +93,13 @@ def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_na
     return Decision(lr, why + ("; --lr is used as it is" if is_overridden(recipe, "rate.lr") else ""))
 
 
-def decide_image_size(
-    sizes: np.ndarray, pretrained: tuple[int, int], patch: tuple[int, int] | None, *, is_demo: bool
-) -> Decision[tuple[int, int]]:
-    """Return the size to fine-tune at.
-
-    Args:
-        sizes: (N, 2) int64, (H, W) px of the training images, N >= 1.
-        pretrained: (H, W) px of the model.
-        patch: (H, W) px per token, which divides the size; None where nothing has to.
-        is_demo: Whether it is the embedded demo model.
-    """
-    if is_demo and pretrained[0] < DEMO_SIDE_PX:
-        return Decision((DEMO_SIDE_PX, DEMO_SIDE_PX), "the demo's higher resolution")
-    median_side = float(np.median(sizes.min(axis=1)))
-    median_area = float(np.median(sizes.prod(axis=1)))
-    high = tuple(math.ceil(HIGH_RESOLUTION_PX / side) * side for side in patch or (1, 1))
-    if median_side >= PHOTO_SIDE_PX and pretrained[0] < high[0] and pretrained[1] < high[1]:
-        return Decision((high[0], high[1]), f"the images' median short side is {median_side:.0f} px")
-    if median_area < SMALL_AREA_PX:
-        return Decision(pretrained, f"the images are small (median area {math.sqrt(median_area):.0f}^2 px)")
-    if median_side >= PHOTO_SIDE_PX:
-        return Decision(pretrained, "as pretrained, which is high already")
-    return Decision(pretrained, f"as pretrained: the images' median short side is only {median_side:.0f} px")
-
-
 def decide_interpolation(given: str | None, recipe: Recipe, *, weights: str, recipe_name: str) -> Decision[str]:
     """Return how position embeddings are resampled; ``weights`` is the weights spec."""
-    if given is not None:
-        return Decision(given, "given")
     path = "images.pos_embed_interp"
-    if weights.endswith(".npz") and not is_overridden(recipe, path):
-        return Decision("paper", "what the authors' code does to .npz weights")
-    return Decision(recipe.images.pos_embed_interp, _origin(recipe, path, recipe_name))
+    by_recipe = Decision[str](recipe.images.pos_embed_interp, _origin(recipe, path, recipe_name))
+    if given is None and is_overridden(recipe, path):
+        return by_recipe
+    return choices.decide_interpolation(given, weights=weights, otherwise=by_recipe)
 
 
 def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recipe_name: str) -> Decision[bool]:
@@ -250,7 +205,7 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
     """
     data_spec = DIGITS if config.data is None else config.data
     device = Decision(*resolve_device(config.device))
-    model = decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
+    model = choices.decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
     recipe, values = decide_recipe(config, is_demo=model.value == DEMO)
     return FirstChoices(
         data_spec=data_spec,

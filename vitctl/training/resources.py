@@ -5,10 +5,8 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from vitctl.errors import SettingError
-from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.devices import enough_memory
+from vitctl.primitives.outputs import cannot_write
 from vitctl.training.job import Job
 
 
@@ -24,16 +22,9 @@ def full_is_a_sentence(job: Job, out: Path) -> Iterator[None]:
         SettingError: Either was full inside the block.
     """
     try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SettingError(
-            f"{job.accelerator.device} ran out of memory at a batch of {job.batches.batch_size} images of "
-            f"{format_size(job.preprocessing.image_size)} px. Try a smaller --batch-size or --image-size.",
-            field="batch_size",
-        ) from error
+        with enough_memory(job.accelerator.device, job.batches.batch_size, "--image-size"):
+            yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise SettingError(
-            f"The disk is full at {out}. Make room, or give another folder with --out.", field="out"
-        ) from error
+        raise cannot_write(out, "the disk is full") from error

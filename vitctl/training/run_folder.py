@@ -14,30 +14,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
-from vitctl.models.build import model_folder
-from vitctl.primitives.files import lies_inside, user_path, write_json
-
-
-def is_run_folder(folder: Path) -> bool:
-    """Return whether ``folder`` holds the ``config.json`` of a vitctl run."""
-    try:
-        return "vitctl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def stopped_note(spec: str) -> str | None:
-    """Return a sentence for who loads the model ``spec``, where that is a run without a best/; else None."""
-    run = user_path(spec).absolute()
-    if model_folder(spec) == run / "last" and is_run_folder(run):
-        return f"{spec} was stopped before its end: these are the weights of its last/."
-    return None
+from vitctl.models.run_folders import is_run_folder
+from vitctl.primitives.files import write_json
+from vitctl.primitives.outputs import check_writable, writing
 
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
@@ -47,12 +32,8 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
         SettingError: It is a file, or not empty (and, with ``overwrite``, not a run folder), or cannot be
             written to.
     """
-    try:
+    with writing(folder):
         _check_out(folder, overwrite=overwrite)
-    except OSError as error:
-        raise SettingError(
-            f"--out {folder} cannot be used: {error.strerror}. Give another folder.", field="out"
-        ) from error
 
 
 def _check_out(folder: Path, *, overwrite: bool) -> None:
@@ -72,38 +53,6 @@ def _check_out(folder: Path, *, overwrite: bool) -> None:
                 field="out",
             )
     check_writable(folder)
-
-
-def check_out_is_elsewhere(folder: Path, specs: Iterable[str]) -> None:
-    """Check that a run folder would not lie among the images of a data spec.
-
-    Raises:
-        SettingError: It would.
-    """
-    for spec in specs:
-        if lies_inside(folder, spec):
-            raise SettingError(
-                f"--out {folder} lies inside the data {spec}, where the next run would take it for images. Give a "
-                "folder elsewhere with --out.",
-                field="out",
-            )
-
-
-def check_writable(folder: Path) -> None:
-    """Check that ``folder`` can be made or written to; changes nothing.
-
-    Raises:
-        SettingError: It cannot.
-    """
-    parent = folder
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise SettingError(f"--out {folder} cannot be written: {parent} is a file. Give a folder.", field="out")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise SettingError(
-            f"--out {folder} cannot be written: no permission in {parent}. Give another folder.", field="out"
-        )
 
 
 class RunFolder:
@@ -144,14 +93,12 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
     """
     check_out(path, overwrite=overwrite)
     replaced: Path | None = None
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() and any(path.iterdir()):
             replaced = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.replaced")
             os.rename(path, replaced)
         path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"--out {path} cannot be made: {error}. Give another folder.", field="out") from error
     run = RunFolder(path)
     try:
         yield run

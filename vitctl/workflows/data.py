@@ -21,13 +21,13 @@ from vitctl.data.survey import (
     thumbnail,
 )
 from vitctl.data.training_data import hold_out, leaks, near_names
-from vitctl.errors import DataError, SettingError
-from vitctl.primitives.files import lies_inside, user_path, write_json
+from vitctl.errors import DataError
+from vitctl.models.choices import decide_image_size
+from vitctl.primitives.files import user_path, write_json
+from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.reporting.figures import draw_contact_sheet
 from vitctl.results.data import BadImage, DataReport, SuggestedSize, ValidationReport
 from vitctl.settings.data import DataConfig
-from vitctl.training.plan import decide_image_size
-from vitctl.training.run_folder import check_writable
 
 SHEET_CLASSES, SHEET_EACH, THUMBNAIL_PX = 24, 8, 96
 SPLIT_ORDER = ("all", "train", "val", "test")
@@ -84,10 +84,7 @@ def _decide_out(config: DataConfig, source: Source) -> Path:
         out = Path(f"data-{Path(name).stem.replace('*', '').strip('-_.') or 'report'}").absolute()
     else:
         out = user_path(config.out).absolute()
-    if lies_inside(out, source.spec):
-        raise SettingError(
-            f"--out {out} lies inside the data {source.spec}; give a folder elsewhere with --out.", field="out"
-        )
+    check_elsewhere(out, [source.spec])
     return out
 
 
@@ -161,7 +158,7 @@ def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: S
         pictures += [*cells, *[None] * (SHEET_EACH - len(cells))]
         captions += [f"{name} ({report.splits[split_name].classes[name]:,})"] * SHEET_EACH
     shown = f"{len(rows)} of {len(split.class_names)} classes" if len(rows) < len(split.class_names) else "every class"
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         draw_contact_sheet(
             pictures,
@@ -171,5 +168,3 @@ def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: S
             title=f"{Path(report.data).name}: {shown}",
         )
         write_json(out / "report.json", report.as_json())
-    except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error

@@ -8,6 +8,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.loader import resolve_num_workers
+from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
@@ -15,15 +16,15 @@ from vitctl.data.survey import thumbnail
 from vitctl.errors import SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
-from vitctl.models.build import LoadedClassifier, load_classifier
-from vitctl.primitives.devices import resolve_device, resolve_num_threads
+from vitctl.models.prepared import open_model
+from vitctl.models.run_folders import is_run_folder
+from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
-from vitctl.training.run_folder import check_writable, is_run_folder, stopped_note
-from vitctl.workflows.run_images import Images, images_of_run, preferred_split
 
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
 
@@ -38,11 +39,13 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     resolve_num_threads(config.num_threads)
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
-    classifier = load_classifier(spec, weights=config.weights)
-    images = _choose_images(config, classifier)
+    opened = open_model(spec, weights=config.weights)
+    class_names = opened.class_names
+    images = _choose_images(config, class_names)
     out = _decide_out(config, images)
     check_writable(out)
-    if (note := stopped_note(spec)) is not None:
+    check_elsewhere(out, [images.spec])
+    for note in opened.notes:
         conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
     workers, _ = resolve_num_workers(
@@ -51,40 +54,41 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     conversation.header(
         "vitctl evaluate",
         [
-            Setting("model", classifier.loaded.name),
+            Setting("model", opened.name),
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
-            Setting("image size", f"{format_size(classifier.preprocessing.image_size)} px", "the model's own"),
+            Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
             Setting("files", str(out)),
         ],
     )
-    logits = split_logits(
-        classifier.loaded.model.to(device),
-        split,
-        classifier.preprocessing,
-        batch_size=config.batch_size,
-        num_workers=workers,
-        device=device,
-        description="evaluating",
-        conversation=conversation,
-    )
+    with enough_memory(device, config.batch_size):
+        logits = split_logits(
+            opened.model.to(device),
+            split,
+            opened.preprocessing,
+            batch_size=config.batch_size,
+            num_workers=workers,
+            device=device,
+            description="evaluating",
+            conversation=conversation,
+        )
     shares = probabilities(logits)
     predicted = logits.argmax(axis=1)
     report = EvaluateResult(
-        model=classifier.loaded.name,
+        model=opened.name,
         data=images.spec,
         split=images.split_name,
-        image_size=classifier.preprocessing.image_size,
+        image_size=opened.image_size,
         **classification_report(logits, shares, split.labels),
         num_skipped=len(skipped),
-        per_class=per_class_report(predicted, split.labels, classifier.class_names),
+        per_class=per_class_report(predicted, split.labels, class_names),
         out=str(out),
     )
-    _write_files(out, report, split, predicted, shares, classifier.class_names)
+    _write_files(out, report, split, predicted, shares, class_names)
     return report
 
 
-def _choose_images(config: EvaluateConfig, classifier: LoadedClassifier) -> Images:
+def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images:
     """Return the images to evaluate on: those asked for, else the run's own validation images."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):
@@ -107,7 +111,7 @@ def _choose_images(config: EvaluateConfig, classifier: LoadedClassifier) -> Imag
         chosen = Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
     where = f"split {chosen.split_name} of {chosen.spec}"
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
-    aligned = align_classes(chosen.split, classifier.class_names, where=where, advice=advice)
+    aligned = align_classes(chosen.split, class_names, where=where, advice=advice)
     return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
 
 
@@ -137,7 +141,7 @@ def _write_files(
     class_names: Sequence[str],
 ) -> None:
     matrix = confusion(predicted, split.labels, num_classes=len(class_names))
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with (
             whole_file(out / "predictions.csv") as partial,
@@ -166,8 +170,6 @@ def _write_files(
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
         _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
         write_json(out / "evaluation.json", report.as_json())
-    except OSError as error:
-        raise SettingError(f"--out {out} cannot be written: {error}. Give another folder.", field="out") from error
 
 
 def _draw_highest_loss(

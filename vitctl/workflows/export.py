@@ -27,13 +27,17 @@ from vitctl.exporting.graph import GraphModel, InputForm
 from vitctl.exporting.latency import Contender, measure_latencies
 from vitctl.exporting.npz import reader_args
 from vitctl.exporting.opened import OpenedExport, open_onnx, opset_of, run_of_module
+from vitctl.exporting.place import Place, find_place, load_source
 from vitctl.exporting.source import Source, resolve_outputs
 from vitctl.exporting.verification import Verifier
+from vitctl.exporting.verification_images import VerificationImages, choose_images
+from vitctl.models.geometry import position_table
 from vitctl.models.timm_folder import reconstruction_of
 from vitctl.primitives.devices import resolve_num_threads
 from vitctl.primitives.files import sha256_of, user_path, whole_folders, write_json, write_text
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
+from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.results.export import (
     ExportedFile,
     ExportIdentity,
@@ -48,11 +52,10 @@ from vitctl.results.export import (
 )
 from vitctl.results.result import plain
 from vitctl.settings.export import ExportConfig
-from vitctl.settings.words import GRAPH_FORMATS
-from vitctl.training.run_folder import check_writable
-from vitctl.workflows.export_source import Place, VerificationImages, choose_images, find_place, load_source
+from vitctl.settings.words import GRAPH_FORMATS, RANDOM
 
 REPORT, CARD = "export.json", "README.md"
+NUM_IMAGES, NUM_IMAGES_FOR_ACCURACY = 200, 1000
 VERSIONS_OF = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "safetensors")
 
 
@@ -65,28 +68,29 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
     """
     _check_packages([name for name in config.formats if name != "hf" or not config.takes_what_fits])
     _, threads_reason = resolve_num_threads(config.num_threads)
-    place = find_place(config, conversation)
+    place = find_place(config.run, config.model, config.which, conversation)
     out = _decide_out(config, place)
-    _check_out(out, config.formats)
+    _check_out(out, config)
     conversation.line(f"loading {place.spec}")
-    exporter = _exporter(load_source(place, config), config)
+    source = load_source(
+        place,
+        weights=config.weights,
+        image_size=config.image_size,
+        interpolation=config.pos_embed_interp,
+        conversation=conversation,
+    )
+    exporter = _exporter(source, config)
     formats, refused = _formats_that_fit(exporter, config, conversation)
-    images = choose_images(place, exporter.source, config, conversation)
+    most = NUM_IMAGES if config.precision == "fp32" else NUM_IMAGES_FOR_ACCURACY
+    images = choose_images(place, source, verify=config.verify, most=most, conversation=conversation)
     conversation.header("vitctl export", _header(exporter, formats, images, config, place, threads_reason, out))
-    try:
-        with termination_as_error(), whole_folders(out) as staging:
-            formats = _write(exporter, formats, staging, refused, config, conversation)
-            opened = {name: exporter.open(name, staging / name) for name in formats}
-            full = _full_precision(staging, config)
-            verdicts = _verify(exporter, opened, full, images, config, conversation)
-            latencies = _latencies(exporter, opened, full, config, conversation)
-            exports = _describe(exporter, formats, staging, verdicts, latencies)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise SettingError(
-            f"--out {out} cannot be written: {error}. Nothing was left there; give another folder.", field="out"
-        ) from error
+    with writing(out), termination_as_error(), whole_folders(out) as staging:  # if it fails, nothing is left there
+        formats = _write(exporter, formats, staging, refused, config, conversation)
+        opened = {name: exporter.open(name, staging / name) for name in formats}
+        full = _full_precision(staging, config)
+        verdicts = _verify(exporter, opened, full, images, config, conversation)
+        latencies = _latencies(exporter, opened, full, config, conversation)
+        exports = _describe(exporter, formats, staging, verdicts, latencies)
     return ExportResult(
         **vars(_identity(exporter)),
         out=str(out),
@@ -115,17 +119,19 @@ def _decide_out(config: ExportConfig, place: Place) -> Path:
     return (Path("exports") / re.sub(r"[^A-Za-z0-9._-]+", "-", place.spec)).absolute()
 
 
-def _check_out(out: Path, formats: Sequence[str]) -> None:
+def _check_out(out: Path, config: ExportConfig) -> None:
     """Check that nothing stands where the exports will; changes nothing."""
     if out.exists() and not out.is_dir():
         raise SettingError(f"--out {out} is a file; expected a folder, or none yet.", field="out")
-    for name in formats:
+    for name in config.formats:
         if (out / name).exists():
             raise SettingError(
                 f"{out / name} exists already; remove it, or give another folder with --out. Nothing is replaced.",
                 field="out",
             )
     check_writable(out)
+    if config.verify is not None:
+        check_elsewhere(out, [str(user_path(config.verify).absolute())])
 
 
 def _exporter(source: Source, config: ExportConfig) -> Exporter:
@@ -181,11 +187,14 @@ def _header(
         size_reason += "; the graph takes others too"
     if config.embed_preprocess:
         size_reason += "; the graph takes uint8 images of any size"
+    is_fitted = config.image_size is not None and config.weights != RANDOM  # random ones are drawn at the size
+    is_resampled = position_table(source.model) is not None and (is_fitted or config.dynamic_size)
     precision = "" if config.precision == "fp32" else f"onnx in {config.precision}"
     return [
         Setting("model", source.name, place.spec),
         Setting("classes", classes),
         Setting("image size", f"{format_size(size)} px", size_reason),
+        *([Setting("position embeddings", *source.interpolation)] if is_resampled else []),
         Setting("formats", ", ".join(formats), precision),
         Setting("outputs", ", ".join(exporter.settings.outputs), "in this order"),
         Setting("verified on", images.name, images.reason),

@@ -14,13 +14,13 @@ from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import check_classes, check_training_data, open_training_sources
 from vitctl.evaluation.metrics import confusion
-from vitctl.models.build import load_model
-from vitctl.models.fitting import fit_resolution
-from vitctl.models.geometry import geometry_of
+from vitctl.models.choices import decide_image_size
+from vitctl.models.prepared import open_model
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.files import sha256_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
+from vitctl.primitives.outputs import check_elsewhere
 from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
@@ -28,11 +28,11 @@ from vitctl.settings.words import DEMO
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
-from vitctl.training.plan import decide_image_size, decide_interpolation, first_choices, make_plan
+from vitctl.training.plan import decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
 from vitctl.training.resources import full_is_a_sentence
-from vitctl.training.run_folder import RunFolder, check_out, check_out_is_elsewhere
+from vitctl.training.run_folder import RunFolder, check_out
 from vitctl.training.state import Best
 from vitctl.training.summary import config_document, describe_cost, summarise
 from vitctl.training.trainer import train
@@ -96,16 +96,16 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
         group_pattern=config.group_pattern,
     )
     check_classes(sources)
-    check_out_is_elsewhere(out, {sources.source.spec, sources.val_spec})
+    check_elsewhere(out, (sources.source.spec, sources.val_spec))
     if config.cache == "resized":
         check_worth_keeping(sources.source)
 
     # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {spec}")
-    loaded = load_model(spec, weights=config.weights, seed=config.seed)
-    pretrained, wanted = geometry_of(loaded.model), config.image_size
+    opened = open_model(spec, weights=config.weights, seed=config.seed)
+    pretrained, wanted = opened.geometry, config.image_size
     if wanted and pretrained.patch_size:
-        check_divisible(wanted, pretrained.patch_size, model=loaded.name)
+        check_divisible(wanted, pretrained.patch_size, model=opened.name)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
@@ -122,22 +122,25 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     interpolation = decide_interpolation(
         config.pos_embed_interp, recipe, weights=config.weights, recipe_name=first.recipe.value
     )
-    loaded, resolution = fit_resolution(loaded, size.value, spec=spec, method=interpolation.value, seed=config.seed)
+    prepared = opened.at(size.value, interpolation=interpolation)
+    loaded = prepared.loaded
     # the head after the size: random weights are built anew at the size, and a head put on before would be lost
     head, has_ridge_head = start_head(
         loaded, data.train.class_names, given=config.head, by_recipe=recipe.head.init, seed=config.seed
     )
     # the rest after all of these: what is left of the images says how long to train, and in which batches
     plan = make_plan(config, first, data, image_size=size, interpolation=interpolation, head=head)
-    job = build_job(config, plan, data, loaded)
+    job = build_job(config, plan, data, prepared)
     check_batch_norm(job)
-    for note in (*data.source.notes, *(loaded.report.notes if loaded.report else ())):
+    for note in (*data.source.notes, *prepared.notes):
         conversation.warn(note)
     if spec == DEMO and Path(DEMO).is_dir():
         conversation.warn(f"'{DEMO}' is the embedded model; the folder here is './{DEMO}'.")
     for line in data.skipped:
         conversation.warn(f"left out: {line}")
-    return PreparedRun(plan.resolve(config, model=loaded.name), plan, data, loaded, resolution, job, has_ridge_head)
+    return PreparedRun(
+        plan.resolve(config, model=loaded.name), plan, data, loaded, prepared.resolution, job, has_ridge_head
+    )
 
 
 def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> Job:

@@ -3,36 +3,33 @@
 Every analysis leaves ``NAME.npz`` (arrays), ``NAME.json`` (settings, scalars, what each array is) and ``NAME.png``.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
-from vitctl.errors import SettingError
+from vitctl.data.run_images import data_of_run, images_of_run, specs_of_run
 from vitctl.inspecting.catalogue import Analysis, catalogue, settings_as_json
 from vitctl.inspecting.everything import Outcome, inspect_everything
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.inspection import Inspection, Named, run_analysis
 from vitctl.inspecting.outcome import command_of, result_of, write_files
 from vitctl.inspecting.subjects import ModelChoice, ShownImages, choose_images, choose_models
-from vitctl.primitives.devices import resolve_device, resolve_num_threads
-from vitctl.primitives.files import lies_inside, user_path
+from vitctl.models.run_folders import is_run_folder
+from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
+from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
+from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
 from vitctl.results.inspect_model import InspectAllResult, InspectResult, Verdict
-from vitctl.settings.inspect_model import InspectAllConfig, InspectConfig, OnImages
+from vitctl.settings.inspect_model import InspectAllConfig, InspectConfig, Minibatch, OnImages
 from vitctl.settings.words import DIGITS
-from vitctl.training.run_folder import check_writable, is_run_folder, stopped_note
 from vitctl.workflows.inspect_probe import probe
-from vitctl.workflows.run_images import data_of_run, images_of_run, specs_of_run
 
 DEFAULT_OUT = "inspect"
 REPORT = "report.html"
@@ -59,7 +56,9 @@ def run(config: InspectConfig, conversation: Conversation) -> InspectResult | In
         open_images=partial(_open_images, run_folder, conversation),
         probe=partial(_probe, run_folder, conversation),
     )
-    with termination_as_error(f"terminated; what is whole lies in {out}."), _enough_memory(config):
+    batch_size = config.batch_size if isinstance(config, OnImages) else None
+    memory = enough_memory(device, batch_size, *(["--minibatch"] if isinstance(config, Minibatch) else []))
+    with termination_as_error(f"terminated; what is whole lies in {out}."), memory:
         _open(inspection, run_folder, out)
         conversation.header("vitctl inspect", _settings(inspection, run_folder, out, device_reason))
         if isinstance(config, InspectAllConfig):
@@ -91,13 +90,8 @@ def _decide_out(config: InspectConfig, run: Path | None) -> Path:
 
 def _open(inspection: Inspection, run: Path | None, out: Path) -> None:
     """Load the models and look at the images before anything slow begins."""
-    for model in inspection.models:
-        if (note := stopped_note(model.spec)) is not None:
-            inspection.conversation.warn(note)
     sizes = [one.subject.geometry.image_size for one in inspection.loaded]
-    for spec in _specs(inspection.config, run):
-        if lies_inside(out, str(user_path(spec).absolute())):
-            raise SettingError(f"--out {out} lies inside the data {spec}; give a place elsewhere.", field="out")
+    check_elsewhere(out, [str(user_path(spec).absolute()) for spec in _specs(inspection.config, run)])
     if inspection.image_size is None and len(set(sizes)) > 1:
         listed = ", ".join(map(format_size, sizes))
         inspection.conversation.line(f"The models look at images of their own sizes: {listed} px.")
@@ -134,18 +128,6 @@ def _probe(run: Path | None, conversation: Conversation, model: ModelChoice, opt
     )[0]
 
 
-@contextmanager
-def _enough_memory(config: InspectConfig) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        batch = f" at a batch of {config.batch_size} images" if isinstance(config, OnImages) else ""
-        raise SettingError(
-            f"The device ran out of memory{batch}. Try a smaller --batch-size, or a smaller --minibatch for cka, "
-            "heads-vs-cnn and localisation."
-        ) from error
-
-
 def _settings(inspection: Inspection, run: Path | None, out: Path, device_reason: str = "") -> list[Setting]:
     config = inspection.config
     return [
@@ -179,7 +161,7 @@ def _inspect_all(inspection: Inspection, run: Path | None, out: Path) -> Inspect
     verdicts = [verdict for outcome in outcomes for verdict in outcome.verdicts]
     names = " and ".join(model.name for model in inspection.models)
     facts = [(one.name, one.value, one.reason) for one in _settings(inspection, run, out)]
-    try:
+    with writing(out / REPORT):
         write_report(
             out / REPORT,
             title=f"How {names} see{'s' * (len(inspection.models) == 1)}",
@@ -188,10 +170,6 @@ def _inspect_all(inspection: Inspection, run: Path | None, out: Path) -> Inspect
             verdicts=_claims(verdicts),
             skipped=[Skipped(f"{one.analysis}{f' of {one.model}' * bool(one.model)}", one.reason) for one in skipped],
         )
-    except OSError as error:
-        raise SettingError(
-            f"{out / REPORT} cannot be written: {error}. Give another folder with --out.", field="out"
-        ) from error
     return InspectAllResult(
         analyses={outcome.analysis.name: outcome.result for outcome in outcomes},
         verdicts=tuple(verdicts),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from vitctl.models.build import DEMO_FOLDER, load_classifier
+from vitctl.models.build import DEMO_FOLDER
+from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.files import whole_folder
 
@@ -19,13 +20,13 @@ CARD = "README.md"
 
 def pack(run: Path, folder: Path = DEMO_FOLDER) -> None:
     """Write the weights of ``run`` to ``folder`` as fp16, keeping the card that stands there."""
-    classifier = load_classifier(str(run))
+    opened = open_model(str(run))
     with whole_folder(folder) as partial:
         save_timm_folder(
-            classifier.loaded.model,
+            opened.model,
             partial / "weights",
-            class_names=classifier.class_names,
-            preprocessing=classifier.preprocessing,
+            class_names=opened.class_names,
+            preprocessing=opened.preprocessing,
             base_model="none",
             base_licence=None,
             licence="mit",

@@ -1,5 +1,7 @@
 """``vitctl predict``: the most probable classes of image files, in the order they were given."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,11 +10,10 @@ from vitctl.conversation import Conversation
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
-from vitctl.models.build import LoadedClassifier, load_classifier
-from vitctl.primitives.devices import resolve_device
+from vitctl.models.prepared import open_model
+from vitctl.primitives.devices import enough_memory, resolve_device
 from vitctl.results.predict import ClassProbability, Prediction, PredictResult, SkippedImage
 from vitctl.settings.predict import PredictConfig
-from vitctl.training.run_folder import stopped_note
 
 
 def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
@@ -26,14 +27,16 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
     paths = [path for given in config.images for path in listed[given]]
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
-    classifier = load_classifier(spec, weights=config.weights)
-    if (note := stopped_note(spec)) is not None:
+    opened = open_model(spec, weights=config.weights)
+    names = [opened.loaded.class_descriptions.get(name, name) for name in opened.class_names]
+    for note in opened.notes:
         conversation.warn(note)
     predictions: list[Prediction] = []
     skipped = [SkippedImage(given, "a folder that holds no image") for given, found in listed.items() if not found]
-    model = classifier.loaded.model.to(device)
-    transform = EvaluationTransform(classifier.preprocessing)
-    with conversation.progress("predicting", len(paths), "images") as bar:
+    model = opened.model.to(device)
+    transform = EvaluationTransform(opened.preprocessing)
+    memory = enough_memory(device, config.batch_size)
+    with memory, conversation.progress("predicting", len(paths), "images") as bar:
         for batch in read_batches(paths, transform, batch_size=config.batch_size):
             good = [(path, item) for path, item in batch if isinstance(item, Tensor)]
             skipped += [SkippedImage(path, item) for path, item in batch if isinstance(item, str)]
@@ -47,23 +50,18 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
                     conversation=Conversation(),
                 )
                 for (path, _), shares in zip(good, probabilities(logits), strict=True):
-                    predictions.append(Prediction(path, top_classes(shares, classifier, config.top_k)))
+                    predictions.append(Prediction(path, top_classes(shares, names, config.top_k)))
             bar.advance(len(batch))
     return PredictResult(predictions=tuple(predictions), skipped=tuple(skipped))
 
 
-def top_classes(shares: np.ndarray, classifier: LoadedClassifier, top_k: int) -> tuple[ClassProbability, ...]:
+def top_classes(shares: np.ndarray, names: Sequence[str], top_k: int) -> tuple[ClassProbability, ...]:
     """Return the ``top_k`` most probable classes of one image, most probable first.
 
     Args:
         shares: (C,) probabilities.
-        classifier: Names the classes.
+        names: C words for the classes.
         top_k: >= 1; more than C gives C.
     """
     order = np.argsort(-shares, kind="stable")[:top_k]
-    descriptions = classifier.loaded.class_descriptions
-    names = [classifier.class_names[index] for index in order]
-    return tuple(
-        ClassProbability(descriptions.get(name, name), float(shares[index]))
-        for name, index in zip(names, order, strict=True)
-    )
+    return tuple(ClassProbability(names[index], float(shares[index])) for index in order)

@@ -40,8 +40,7 @@ def analyse(options: Options, _conversation: "Conversation", model: "View") -> "
     """Return how alike the position embeddings are."""
     from vitctl.inspecting.position import pos_embed
 
-    method = options.pos_embed_interp or model.interpolation
-    return pos_embed(model.subject, image_size=options.image_size, method=method)
+    return pos_embed(model.subject, image_size=options.image_size, method=model.interpolation)
 
 
 def judge(found: "Findings", control: "Findings | None") -> list[Judged]:

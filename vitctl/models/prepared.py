@@ -1,0 +1,132 @@
+"""A model at the size it is used at: the one way to open one, with its weights, its interpolation and the reason.
+
+Letters: C classes, H W px.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import nn
+
+from vitctl.models.build import LoadedModel, load_model, names_of_outputs, preprocessing_of
+from vitctl.models.choices import decide_interpolation
+from vitctl.models.geometry import Geometry, Resolution, change_resolution, geometry_of
+from vitctl.models.run_folders import stopped_note
+from vitctl.primitives.decision import Decision
+from vitctl.primitives.image_sizes import check_divisible
+from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.settings.words import PRETRAINED
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model at the size it is used at.
+
+    Attributes:
+        loaded: The model, on the CPU, in evaluation mode, and what its files say of it.
+        spec: What it was opened by.
+        weights: ``pretrained``, ``none``, or a file.
+        seed: Of random weights.
+        interpolation: How its position embeddings are resampled, and why so.
+        resolution: What changing the size did; None before, and for random weights, which are built at their size.
+    """
+
+    loaded: LoadedModel
+    spec: str
+    weights: str
+    seed: int
+    interpolation: Decision[str]
+    resolution: Resolution | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The timm model."""
+        return self.loaded.model
+
+    @property
+    def name(self) -> str:
+        """What to call it on screen and in files."""
+        return self.loaded.name
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Its image size, patch, grid and prefix tokens."""
+        return geometry_of(self.model)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) px."""
+        return self.geometry.image_size
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that its user should not miss: of its weights, and of a run that was stopped."""
+        stopped = stopped_note(self.spec) if self.weights == PRETRAINED else None
+        return (*(self.loaded.report.notes if self.loaded.report else ()), *([] if stopped is None else [stopped]))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names in the order of its outputs; numbers where they are not known.
+
+        Raises:
+            ModelError: It has no classifier.
+        """
+        return names_of_outputs(self.loaded, self.spec)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What it expects of an image: its files' word, at its size (which a weights file may have changed)."""
+        return preprocessing_of(self.model).at(self.image_size)
+
+    def at(self, image_size: tuple[int, int], *, interpolation: Decision[str] | None = None) -> "PreparedModel":
+        """Return the model at another size.
+
+        Pretrained weights are changed in place; see ``change_resolution``. Random weights of a model with a grid of
+        patches are drawn anew at the size instead, as there is nothing to resample.
+
+        Args:
+            image_size: (H, W) px wanted.
+            interpolation: Of the position embeddings, where it was settled later.
+
+        Raises:
+            SettingError: The model cannot take the size.
+            ModelError: Its size cannot change.
+        """
+        how, own, is_random = interpolation or self.interpolation, self.geometry, self.loaded.report is None
+        if not is_random or own.grid is None:
+            resolution = change_resolution(self.model, image_size, method=how.value, name=self.name)
+            return replace(self, interpolation=how, resolution=None if is_random else resolution)
+        if image_size == own.image_size:
+            return self
+        if own.patch_size is not None:
+            check_divisible(image_size, own.patch_size, model=self.name)
+        loaded = load_model(self.spec, weights=self.weights, image_size=image_size, seed=self.seed)
+        loaded.model.eval()
+        return replace(self, loaded=loaded)
+
+
+def open_model(
+    spec: str,
+    *,
+    weights: str = PRETRAINED,
+    image_size: tuple[int, int] | None = None,
+    interpolation: str | None = None,
+    seed: int = 0,
+) -> PreparedModel:
+    """Return the model that ``spec`` names, with its weights loaded, at the image size it is to be used at.
+
+    Args:
+        spec: A run folder, a timm folder, ``demo``, a timm name, ``hf-hub:OWNER/NAME``.
+        weights: ``pretrained``, ``none``, or a ``.safetensors``, ``.pth`` or ``.npz`` file.
+        image_size: (H, W) px; None is its own.
+        interpolation: Of the position embeddings; None is that of ``decide_interpolation``.
+        seed: For random weights.
+
+    Raises:
+        ModelError: It cannot be loaded, or its size cannot change.
+        SettingError: It cannot take the size.
+    """
+    loaded = load_model(spec, weights=weights, seed=seed)
+    loaded.model.eval()
+    opened = PreparedModel(loaded, spec, weights, seed, decide_interpolation(interpolation, weights=weights))
+    return opened.at(image_size or opened.image_size)

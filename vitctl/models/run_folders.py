@@ -1,0 +1,23 @@
+"""Run folders of ``vitctl finetune`` as those see them who load a model of one."""
+
+import json
+from pathlib import Path
+
+from vitctl.models.build import model_folder
+from vitctl.primitives.files import user_path
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return whether ``folder`` holds the ``config.json`` of a vitctl run."""
+    try:
+        return "vitctl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def stopped_note(spec: str) -> str | None:
+    """Return a sentence for who loads the model ``spec``, where that is a run without a best/; else None."""
+    run = user_path(spec).absolute()
+    if model_folder(spec) == run / "last" and is_run_folder(run):
+        return f"{spec} was stopped before its end: these are the weights of its last/."
+    return None

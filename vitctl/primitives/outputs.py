@@ -1,0 +1,96 @@
+"""Where results go: whether they can be written there, and what to say where they cannot."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from vitctl.errors import SettingError
+from vitctl.primitives.files import lies_inside, user_path
+
+
+def cannot_write(path: Path, why: object, *, option: str = "--out") -> SettingError:
+    """Return the error of a path that cannot be written.
+
+    Args:
+        path: What was to be written, or a folder of it.
+        why: What is in the way.
+        option: The option that says where to write; empty for an argument.
+    """
+    sentence = f"{option} {path} cannot be written: {why}. Give another folder.".lstrip()
+    return SettingError(sentence, field=option.removeprefix("--") or None)
+
+
+def check_writable(path: Path, *, option: str = "--out") -> None:
+    """Check that a folder or file can be made at ``path``, or written to; changes nothing.
+
+    Raises:
+        SettingError: It cannot.
+    """
+    there = path.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:  # a name too long
+        raise cannot_write(path, error.strerror, option=option) from error
+    if not there.is_dir():
+        raise cannot_write(path, f"{there} is a file, not a folder", option=option)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise cannot_write(path, f"no permission in {there}", option=option)
+
+
+def check_file(path: Path, *, ending: str, option: str, inputs: Mapping[str, str | None]) -> None:
+    """Check that a file can be written at ``path``; changes nothing.
+
+    Args:
+        path: The file; it may be there already, and is replaced then.
+        ending: What its name ends in.
+        option: The option that names it.
+        inputs: Files that are read, by what they hold, which it must not be.
+
+    Raises:
+        SettingError: It cannot.
+    """
+    field = option.removeprefix("--")
+    for what, text in inputs.items():
+        if text is not None and path.resolve() == user_path(text).resolve():
+            raise SettingError(f"{option} is {path}, the file of {what} itself; give another file.", field=field)
+    if path.suffix != ending or path.is_dir():
+        found = "a folder" if path.is_dir() else path.name
+        raise SettingError(f"{option} {path} is {found}; give a file that ends in {ending}.", field=field)
+    check_writable(path.parent, option=option)
+
+
+@contextmanager
+def writing(path: Path, *, option: str = "--out") -> Iterator[None]:
+    """Say in a sentence that what the block writes to ``path`` cannot be written.
+
+    Raises:
+        SettingError: It cannot.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # of our own output, not of the files
+        raise
+    except OSError as error:
+        raise cannot_write(path, error, option=option) from error
+
+
+def check_elsewhere(path: Path, specs: Iterable[str], *, option: str = "--out") -> None:
+    """Check that results do not go into the data, where the next command would take them for images.
+
+    Args:
+        path: Where results go, absolute.
+        specs: Of the data that are read.
+        option: The option that says where to write.
+
+    Raises:
+        SettingError: They do.
+    """
+    for spec in dict.fromkeys(specs):
+        if lies_inside(path, spec):
+            raise SettingError(
+                f"{option} {path} lies inside the data {spec}, where the next command would take it for images. Give a "
+                f"place elsewhere with {option}.",
+                field=option.removeprefix("--"),
+            )
