@@ -134,7 +134,7 @@ def test_tests_that_are_named_exist() -> None:
     ]
     assert len(named) > 10
     for name, path, function in named:
-        if path.endswith("/test_NAME.py"):  # CONTRIBUTING says where a new one goes
+        if "/test_NAME" in path:  # CONTRIBUTING says where a new one goes
             continue
         assert (ROOT / path).is_file(), f"{name} names {path}"
         assert f"def {function}" in (ROOT / path).read_text(encoding="utf-8"), f"{name} names {path}::{function}"
