@@ -107,7 +107,6 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def _forget() -> None:
     for cached in (catalogue.catalogue, catalogue.every_setting, inspect_figures.drawings):
         cached.cache_clear()
-    typer.testing._get_command.cache_clear()  # the tests make the command line once, with the analyses there are
     for name in ("vitctl.inspecting.analyses.toy_brightness", "vitctl.reporting.inspect_toy_figures"):
         sys.modules.pop(name, None)
 

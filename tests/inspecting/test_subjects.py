@@ -8,11 +8,6 @@ from vitctl.conversation import Conversation
 from vitctl.inspecting.subjects import ModelChoice, load_subject
 
 
-def test_npz_weights_are_resampled_as_their_authors_do() -> None:
-    assert ModelChoice("vit", "vit", "weights.npz").interpolation == "paper"
-    assert ModelChoice("vit", "vit", "pretrained").interpolation == "bicubic-aa"
-
-
 def test_a_subject_collects_no_gradients_and_is_in_evaluation_mode(tiny_model_folder: Path) -> None:
     choice = ModelChoice("tiny", str(tiny_model_folder), "pretrained")
     loaded = load_subject(
