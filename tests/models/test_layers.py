@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError
+from vitctl.models.anatomy import blocks_of, has_class_token
 from vitctl.models.layers import (
     LayerTap,
     Tokens,
     choose_layers,
-    find_blocks,
-    has_class_token,
     layer_names,
     pooled_by_model,
 )
@@ -116,23 +115,23 @@ def _rows(feature_map: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", [*VITS, "mixer"])
 def test_blocks__of_a_transformer_are_its_blocks(name: str) -> None:
     model = _tiny(name)
-    assert find_blocks(model) == tuple(model.blocks)
+    assert blocks_of(model) == tuple(model.blocks)
     assert layer_names(model) == ("embed", 0, 1, 2, "final")
 
 
 def test_blocks__of_a_hierarchical_model_are_its_stages() -> None:
     resnet, regnet = _tiny("resnet"), _tiny("regnet")
-    assert find_blocks(resnet) == (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
-    assert find_blocks(regnet) == (regnet.s1, regnet.s2, regnet.s3, regnet.s4)
+    assert blocks_of(resnet) == (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
+    assert blocks_of(regnet) == (regnet.s1, regnet.s2, regnet.s3, regnet.s4)
     for name, attribute in (("convnext", "stages"), ("resnetv2", "stages"), ("swin", "layers")):
         model = _tiny(name)
-        assert find_blocks(model) == tuple(getattr(model, attribute))
+        assert blocks_of(model) == tuple(getattr(model, attribute))
         assert layer_names(model) == ("embed", 0, 1, 2, 3, "final")
 
 
 def test_blocks__efficientnet() -> None:
     model = timm.create_model("efficientnet_b0")
-    assert find_blocks(model) == tuple(model.blocks)
+    assert blocks_of(model) == tuple(model.blocks)
     assert layer_names(model) == ("embed", *range(7), "final")
 
 
@@ -142,14 +141,14 @@ def test_blocks__numbers_are_ordered_as_numbers() -> None:
         model.add_module(f"block{index}", nn.Linear(1, index))
     model.add_module("block", nn.Linear(1, 3))
     model.add_module("s2x", nn.Linear(1, 3))
-    assert [block.out_features for block in find_blocks(model)] == [1, 2, 9, 10]
+    assert [block.out_features for block in blocks_of(model)] == [1, 2, 9, 10]
 
 
 @pytest.mark.parametrize("name", ["densenet121", "vgg11"])
 def test_blocks__unknown_leave_only_the_final_layer(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
-    assert find_blocks(model) == ()
+    assert blocks_of(model) == ()
     assert layer_names(model) == ("final",)
     assert choose_layers(["all"], model, name=name) == ("final",)
     assert choose_layers(["last"], model, name=name) == ("final",)
@@ -161,7 +160,7 @@ def test_blocks__unknown_leave_only_the_final_layer(name: str) -> None:
 def test_blocks__empty_lists_do_not_count() -> None:
     model = nn.Module()
     model.blocks, model.stages = nn.ModuleList(), nn.Sequential(nn.Identity())
-    assert find_blocks(model) == tuple(model.stages)
+    assert blocks_of(model) == tuple(model.stages)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
-from vitctl.models.layers import Layer, LayerTap, Tokens, has_class_token, pooled_by_model
+from vitctl.models.anatomy import final_norm, has_class_token, norm_after_pooling
+from vitctl.models.layers import Layer, LayerTap, Tokens, pooled_by_model
 from vitctl.primitives.formatting import format_bytes
 from vitctl.settings.words import EMBED, FINAL
 
@@ -122,9 +123,11 @@ class FeatureExtractor:
 
     def _normed(self, layer: Layer, values: Tensor) -> Tensor:
         """Apply the last norm, where the model keeps it behind its pooling, to the final layer."""
-        norm = getattr(self._model, "fc_norm", None)
-        is_late = isinstance(norm, nn.Module) and isinstance(getattr(self._model, "norm", None), nn.Identity)
-        return norm(values) if layer == FINAL and is_late and norm is not None else values
+        norm = norm_after_pooling(self._model)
+        if layer != FINAL or norm is None or norm is not final_norm(self._model):
+            return values
+        normed: Tensor = norm(values)
+        return normed
 
     def shapes(self, image_size: tuple[int, int]) -> dict[FeatureKey, tuple[int, ...]]:
         """Return each feature's shape for one image, (D,) or (T, D), found by showing the model an empty one.

@@ -18,7 +18,8 @@ from vitctl.evaluation.features import FeatureKey
 from vitctl.evaluation.fewshot import Probe
 from vitctl.evaluation.probing import solve_probes
 from vitctl.evaluation.tasks import ImageTask
-from vitctl.models.layers import Layer, LayerTap, Tokens, choose_layers, has_class_token, layer_names
+from vitctl.models.anatomy import has_class_token
+from vitctl.models.layers import Layer, LayerTap, Tokens, choose_layers, layer_names
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.words import ALL, EMBED

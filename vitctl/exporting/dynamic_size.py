@@ -20,7 +20,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
-from vitctl.models.geometry import geometry_of, num_embedded_prefix_tokens, position_table
+from vitctl.models.anatomy import num_embedded_prefix_tokens
+from vitctl.models.geometry import geometry_of, position_table
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.position_embeddings import resampling_matrix
 

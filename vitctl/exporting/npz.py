@@ -21,6 +21,14 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError, check_choice
 from vitctl.exporting import plain_vit
 from vitctl.exporting.plain_vit import gelu_form, is_absent
+from vitctl.models.anatomy import (
+    blocks_of,
+    has_class_token,
+    norm_after_blocks,
+    num_embedded_prefix_tokens,
+    num_register_tokens,
+)
+from vitctl.models.block_anatomy import linear_layers_of
 from vitctl.settings.words import NPZ_LAYOUTS
 
 _EPS = 1e-6  # flax.linen.LayerNorm, which both repositories leave at its default
@@ -120,12 +128,13 @@ def reader_of(model: nn.Module, *, layout: str) -> nn.Module:
     embeddings for the class token: where ``model`` has none of them, the copy gets them.
     """
     reader: Any = copy.deepcopy(model)
-    if layout == "vit_jax" and getattr(reader, "no_embed_class", False) and reader.cls_token is not None:
+    if layout == "vit_jax" and _has_class_token_without_row(reader):
         reader.no_embed_class = False
         reader.pos_embed = nn.Parameter(torch.cat([torch.zeros_like(reader.pos_embed[:, :1]), reader.pos_embed], dim=1))
-    for block in reader.blocks:
-        if block.attn.qkv.bias is None:
-            block.attn.qkv.bias = nn.Parameter(torch.zeros(block.attn.qkv.out_features))
+    for block in blocks_of(reader):
+        layers: Any = linear_layers_of(block)
+        if layers.qkv.bias is None:
+            layers.qkv.bias = nn.Parameter(torch.zeros(layers.qkv.out_features))
     with torch.no_grad():
         for parameter in reader.parameters():
             parameter.fill_(float("nan"))
@@ -165,23 +174,24 @@ def _obstacles(vit: Any) -> list[str]:
 
 
 def _obstacles_outside_blocks(vit: Any) -> list[str]:
-    has_class_token = vit.cls_token is not None
+    has_class = has_class_token(vit)
     found = {
-        "register tokens": vit.reg_token is not None,
-        f"a class token with pooling {vit.global_pool!r}": has_class_token and vit.global_pool != "token",
-        f"pooling {vit.global_pool!r} without a class token": not has_class_token and vit.global_pool != "avg",
+        "register tokens": num_register_tokens(vit) > 0,
+        f"a class token with pooling {vit.global_pool!r}": has_class and vit.global_pool != "token",
+        f"pooling {vit.global_pool!r} without a class token": not has_class and vit.global_pool != "avg",
         "no absolute position embeddings": vit.pos_embed is None,
-        "no norm before pooling": is_absent(vit.norm),
+        "no norm before pooling": norm_after_blocks(vit) is None,
     }
     return plain_vit.reasons_in(found)
 
 
 def _obstacles_inside(vit: Any) -> list[str]:
+    blocks = blocks_of(vit)
     found = {
         "a patch embedding that is not one convolution with a bias": not plain_vit.is_biased(vit.patch_embed.proj),
-        "a norm within attention": not all(is_absent(block.attn.norm) for block in vit.blocks),
-        "a norm within the MLP": not all(is_absent(block.mlp.norm) for block in vit.blocks),
-        "projections other than linear layers with a bias": not all(map(plain_vit.has_biases, vit.blocks)),
+        "a norm within attention": not all(is_absent(plain_vit.inner_norms_of(block)[0]) for block in blocks),
+        "a norm within the MLP": not all(is_absent(plain_vit.inner_norms_of(block)[1]) for block in blocks),
+        "projections other than linear layers with a bias": not all(map(plain_vit.has_biases, blocks)),
     }
     others = sorted({norm.eps for norm in plain_vit.layer_norms_of(vit)} - {_EPS})
     return plain_vit.reasons_in(found) + [f"LayerNorm with an eps of {eps:g} in place of {_EPS:g}" for eps in others]
@@ -206,19 +216,25 @@ def _entries(vit: Any, names: _Names) -> tuple[dict[str, Tensor], dict[str, Tens
         "embedding/kernel": rest.pop("patch_embed.proj.weight").permute(2, 3, 1, 0),
         "embedding/bias": rest.pop("patch_embed.proj.bias"),
     }
-    if vit.cls_token is not None:
+    if has_class_token(vit):
         entries["cls"] = rest.pop("cls_token")
     positions = rest.pop("pos_embed")
-    if names is _VIT_JAX and vit.no_embed_class and vit.cls_token is not None:
+    if names is _VIT_JAX and _has_class_token_without_row(vit):
         positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     entries[names.positions] = positions
-    for index, block in enumerate(vit.blocks):
-        of_block = _block_entries(rest, f"blocks.{index}", names, num_heads=block.attn.num_heads)
+    for index, block in enumerate(blocks_of(vit)):
+        num_heads, *_ = plain_vit.block_settings(block)
+        of_block = _block_entries(rest, f"blocks.{index}", names, num_heads=num_heads)
         entries |= _below(f"Transformer/encoderblock_{index}", of_block)
     entries |= _below("Transformer/encoder_norm", _norm_entries(rest, "norm"))
     if not is_absent(vit.head):
         entries |= _below("head", _dense_entries(rest, "head"))
     return entries, rest
+
+
+def _has_class_token_without_row(vit: nn.Module) -> bool:
+    """Return whether the position table leaves the class token out."""
+    return has_class_token(vit) and not num_embedded_prefix_tokens(vit)
 
 
 def _block_entries(rest: dict[str, Tensor], block: str, names: _Names, *, num_heads: int) -> dict[str, Tensor]:

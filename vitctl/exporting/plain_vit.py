@@ -7,7 +7,18 @@ from timm.layers import GELU, Attention, DropPath, GELUTanh, LayerNorm, LayerNor
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from vitctl.models.geometry import num_embedded_prefix_tokens
+from vitctl.models.anatomy import (
+    attention_pooling,
+    blocks_of,
+    has_class_token,
+    norm_after_blocks,
+    norm_after_pooling,
+    norm_before_blocks,
+    num_embedded_prefix_tokens,
+    num_prefix_tokens,
+    num_register_tokens,
+)
+from vitctl.models.block_anatomy import attention_of, layer_scales_of, linear_layers_of, mlp_of, norms_of
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
 _PARTS = (
@@ -51,7 +62,19 @@ def is_biased(*layers: nn.Module) -> bool:
 
 def has_biases(block: Any) -> bool:
     """Return whether a block's linear layers have biases, which those for queries, keys and values may lack."""
-    return is_biased(block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+    layers: Any = linear_layers_of(block)
+    return is_biased(layers.proj, layers.fc1, layers.fc2)
+
+
+def inner_norms_of(block: Any) -> tuple[nn.Module, nn.Module]:
+    """Return what a block normalises with within its attention and within its MLP, an Identity for nothing."""
+    attention, mlp = _halves_of(block)
+    return attention.norm, mlp.norm
+
+
+def _halves_of(block: Any) -> tuple[Any, Any]:
+    """Return a block's attention and MLP."""
+    return attention_of(block), mlp_of(block)
 
 
 def layer_norms_of(vit: Any) -> list[Any]:
@@ -68,21 +91,22 @@ def gelu_form(activation: nn.Module) -> str | None:
 
 def block_settings(block: Any) -> tuple[int, int, bool, str | None]:
     """Return a block's number of heads, the width of its MLP, whether q, k and v have biases, its form of GELU."""
-    attention, mlp = block.attn, block.mlp
-    return attention.num_heads, mlp.fc1.out_features, is_biased(attention.qkv), gelu_form(mlp.act)
+    attention, mlp = _halves_of(block)
+    layers: Any = linear_layers_of(block)
+    return attention.num_heads, layers.fc1.out_features, is_biased(layers.qkv), gelu_form(mlp.act)
 
 
 def _outside_blocks(vit: Any) -> list[str]:
     table, num_rows = vit.pos_embed, vit.patch_embed.num_patches + num_embedded_prefix_tokens(vit)
     is_linear = type(vit.head) is nn.Linear and is_biased(vit.head)
-    num_known = vit.num_reg_tokens + (vit.cls_token is not None)
+    num_known = num_register_tokens(vit) + has_class_token(vit)
     found = {
-        "more prefix tokens than the class token": vit.num_prefix_tokens > num_known,
-        "attention pooling": vit.attn_pool is not None,
+        "more prefix tokens than the class token": num_prefix_tokens(vit) > num_known,
+        "attention pooling": attention_pooling(vit) is not None,
         "position embeddings of another shape": table is not None and table.shape != (1, num_rows, vit.embed_dim),
-        "a norm before the blocks": not is_absent(vit.norm_pre),
-        "no blocks": len(vit.blocks) == 0,
-        "a norm after pooling": not is_absent(vit.fc_norm),
+        "a norm before the blocks": norm_before_blocks(vit) is not None,
+        "no blocks": not blocks_of(vit),
+        "a norm after pooling": norm_after_pooling(vit) is not None,
         "a head that is not one linear layer with a bias": not (is_absent(vit.head) or is_linear),
     }
     return reasons_in(found)
@@ -90,8 +114,8 @@ def _outside_blocks(vit: Any) -> list[str]:
 
 def _foreign_parts(vit: Any) -> list[str]:
     parts: list[tuple[Any, type[nn.Module]]] = [(vit.patch_embed, PatchEmbed)]
-    for block in vit.blocks:
-        parts += [(block, Block), (getattr(block, "attn", None), Attention), (getattr(block, "mlp", None), Mlp)]
+    for block in blocks_of(vit):
+        parts += [(block, Block), (attention_of(block), Attention), (mlp_of(block), Mlp)]
     return [
         f"{type(part).__name__} in place of {expected.__name__}"
         for part, expected in parts
@@ -105,14 +129,14 @@ def _inside_parts(vit: Any) -> list[str]:
         "a norm in its patch embedding": not is_absent(vit.patch_embed.norm),
         "padding in its patch embedding": bool(vit.patch_embed.dynamic_img_pad),
     }
-    return reasons_in(found) + [reason for block in vit.blocks for reason in _in_block(block, width=vit.embed_dim)]
+    return reasons_in(found) + [reason for block in blocks_of(vit) for reason in _in_block(block, width=vit.embed_dim)]
 
 
 def _in_block(block: Any, *, width: int) -> list[str]:
-    attention, activation = block.attn, block.mlp.act
-    layers = attention.qkv, attention.proj, block.mlp.fc1, block.mlp.fc2
+    attention, mlp = _halves_of(block)
+    activation, layers = mlp.act, linear_layers_of(block) or ()
     found = {
-        "LayerScale": not (is_absent(block.ls1) and is_absent(block.ls2)),
+        "LayerScale": not all(map(is_absent, layer_scales_of(block))),
         "qk-norm": not (is_absent(attention.q_norm) and is_absent(attention.k_norm)),
         "gated attention": attention.gate is not None,
         "attention of another width than its tokens": attention.attn_dim != width,
@@ -129,12 +153,13 @@ def _in_norms(vit: Any) -> list[str]:
 
 
 def _norms_of(vit: Any) -> list[Any]:
-    norms = [norm for block in vit.blocks for norm in (block.norm1, block.norm2)]
-    return norms if is_absent(vit.norm) else [*norms, vit.norm]
+    norms = [norm for block in blocks_of(vit) for norm in norms_of(block)]
+    last = norm_after_blocks(vit)
+    return norms if last is None else [*norms, last]
 
 
 def _uneven_blocks(vit: Any) -> list[str]:
-    return ["blocks that differ from one another"] if len(set(map(block_settings, vit.blocks))) > 1 else []
+    return ["blocks that differ from one another"] if len(set(map(block_settings, blocks_of(vit)))) > 1 else []
 
 
 def _unknown_modules(vit: Any) -> list[str]:

@@ -27,6 +27,13 @@ from vitctl.data.transforms import without_far_ends
 from vitctl.errors import ModelError
 from vitctl.exporting import plain_vit
 from vitctl.exporting.plain_vit import is_absent
+from vitctl.models.anatomy import (
+    blocks_of,
+    has_class_token,
+    norm_after_blocks,
+    num_embedded_prefix_tokens,
+    num_register_tokens,
+)
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.files import write_json
 from vitctl.primitives.preprocessing import Preprocessing
@@ -129,11 +136,11 @@ def _obstacles(vit: Any) -> list[str]:
 
 def _obstacles_outside_blocks(vit: Any) -> list[str]:
     found = {
-        "no class token": vit.cls_token is None,
-        f"{vit.num_reg_tokens} register tokens": vit.num_reg_tokens > 0,
+        "no class token": not has_class_token(vit),
+        f"{num_register_tokens(vit)} register tokens": num_register_tokens(vit) > 0,
         f"pooling {vit.global_pool!r} in place of the class token's": vit.global_pool != "token",
         "no position embeddings": vit.pos_embed is None,
-        "no norm after the blocks": is_absent(vit.norm),
+        "no norm after the blocks": norm_after_blocks(vit) is None,
         "no classifier": is_absent(vit.head),
     }
     return plain_vit.reasons_in(found)
@@ -141,11 +148,12 @@ def _obstacles_outside_blocks(vit: Any) -> list[str]:
 
 def _obstacles_inside(vit: Any) -> list[str]:
     eps = sorted({norm.eps for norm in plain_vit.layer_norms_of(vit)})
-    inner_norms = [norm for block in vit.blocks for norm in (block.attn.norm, block.mlp.norm)]
+    blocks = blocks_of(vit)
+    inner_norms = [norm for block in blocks for norm in plain_vit.inner_norms_of(block)]
     found = {
         "a patch embedding without a bias": not plain_vit.is_biased(vit.patch_embed.proj),
         "a norm within attention or MLP": not all(map(is_absent, inner_norms)),
-        "linear layers without a bias": not all(map(plain_vit.has_biases, vit.blocks)),
+        "linear layers without a bias": not all(map(plain_vit.has_biases, blocks)),
         f"LayerNorms of different eps ({', '.join(map(str, eps))})": len(eps) > 1,
     }
     return plain_vit.reasons_in(found)
@@ -153,8 +161,8 @@ def _obstacles_inside(vit: Any) -> list[str]:
 
 def _model_config(model: nn.Module, class_names: Sequence[str]) -> dict[str, Any]:
     vit: Any = model
-    geometry = geometry_of(model)
-    num_heads, intermediate_size, has_qkv_bias, form = plain_vit.block_settings(vit.blocks[0])
+    geometry, blocks, last_norm = geometry_of(model), blocks_of(model), plain_vit.layer_norms_of(vit)[-1]
+    num_heads, intermediate_size, has_qkv_bias, form = plain_vit.block_settings(blocks[0])
     return {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
@@ -162,11 +170,11 @@ def _model_config(model: nn.Module, class_names: Sequence[str]) -> dict[str, Any
         "patch_size": _one_or_two(vit.patch_embed.patch_size),
         "num_channels": vit.patch_embed.proj.in_channels,
         "hidden_size": vit.embed_dim,
-        "num_hidden_layers": len(vit.blocks),
+        "num_hidden_layers": len(blocks),
         "num_attention_heads": num_heads,
         "intermediate_size": intermediate_size,
         "hidden_act": next(name for name, known in _APPROXIMATIONS.items() if known == form),
-        "layer_norm_eps": vit.norm.eps,
+        "layer_norm_eps": last_norm.eps,
         "qkv_bias": has_qkv_bias,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -184,11 +192,12 @@ def _one_or_two(size: Iterable[int]) -> int | list[int]:
 
 def _classic_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a model that passed ``check_transformers_can_hold`` under transformers' names."""
-    vit: Any = model
     tensors = {}
     for key, value in model.state_dict().items():
         whole = value.detach().to("cpu", torch.float32)
-        if key == "pos_embed" and vit.no_embed_class:  # (1, T - 1, D): a zero for the class token changes nothing
+        if key == "pos_embed" and not num_embedded_prefix_tokens(
+            model
+        ):  # (1, T - 1, D): a zero for the class token changes nothing
             whole = functional.pad(whole, (0, 0, 1, 0))
         names = _classic_names(key)
         for classic, part in zip(names, whole.chunk(len(names)), strict=True):

@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from vitctl.errors import ModelError, SettingError
 from vitctl.inspecting.subject import Subject
-from vitctl.models.layers import LayerTap, find_blocks, has_class_token
+from vitctl.models.anatomy import attends_over_channels, blocks_of, has_class_token
+from vitctl.models.block_anatomy import is_attention
+from vitctl.models.layers import LayerTap
 
 CHUNK_BYTES = 8 * 2**20  # measured (2026-11, ViT-S/16 at 512 px): faster than 16 MiB, and hidden in the forward pass
 Query = str | tuple[int, int]  # "cls", or (row, column) of a patch
@@ -107,7 +109,7 @@ class AttentionTap:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._blocks = find_blocks(subject.model)
+        self._blocks = blocks_of(subject.model)
         self._grid = subject.geometry.grid or _dynamic_grid(subject)
 
     @property
@@ -193,7 +195,7 @@ class AttentionTap:
                 has seen by then means nothing.
         """
         model: Any = self._subject.model
-        if hasattr(model, "cls_attn_blocks"):  # XCiT: maps are (d, d), which may look like (N, N)
+        if attends_over_channels(model):  # maps are (d, d), which may look like (N, N)
             raise self._refusal("its blocks compare channels")
         if not self._blocks:
             raise self._refusal("its blocks are not known")
@@ -209,7 +211,7 @@ class AttentionTap:
     def _refusal(self, found: str) -> ModelError:
         name, needs = self._subject.name, "attention, rollout and distance need one grid of tokens in every block"
         modules = [module for block in self._blocks or [self._subject.model] for module in block.modules()]
-        if not any(_is_attention(module) for module in modules):
+        if not any(map(is_attention, modules)):
             return ModelError(f"{name} has no attention; {needs}. {_OTHERS}")
         stages = self._stages()
         if len(stages) > 1:
@@ -330,10 +332,6 @@ def _fused(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_fused in zip(modules, before, strict=True):
             module.fused_attn = was_fused
-
-
-def _is_attention(module: nn.Module) -> bool:
-    return hasattr(module, "num_heads") or hasattr(module, "heads") or "Attention" in type(module).__name__
 
 
 def _dynamic_grid(subject: Subject) -> tuple[int, int] | None:

@@ -18,8 +18,9 @@ from vitctl.conversation import Conversation
 from vitctl.errors import DataError, ModelError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.geometry import num_embedded_prefix_tokens, position_table
-from vitctl.models.layers import Layer, LayerTap, Tokens, find_blocks, layer_names
+from vitctl.models.anatomy import blocks_of, norm_before_blocks, norm_kind, num_embedded_prefix_tokens
+from vitctl.models.geometry import position_table
+from vitctl.models.layers import Layer, LayerTap, Tokens, layer_names
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.words import EMBED, FINAL
 
@@ -387,8 +388,8 @@ def _has_rows_of_tokens(subject: Subject, images: Tensor) -> bool:
 
 def _before_blocks(model: nn.Module) -> nn.Module:
     """Return the module that is given the tokens right after the positions were added."""
-    norm = getattr(model, "norm_pre", None)
-    return norm if isinstance(norm, nn.Module) else find_blocks(model)[0]
+    norm = norm_before_blocks(model)
+    return blocks_of(model)[0] if norm is None else norm
 
 
 @contextmanager
@@ -442,19 +443,8 @@ def _without_randomness(module: nn.Module) -> None:
 
 def _norm_kind(model: nn.Module) -> str:
     """Return the kinds of norms of a model, the most frequent first."""
-    kinds = Counter(kind for module in model.modules() if (kind := _kind(module)) is not None)
+    kinds = Counter(kind for module in model.modules() if (kind := norm_kind(module)) is not None)
     return ", ".join(name for name, _ in kinds.most_common()) or "none"
-
-
-def _kind(module: nn.Module) -> str | None:
-    name = type(module).__name__.lower()
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) or "batchnorm" in name:
-        return "BatchNorm"
-    if "rmsnorm" in name:
-        return "RMSNorm"
-    if isinstance(module, nn.LayerNorm) or "layernorm" in name:
-        return "LayerNorm"
-    return "GroupNorm" if isinstance(module, nn.GroupNorm) or "groupnorm" in name else None
 
 
 # --- what it amounts to ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ are read from the running model, f where its module gives it, and the sum is che
 Letters: L blocks or residual units, B images, T tokens or places, P prefix tokens, D width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,40 +19,10 @@ from vitctl.conversation import Conversation
 from vitctl.errors import ModelError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.layers import find_blocks, has_class_token
+from vitctl.models.anatomy import has_class_token, has_late_class_token, num_prefix_tokens
+from vitctl.models.block_anatomy import ResidualUnit, mixes_tokens_by_mlp, residual_units
 
-_TOKEN_MIXERS = ("mlp_tokens", "linear_tokens")  # what timm's MLP-Mixers have instead of attention
-_ATTENTION = ("attn", "attns", "in_proj", *_TOKEN_MIXERS)
-_BRANCH_ENDS = ("drop_path", "se", "bn3", "bn2", "conv3", "conv2")  # a convolutional unit's is the first that it has
-_SKIPS = ("downsample", "shortcut")
-_SCALED_SKIPS = ("res_scale1", "res_scale2")  # timm's MetaFormers
-_SUMMED = ("act3", "act2", "act")  # what a convolutional unit applies to the sum
 _BINS_PER_OCTAVE, _OCTAVES = 512, 20  # of ratios from 2^-20 to 2^20, for their median to 0.07 %
-
-
-@dataclass(frozen=True, eq=False)
-class ResidualUnit:
-    """A module with one residual sum, or two of them one after the other.
-
-    Attributes:
-        name: Its place in the model.
-        block: The module.
-        is_transformer: Whether its branches are attention (or token mixing) and an MLP.
-        ends: Modules whose outputs, in the order they are called, are or add up to the branches.
-        middles: The first of these to be called sees what the first of two sums gives; () for one sum.
-        skips: Modules on the skip connections, where there are any, in the order they are called.
-        summed: The module that is applied to the sum, where the output is not the sum itself.
-        channel_axis: Of the feature maps that it takes and gives: 1 or -1.
-    """
-
-    name: str
-    block: nn.Module
-    is_transformer: bool
-    ends: tuple[nn.Module, ...]
-    middles: tuple[nn.Module, ...]
-    skips: tuple[nn.Module, ...]
-    summed: tuple[nn.Module, ...]
-    channel_axis: int
 
 
 @dataclass(frozen=True)
@@ -91,13 +61,6 @@ def norm_ratio(subject: Subject, stream: ImageStream, *, conversation: Conversat
     return _findings(subject, kept, num_left_out=len(tables) - len(kept), num_images=len(stream))
 
 
-def residual_units(model: nn.Module) -> list[ResidualUnit]:
-    """Return a model's residual units in order; of a model with both kinds, those of the transformer."""
-    names = {module: name for name, module in model.named_modules()}
-    units = [unit for root in find_blocks(model) or (model,) for unit in _units(root, names)]
-    return [unit for unit in units if unit.is_transformer] or units
-
-
 def watch_sums(
     subject: Subject,
     units: Sequence[ResidualUnit],
@@ -114,53 +77,6 @@ def watch_sums(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _units(module: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[ResidualUnit]:
-    """Yield the residual units in a module: itself, or else those of its children."""
-    unit = _transformer_unit(module, names[module]) or _convolutional_unit(module, names[module])
-    if unit is not None:
-        yield unit
-        return
-    for child in module.children():
-        yield from _units(child, names)
-
-
-def _transformer_unit(module: nn.Module, name: str) -> ResidualUnit | None:
-    if hasattr(module, "attns") and hasattr(module, "ffns"):  # timm's ParallelThingsBlock: sums of several branches
-        parts = [*_children(module.attns), *_children(module.ffns)]
-        ends = tuple(end for part in parts for end in _modules(part, ("drop_path",)))
-        middles = tuple(_children(module.ffns))
-        return ResidualUnit(name, module, True, ends, middles, (), (), -1)
-    ends = _modules(module, ("layer_scale1", "layer_scale2")) or _modules(module, ("drop_path1", "drop_path2"))
-    norms = _modules(module, ("norm1", "in_norm"))
-    if not ends and norms and _modules(module, _ATTENTION):
-        ends = _modules(module, ("drop_path",))  # called once (parallel branches) or twice
-    if not ends:
-        return None
-    kind = type(norms[0]).__name__ if norms else ""
-    is_channels_first = any(word in kind for word in ("2d", "GroupNorm", "BatchNorm"))
-    middles = _modules(module, ("norm2", "mlp"))
-    skips = _modules(module, _SCALED_SKIPS) or _modules(module, _SKIPS)[:1]
-    return ResidualUnit(name, module, True, ends, middles, skips, (), 1 if is_channels_first else -1)
-
-
-def _convolutional_unit(module: nn.Module, name: str) -> ResidualUnit | None:
-    has_skip = any(hasattr(module, attribute) for attribute in ("drop_path", *_SKIPS))
-    ends = _modules(module, _BRANCH_ENDS)[:1]
-    if not ends or not has_skip or not getattr(module, "has_skip", True):
-        return None
-    return ResidualUnit(name, module, False, ends, (), _modules(module, _SKIPS)[:1], _modules(module, _SUMMED)[:1], 1)
-
-
-def _children(module: Any) -> list[nn.Module]:
-    return list(module.children())
-
-
-def _modules(module: nn.Module, names: Sequence[str]) -> tuple[nn.Module, ...]:
-    """Return the submodules of these names that there are, in that order."""
-    found = (getattr(module, name, None) for name in names)
-    return tuple(one for one in found if isinstance(one, nn.Module))
 
 
 @dataclass
@@ -292,12 +208,11 @@ class _Table:
 
 def _num_prefix_tokens(subject: Subject, tokens: Tensor) -> int:
     """Return how many of a block's tokens (B, N, D) are prefix tokens; 0 for a feature map."""
-    model = subject.model
-    num_prefix = subject.num_prefix_tokens or int(getattr(model, "cls_token", None) is not None)
-    grid = subject.geometry.grid
-    if tokens.ndim != 3 or hasattr(model, "cls_attn_blocks"):  # XCiT's class token comes after its blocks
+    model, grid = subject.model, subject.geometry.grid
+    num_prefix = num_prefix_tokens(model) or int(has_class_token(model))
+    if tokens.ndim != 3 or has_late_class_token(model):
         return 0
-    is_there = grid is None or tokens.shape[1] == num_prefix + grid[0] * grid[1]  # CaiT's comes late as well
+    is_there = grid is None or tokens.shape[1] == num_prefix + grid[0] * grid[1]
     return num_prefix if is_there else 0
 
 
@@ -359,7 +274,7 @@ class _Cell:
 
 def _findings(subject: Subject, tables: Sequence[_Table], *, num_left_out: int, num_images: int) -> Findings:
     is_transformer = tables[0].unit.is_transformer
-    mixes = any(_modules(table.unit.block, _TOKEN_MIXERS) for table in tables)
+    mixes = any(mixes_tokens_by_mlp(table.unit.block) for table in tables)
     branches = ("token mixing" if mixes else "attention", "mlp") if is_transformer else ("branch",)
     tokens = ("class token", "patches") if is_transformer else ("places",)
     arrays = _arrays(tables)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError, SettingError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import Subject
-from vitctl.models.geometry import num_embedded_prefix_tokens
+from vitctl.models.anatomy import num_embedded_prefix_tokens
+from vitctl.models.block_anatomy import TOKEN_MLPS
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.position_embeddings import resample_position_embeddings
 from vitctl.settings.words import DEFAULT_INTERPOLATION
@@ -24,7 +25,7 @@ _OTHER_POSITIONS = (
     (("rope", "rotary"), "rotary position embeddings (RoPE)"),
     (("rel_pos", "relative_position", "attention_bias", "cpb_mlp", "pos_bias", "meta_mlp"), "relative position bias"),
     (("pos_embeder", "token_projection", "posconv", "pos_block", "pos_conv"), "position features that it computes"),
-    (("mlp_tokens", "linear_tokens", "mlp_channels.gate"), "weights of their own for every place"),
+    ((*TOKEN_MLPS, "mlp_channels.gate"), "weights of their own for every place"),
 )
 
 

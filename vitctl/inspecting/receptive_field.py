@@ -16,13 +16,14 @@ from vitctl.conversation import Conversation
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.inspecting.findings import Findings, finite
 from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.layers import Layer, LayerTap, Tokens, find_blocks, layer_names
+from vitctl.models.anatomy import blocks_of
+from vitctl.models.block_anatomy import branches_of
+from vitctl.models.layers import Layer, LayerTap, Tokens, layer_names
 from vitctl.settings.words import FINAL
 
 MAX_BATCH_SIZE = 4  # the graph of every layer is kept until the last gradient
 MAX_TOKENS_TIMES_BLOCKS = 12_000  # of a pass; measured on a small ViT: 60 MiB for 4,100 of them
 _CONSTANT = 1e-4  # guess: a gradient this small beside that of the same channels with changing signs is rounding
-_BRANCHES = {"drop_path1": "attention", "drop_path2": "mlp"}  # timm's last modules before a transformer block adds
 
 Cell = tuple[int, int]
 
@@ -199,7 +200,7 @@ class _Gradients:
 
 def _images_at_once(subject: Subject) -> int:
     """Return how many images' graphs are kept at a time."""
-    cost = (subject.geometry.num_tokens or 0) * len(find_blocks(subject.model))
+    cost = (subject.geometry.num_tokens or 0) * len(blocks_of(subject.model))
     return max(1, min(MAX_BATCH_SIZE, MAX_TOKENS_TIMES_BLOCKS // cost)) if cost else MAX_BATCH_SIZE
 
 
@@ -224,9 +225,9 @@ def _branch_outputs(model: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[
     """Keep what the branches of (the last block of) each layer give, by layer and branch, while the block runs."""
     kept: dict[Layer, dict[str, Tensor]] = {}
     handles = []
-    blocks = find_blocks(model)
+    blocks = blocks_of(model)
     for layer in layers:
-        for branch, module in _branches(blocks[int(layer)]).items():
+        for branch, module in branches_of(blocks[int(layer)]).items():
             handles.append(module.register_forward_hook(_keeper(kept.setdefault(layer, {}), branch)))
     try:
         yield kept
@@ -242,19 +243,6 @@ def _keeper(kept: dict[str, Tensor], branch: str) -> Any:
             kept[again] = output.clone()  # the skip connection may be added in place
 
     return keep
-
-
-def _branches(block: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules whose outputs a block (of a stage its last one) adds to a skip connection, by branch."""
-    for unit in reversed(list(block.modules())):
-        if all(isinstance(getattr(unit, name, None), nn.Module) for name in _BRANCHES):
-            return {branch: getattr(unit, name) for name, branch in _BRANCHES.items()}
-        if isinstance(getattr(unit, "drop_path", None), nn.Module):
-            return {"branch": unit.drop_path}  # type: ignore[dict-item]  # just checked
-        if hasattr(unit, "drop_path") and hasattr(unit, "downsample"):  # timm's ResNet, without stochastic depth
-            ends = (getattr(unit, name, None) for name in ("se", "bn3", "bn2"))
-            return {"branch": next(end for end in ends if isinstance(end, nn.Module))}
-    return {}
 
 
 def _named(outputs: dict[str, Tensor], layer: Layer, tokens: Tokens) -> dict[str, Tensor]:

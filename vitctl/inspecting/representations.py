@@ -7,7 +7,6 @@ Letters: B images, T tokens (P of them prefix tokens), D width, h w places.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,14 +17,12 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError, check_choice
 from vitctl.inspecting.subject import Subject
-from vitctl.models.layers import find_blocks, has_class_token
+from vitctl.models.anatomy import Unit, blocks_of, has_class_token, num_expected_prefix_tokens, units_of
+from vitctl.models.block_anatomy import parts_of
 from vitctl.settings.words import EMBED, FINAL, GRANULARITIES, TOKENS
 
 STEM = "stem"  # what enters the first block of a model with stages, timm's name for what is before
-_TOKEN_MIXERS = ("attn", "mlp_tokens", "linear_tokens", "token_mixer")  # ViT, MLP-Mixer, ResMLP, MetaFormer
-_CHANNEL_MIXERS = ("mlp", "mlp_channels")
 _SIMPLE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-_NUMBERED = re.compile(r"([a-z]+)\d+")  # RegNet's b1, b2... in a stage
 _NUM_IMAGES = 3  # shown to find the layers; few other dimensions are 3
 
 
@@ -121,8 +118,8 @@ def find_layers(subject: Subject, granularity: str) -> Layers:
         ModelError: No layer gives one tensor for every image.
     """
     check_choice(granularity, GRANULARITIES, what="--granularity", field="granularity")
-    units = _find_units(subject.model)
-    is_flat = tuple(unit.module for unit in units) == find_blocks(subject.model)
+    units = units_of(subject.model)
+    is_flat = tuple(unit.module for unit in units) == blocks_of(subject.model)
     wanted = _wanted_sites(subject.model, units, is_flat=is_flat, is_fine=granularity == "sublayer")
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(_NUM_IMAGES, 3, *subject.geometry.image_size, generator=generator).to(subject.device)
@@ -205,58 +202,11 @@ def _places(feature_map: Tensor, site: Site) -> tuple[int, int]:
 # --- which modules
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A block or residual unit: its path in the model, and the position of the stage that it is in."""
-
-    path: str
-    module: nn.Module
-    stage: int | None
-
-
-def _find_units(model: nn.Module) -> tuple[_Unit, ...]:
-    paths = {module: path for path, module in model.named_modules()}
-    blocks = find_blocks(model)
-    if blocks:
-        return tuple(
-            _Unit(paths[unit], unit, stage) for stage, block in enumerate(blocks) for unit in _units_within(block)
-        )
-    features = getattr(model, "features", None)
-    children = (features if isinstance(features, nn.Sequential) else model).children()
-    return tuple(_Unit(paths[unit], unit, None) for child in children for unit in _units_within(child))
-
-
-def _units_within(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks of a stage, of stages in stages, or the module itself if it is a block."""
-    inner = getattr(module, "blocks", None)
-    if isinstance(inner, (nn.Sequential, nn.ModuleList)) and len(inner):
-        children = list(inner)
-    elif isinstance(module, nn.ModuleList) or _is_list_of_units(module):
-        children = list(module.children())
-    else:
-        yield module
-        return
-    for child in children:
-        yield from _units_within(child)
-
-
-def _is_list_of_units(module: nn.Module) -> bool:
-    children = dict(module.named_children())
-    if not children or not all(_has_children(child) for child in children.values()):
-        return False
-    if isinstance(module, nn.Sequential):
-        return True
-    prefixes = {match[1] for match in map(_NUMBERED.fullmatch, children) if match}
-    is_numbered = len(prefixes) == 1 and all(_NUMBERED.fullmatch(name) for name in children)
-    is_alike = len({type(child) for child in children.values()}) == 1
-    return is_numbered and is_alike and not isinstance(module, nn.ModuleDict)
-
-
 def _has_children(module: nn.Module) -> bool:
     return next(module.children(), None) is not None
 
 
-def _wanted_sites(model: nn.Module, units: Sequence[_Unit], *, is_flat: bool, is_fine: bool) -> list[Site]:
+def _wanted_sites(model: nn.Module, units: Sequence[Unit], *, is_flat: bool, is_fine: bool) -> list[Site]:
     """Return what to look at; which of these exist and in which order shows when the model runs."""
     names = {unit.path: str(index) if is_flat else unit.path for index, unit in enumerate(units)}
     sites = [Site(EMBED if is_flat else STEM, units[0].path, reads_input=True)] if units else []
@@ -272,23 +222,22 @@ def _wanted_sites(model: nn.Module, units: Sequence[_Unit], *, is_flat: bool, is
     return [*sites, Site(FINAL, "")]
 
 
-def _sites_within(unit: _Unit, name: str) -> list[Site]:
-    parts = dict(unit.module.named_children())
-    token_mixer = next((part for part in _TOKEN_MIXERS if part in parts), None)
-    channel_mixer = next((part for part in _CHANNEL_MIXERS if part in parts), None)
-    if token_mixer is None or channel_mixer is None or not {"norm1", "norm2"} <= set(parts):
+def _sites_within(unit: Unit, name: str) -> list[Site]:
+    parts = parts_of(unit.module)
+    if parts is None:
         paths = _simple_paths(unit.module)
         return [Site(f"{name}.{path}", f"{unit.path}.{path}", stage=unit.stage) for path in paths if path]
     sites = [
         Site(f"{name}.{part}", f"{unit.path}.{part}", stage=unit.stage)
-        for part in ("norm1", token_mixer, "norm2", channel_mixer)
+        for part in (parts.norm1, parts.token_mixer, parts.norm2, parts.channel_mixer)
     ]
-    for part in ("norm2", channel_mixer):  # whichever runs first has the stream before it: norms may come last
+    for part in (
+        parts.norm2,
+        parts.channel_mixer,
+    ):  # whichever runs first has the stream before it: norms may come last
         sites.append(Site(f"{name}.stream", f"{unit.path}.{part}", reads_input=True, stage=unit.stage))
-    for mixer in (token_mixer, channel_mixer):
-        if hasattr(parts[mixer], "fc2"):
-            path = f"{unit.path}.{mixer}.fc2"
-            sites.append(Site(f"{name}.{mixer}.hidden", path, reads_input=True, stage=unit.stage))
+    for mixer, layer in parts.second_layers.items():
+        sites.append(Site(f"{name}.{mixer}.hidden", f"{unit.path}.{layer}", reads_input=True, stage=unit.stage))
     return sites
 
 
@@ -402,7 +351,7 @@ def _reader(sites: Sequence[Site], look: Callable[[Site, Any, int], None]) -> An
 # --- tokens
 
 
-def _with_tokens(sites: Sequence[Site], units: Sequence[_Unit], subject: Subject, *, is_flat: bool) -> tuple[Site, ...]:
+def _with_tokens(sites: Sequence[Site], units: Sequence[Unit], subject: Subject, *, is_flat: bool) -> tuple[Site, ...]:
     """Return the sites with their number of tokens: that of their block, whatever its inner layers transpose.
 
     Inner layers of a block of tokens with another dimension, such as norms of each head's queries, are left out.
@@ -428,8 +377,7 @@ def _with_tokens(sites: Sequence[Site], units: Sequence[_Unit], subject: Subject
 
 def _num_prefix(num_tokens: int, subject: Subject, *, is_flat: bool) -> int | None:
     """Return how many of a layer's tokens are prefix tokens; None where the model does not tell."""
-    names = [name for name, _ in subject.model.named_parameters(recurse=False)]
-    declared = subject.num_prefix_tokens or int(any(name.startswith("cls_token") for name in names))
+    declared = num_expected_prefix_tokens(subject.model)
     grid = subject.geometry.grid or getattr(getattr(subject.model, "patch_embed", None), "grid_size", None)
     if not declared:
         return 0

@@ -15,6 +15,7 @@ from vitctl.data.loader import evaluation_batches
 from vitctl.data.source import Split
 from vitctl.data.transforms import ImageTransform
 from vitctl.errors import SettingError, did_you_mean
+from vitctl.models.block_anatomy import is_attention
 from vitctl.models.geometry import Geometry
 from vitctl.models.layers import Layer, layer_names
 from vitctl.primitives.preprocessing import Preprocessing
@@ -45,7 +46,7 @@ class Subject:
     def kind(self) -> str:
         """``attention``, ``convolutions`` or ``other`` (an MLP-Mixer), by the modules it is made of."""
         modules = list(self.model.modules())
-        if any(hasattr(module, "num_heads") or "Attention" in type(module).__name__ for module in modules):
+        if any(map(is_attention, modules)):
             return "attention"
         return "convolutions" if sum(isinstance(module, nn.Conv2d) for module in modules) > 1 else "other"
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vitctl.errors import ModelError, SettingError
+from vitctl.models.anatomy import num_embedded_prefix_tokens, num_prefix_tokens
 from vitctl.models.describe import on_meta
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.position_embeddings import mean_norm, resample_position_embeddings
@@ -48,17 +49,17 @@ def geometry_of(model: nn.Module) -> Geometry:
     """Return the geometry of a timm model."""
     embed: Any = getattr(model, "patch_embed", None)
     has_position_embeddings = position_table(model) is not None
-    num_prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
+    num_prefix = num_prefix_tokens(model)
     if embed is None or not hasattr(embed, "feat_ratio") or getattr(embed, "grid_size", None) is None:
         height, width = (_configuration(model).get("input_size") or (3, 224, 224))[1:]  # timm's default
-        return Geometry((int(height), int(width)), None, None, num_prefix_tokens, has_position_embeddings)
+        return Geometry((int(height), int(width)), None, None, num_prefix, has_position_embeddings)
     height, width = embed.img_size
     patch_height, patch_width = embed.feat_ratio(as_scalar=False)
     return Geometry(
         image_size=(int(height), int(width)),
         patch_size=(int(patch_height), int(patch_width)),
         grid=(int(embed.grid_size[0]), int(embed.grid_size[1])),
-        num_prefix_tokens=num_prefix_tokens,
+        num_prefix_tokens=num_prefix,
         has_position_embeddings=has_position_embeddings,
     )
 
@@ -72,11 +73,6 @@ def position_table(model: nn.Module) -> nn.Parameter | None:
     """Return the absolute position embeddings (1, T, D), or None where a model has none."""
     table = getattr(model, "pos_embed", None)
     return table if isinstance(table, nn.Parameter) and table.ndim == 3 else None
-
-
-def num_embedded_prefix_tokens(model: nn.Module) -> int:
-    """Return how many prefix tokens have a row in the position table (0 with ``no_embed_class``)."""
-    return 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 0))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Letters: B images, P prefix tokens, N patch tokens or places of a feature map, D
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError, SettingError
+from vitctl.models.anatomy import blocks_of, has_late_class_token, num_expected_prefix_tokens
 from vitctl.settings.words import ALL, EMBED, FINAL
 
 Layer = str | int
-_LISTS = ("blocks", "stages", "layers")  # where timm's models keep their blocks or stages
-_LATE_CLASS_TOKEN = ("cls_attn_blocks", "blocks_token_only")  # XCiT, CaiT: their blocks see patches only
-_NUMBERED = re.compile(r"(?:layer|stage|s|block)_?(\d+)")  # ResNet's layer1, RegNet's s1
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,9 @@ class Tokens:
     grid: tuple[int, int] | None = None
 
 
-def find_blocks(model: nn.Module) -> tuple[nn.Module, ...]:
-    """Return the model's blocks in order (ViTs), or its stages (hierarchical models, CNNs); () if not found."""
-    for name in _LISTS:
-        found = getattr(model, name, None)
-        if isinstance(found, (nn.Sequential, nn.ModuleList)) and len(found):
-            return tuple(found)
-    numbered = {int(match[1]): child for name, child in model.named_children() if (match := _NUMBERED.fullmatch(name))}
-    return tuple(numbered[index] for index in sorted(numbered))
-
-
 def layer_names(model: nn.Module) -> tuple[Layer, ...]:
     """Return every layer's name, in order."""
-    num_blocks = len(find_blocks(model))
+    num_blocks = len(blocks_of(model))
     return (EMBED, *range(num_blocks), FINAL) if num_blocks else (FINAL,)
 
 
@@ -77,12 +64,6 @@ def choose_layers(asked: Sequence[str], model: nn.Module, *, name: str) -> tuple
         listed = f"embed, 0 to {len(known) - 3}, final" if len(known) > 1 else "final only (its blocks are not known)"
         raise SettingError(f"--layers {sorted(unknown)[0]!r} is no layer of {name}; it has {listed}.", field="layers")
     return tuple(layer for layer in known if str(layer) in asked)
-
-
-def has_class_token(model: nn.Module) -> bool:
-    """Return whether the first prefix token is a class token."""
-    holder = getattr(model, "embeds", model)  # where NaFlexViT keeps it
-    return getattr(holder, "cls_token", None) is not None and int(getattr(model, "num_prefix_tokens", 1)) > 0
 
 
 class LayerTap:
@@ -116,7 +97,7 @@ class LayerTap:
     @contextmanager
     def _hooked(self) -> Iterator[dict[Layer, Any]]:
         kept: dict[Layer, Any] = {}
-        blocks = find_blocks(self._model)
+        blocks = blocks_of(self._model)
         handles = []
         for layer in self._layers:
             if layer == EMBED:
@@ -169,13 +150,9 @@ class LayerTap:
 
     def _num_prefix(self, num_tokens: int, layer: Layer) -> int:
         """Return how many of a layer's tokens are prefix tokens."""
-        if layer != FINAL and any(hasattr(self._model, name) for name in _LATE_CLASS_TOKEN):
+        if layer != FINAL and has_late_class_token(self._model):
             return 0
-        num_prefix = int(getattr(self._model, "num_prefix_tokens", 0))
-        if not num_prefix and any(
-            name.startswith("cls_token") for name, _ in self._model.named_parameters(recurse=False)
-        ):
-            num_prefix = 1
+        num_prefix = num_expected_prefix_tokens(self._model)
         grid = getattr(getattr(self._model, "patch_embed", None), "grid_size", None)
         if num_prefix and grid is not None and num_tokens != num_prefix + grid[0] * grid[1]:
             raise ModelError(

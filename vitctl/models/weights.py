@@ -25,7 +25,8 @@ from timm.models import ResNetV2, load_state_dict
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
-from vitctl.models.geometry import geometry_of, num_embedded_prefix_tokens, position_table
+from vitctl.models.anatomy import attention_pooling, blocks_of, num_embedded_prefix_tokens, units_in
+from vitctl.models.geometry import geometry_of, position_table
 from vitctl.primitives.files import path_exists
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
@@ -189,7 +190,7 @@ def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     """Load Google's layout with timm's own reader, after the checks that it leaves out."""
     if isinstance(model, ResNetV2) and isinstance(getattr(model.stem, "conv", None), StdConv2d):
         return _load_bit_npz(model, path, name=name)
-    if not all(hasattr(model, part) for part in ("load_pretrained", "patch_embed", "blocks")):
+    if not (hasattr(model, "load_pretrained") and hasattr(model, "patch_embed") and blocks_of(model)):
         raise ModelError(
             f"{name} has no reader for Google's .npz layout; expected a plain ViT, or a BiT (resnetv2_50x1_bit)."
         )
@@ -230,8 +231,8 @@ def _load_bit_npz(model: ResNetV2, path: Path, *, name: str) -> LoadReport:
     found = {tuple(key.split("/")[1:3]) for key in shapes if key.startswith(f"{BIT_PREFIX}block")}
     own = {
         (f"block{stage}", f"unit{unit:02d}")
-        for stage, layers in enumerate(model.stages.children(), start=1)
-        for unit, _ in enumerate(layers.blocks.children(), start=1)
+        for stage, units in enumerate(map(units_in, blocks_of(model)), start=1)
+        for unit, _ in enumerate(units, start=1)
     }
     if found != own:  # timm's reader would leave the units of a deeper model out without a word
         raise ModelError(f"{path} holds {len(found)} residual units; {name} has {len(own)}.")
@@ -280,7 +281,7 @@ def _has_place(model: nn.Module, key: str, prefix: str) -> bool:
         return False
     part = key.removeprefix(prefix).split("/")[0]
     if part == "MAPHead_0":
-        return getattr(model, "attn_pool", None) is not None
+        return attention_pooling(model) is not None
     if part.startswith(("conv_root", "gn_root", "block")):
         return hasattr(model.patch_embed, "backbone")
     return part in ("embedding", "cls", "pos_embedding", "Transformer", "head")
@@ -322,9 +323,9 @@ def _check_npz_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, 
         )
     stacked = shapes.get("Transformer/encoderblock/LayerNorm_0/scale")
     blocks = {key.split("/")[1] for key in shapes if key.startswith("Transformer/encoderblock_")}
-    depth = stacked[0] if stacked else len(blocks)
-    if depth != len(vit.blocks):
-        raise ModelError(f"{path} holds {depth} blocks; {name} has {len(vit.blocks)}.")
+    depth, own_depth = stacked[0] if stacked else len(blocks), len(blocks_of(model))
+    if depth != own_depth:
+        raise ModelError(f"{path} holds {depth} blocks; {name} has {own_depth}.")
 
 
 def _gelu_notes(model: nn.Module) -> tuple[str, ...]:
