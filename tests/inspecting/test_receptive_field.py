@@ -237,6 +237,7 @@ def test_pre__of_a_resnet_is_not_what_is_added_in_place() -> None:
     [
         ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (12, 16, 20, 24)}, ["0 branch", "1 branch"]),
         ("regnetx_002", {}, ["0 branch", "1 branch"]),
+        ("skresnet18", {}, ["0 branch", "1 branch"]),
         (
             "swin_tiny_patch4_window7_224",
             {"img_size": 32, "window_size": 2, "embed_dim": 12, "num_heads": (1, 1, 2, 2), "depths": (1, 1, 1, 1)},

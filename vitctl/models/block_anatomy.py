@@ -128,10 +128,10 @@ def branches_of(block: nn.Module) -> dict[str, nn.Module]:
         found = _modules(unit, tuple(_BRANCHES))
         if len(found) == len(_BRANCHES):
             return dict(zip(_BRANCHES.values(), found, strict=True))
-        if single := _modules(unit, ("drop_path",)):
-            return {"branch": single[0]}
-        if hasattr(unit, "drop_path") and hasattr(unit, "downsample"):  # timm's ResNet, without stochastic depth
-            return {"branch": _modules(unit, ("se", "bn3", "bn2"))[0]}
+        ends = _modules(unit, _BRANCH_ENDS)
+        has_end = isinstance(getattr(unit, "drop_path", None), nn.Module)
+        if has_end or (ends and hasattr(unit, "drop_path") and hasattr(unit, "downsample")):  # ResNet has None there
+            return {"branch": ends[0]}
     return {}
 
 
