@@ -193,11 +193,10 @@ def _one_or_two(size: Iterable[int]) -> int | list[int]:
 def _classic_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a model that passed ``check_transformers_can_hold`` under transformers' names."""
     tensors = {}
+    lacks_row = not num_embedded_prefix_tokens(model)  # of positions, for the class token
     for key, value in model.state_dict().items():
         whole = value.detach().to("cpu", torch.float32)
-        if key == "pos_embed" and not num_embedded_prefix_tokens(
-            model
-        ):  # (1, T - 1, D): a zero for the class token changes nothing
+        if key == "pos_embed" and lacks_row:  # (1, T - 1, D): a zero for the class token changes nothing
             whole = functional.pad(whole, (0, 0, 1, 0))
         names = _classic_names(key)
         for classic, part in zip(names, whole.chunk(len(names)), strict=True):

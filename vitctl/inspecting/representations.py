@@ -231,10 +231,7 @@ def _sites_within(unit: Unit, name: str) -> list[Site]:
         Site(f"{name}.{part}", f"{unit.path}.{part}", stage=unit.stage)
         for part in (parts.norm1, parts.token_mixer, parts.norm2, parts.channel_mixer)
     ]
-    for part in (
-        parts.norm2,
-        parts.channel_mixer,
-    ):  # whichever runs first has the stream before it: norms may come last
+    for part in (parts.norm2, parts.channel_mixer):  # the first to run has the stream before it: norms may come last
         sites.append(Site(f"{name}.stream", f"{unit.path}.{part}", reads_input=True, stage=unit.stage))
     for mixer, layer in parts.second_layers.items():
         sites.append(Site(f"{name}.{mixer}.hidden", f"{unit.path}.{layer}", reads_input=True, stage=unit.stage))
