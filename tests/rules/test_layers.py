@@ -25,7 +25,9 @@ FLOORS = {
     },  # settings: a plan is what a person said, and what was decided beside it
     "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
     "exporting": {"models", "data", "primitives", "conversation", "results", "errors", ""},
-    "inspecting": {"models", "data", "primitives", "settings", "conversation", "results", "errors"},
+    "inspecting": {
+        "evaluation", "models", "data", "primitives", "settings", "conversation", "results", "errors",
+    },  # evaluation: probes of layers are fewshot-eval's, or they would be others
     "reporting": {"primitives", "errors"},
     "models": {"primitives", "conversation", "results", "errors"},
     "data": {"primitives", "conversation", "results", "errors"},

@@ -42,7 +42,6 @@ class Inspection:
         device: Where they compute.
         conversation: Shows progress.
         open_images: From settings and how many images are wanted to those that there are, looked at.
-        probe: From a model and the settings of ``probe`` to linear probes of its layers.
     """
 
     def __init__(
@@ -53,10 +52,9 @@ class Inspection:
         device: torch.device,
         conversation: Conversation,
         open_images: Callable[[OnImages, int], ShownImages],
-        probe: Callable[[ModelChoice, OnImages], Findings],
     ) -> None:
         self.config, self.models, self.device, self.conversation = config, tuple(models), device, conversation
-        self._open_images, self._probe = open_images, probe
+        self._open_images = open_images
         self._said: set[str] = set()
 
     def of_models(self, models: Sequence[ModelChoice]) -> "Inspection":
@@ -67,7 +65,6 @@ class Inspection:
             device=self.device,
             conversation=self.conversation,
             open_images=lambda _config, _most: self.images,
-            probe=self._probe,
         )
 
     def _load(self, image_size: tuple[int, int] | None) -> tuple[LoadedSubject, ...]:
@@ -145,13 +142,8 @@ class Inspection:
     def view(self, one: LoadedSubject, options: InspectConfig) -> View:
         """Return a model as the analysis with ``options`` is shown it."""
         shows_files = isinstance(options, OnImages) and options.files is not None
-        return View(
-            one.subject,
-            one.interpolation,
-            partial(self._stream, one, options),
-            None if shows_files else NUM_PICTURES,
-            partial(self._probe, one.choice),
-        )
+        stream = partial(self._stream, one, options)
+        return View(one.subject, one.opened, stream, None if shows_files else NUM_PICTURES)
 
     def warn(self, found: Sequence[Named]) -> None:
         """Say every note of findings once, however many analyses have it."""
