@@ -55,7 +55,7 @@ class Inspection:
     ) -> None:
         self.config, self.models, self.device, self.conversation = config, tuple(models), device, conversation
         self._open_images = open_images
-        self._said: set[str] = set()
+        self._said: set[object] = set()
 
     def of_models(self, models: Sequence[ModelChoice]) -> "Inspection":
         """Return the inspection of other models with the same images."""
@@ -68,8 +68,9 @@ class Inspection:
         )
 
     def _load(self, image_size: tuple[int, int] | None) -> tuple[LoadedSubject, ...]:
-        return tuple(
-            load_subject(
+        loaded = []
+        for model in self.models:
+            one = load_subject(
                 model,
                 image_size=image_size,
                 method=self.config.pos_embed_interp if isinstance(self.config, Size) else None,
@@ -77,8 +78,10 @@ class Inspection:
                 device=self.device,
                 conversation=self.conversation,
             )
-            for model in self.models
-        )
+            for note in one.opened.notes:
+                self._warn_once((model, note), note)  # a model that is opened at two sizes has them twice
+            loaded.append(one)
+        return tuple(loaded)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -149,9 +152,12 @@ class Inspection:
         """Say every note of findings once, however many analyses have it."""
         for named in found:
             for note in named.findings.notes:
-                if note not in self._said:
-                    self.conversation.warn(note if len(self.models) == 1 else f"{named.name}: {note}")
-                self._said.add(note)
+                self._warn_once(note, note if len(self.models) == 1 else f"{named.name}: {note}")
+
+    def _warn_once(self, key: object, note: str) -> None:
+        if key not in self._said:
+            self.conversation.warn(note)
+        self._said.add(key)
 
     def _stream(self, one: LoadedSubject, options: InspectConfig) -> ImageStream:
         if not isinstance(options, OnImages):

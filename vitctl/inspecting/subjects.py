@@ -113,8 +113,6 @@ def load_subject(
     """
     conversation.line(f"loading {choice.name}")
     opened = open_model(choice.spec, weights=choice.weights, image_size=image_size, interpolation=method, seed=seed)
-    for note in opened.notes:
-        conversation.warn(note)
     model = opened.model.to(device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
