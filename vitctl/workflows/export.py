@@ -4,6 +4,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.exporting.fitting import Refusals, check_packages, formats_that_fit, write_formats
@@ -14,7 +16,7 @@ from vitctl.exporting.proof import measure_exports, open_full_precision, verify_
 from vitctl.exporting.report import describe_exports, identity_of
 from vitctl.exporting.source import resolve_outputs
 from vitctl.exporting.verification_images import choose_images
-from vitctl.primitives.devices import resolve_num_threads
+from vitctl.primitives.devices import enough_memory, resolve_num_threads
 from vitctl.primitives.files import user_path, whole_folders
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
@@ -22,6 +24,7 @@ from vitctl.results.export import ExportResult, FormatExport
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.words import GRAPH_FORMATS, RANDOM
 
+CPU = torch.device("cpu")  # where a model is exported, and verified
 NUM_IMAGES, NUM_IMAGES_FOR_ACCURACY = 200, 1000
 
 
@@ -37,32 +40,33 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
     place = find_place(config.run, config.model, config.which, conversation)
     out = _decide_out(config, place)
     _check_out(out, config)
-    exporter = _open(config, place, conversation)
-    refusals = Refusals(config.takes_what_fits, conversation)
-    formats = formats_that_fit(exporter, config.formats, refusals)
-    most = NUM_IMAGES if config.precision == "fp32" else NUM_IMAGES_FOR_ACCURACY
-    images = choose_images(place, exporter.source, verify=config.verify, most=most, conversation=conversation)
-    settings = header_settings(
-        exporter,
-        formats,
-        images,
-        place,
-        out,
-        is_size_given=config.image_size is not None,
-        has_random_weights=config.weights == RANDOM,
-        threads_reason=threads_reason,
-    )
-    conversation.header("vitctl export", settings)
-    with writing(out), termination_as_error(), whole_folders(out) as staging:  # if it fails, nothing is left there
-        formats = write_formats(exporter, formats, staging, refusals, conversation)
-        opened = {name: exporter.open(name, staging / name) for name in formats}
-        full = open_full_precision(exporter, staging)
-        verified = verify_exports(
-            exporter, opened, full, images, max_accuracy_drop=config.max_accuracy_drop, conversation=conversation
+    with enough_memory(CPU, None, "--image-size"):
+        exporter = _open(config, place, conversation)
+        refusals = Refusals(config.takes_what_fits, conversation)
+        formats = formats_that_fit(exporter, config.formats, refusals)
+        most = NUM_IMAGES if config.precision == "fp32" else NUM_IMAGES_FOR_ACCURACY
+        images = choose_images(place, exporter.source, verify=config.verify, most=most, conversation=conversation)
+        settings = header_settings(
+            exporter,
+            formats,
+            images,
+            place,
+            out,
+            is_size_given=config.image_size is not None,
+            has_random_weights=config.weights == RANDOM,
+            threads_reason=threads_reason,
         )
-        is_timed = config.benchmark or full is not None
-        latencies = measure_exports(exporter, opened, full, conversation) if is_timed else {}
-        exports = describe_exports(exporter, formats, staging, verified, latencies)
+        conversation.header("vitctl export", settings)
+        with writing(out), termination_as_error(), whole_folders(out) as staging:  # if it fails, nothing is left there
+            formats = write_formats(exporter, formats, staging, refusals, conversation)
+            opened = {name: exporter.open(name, staging / name) for name in formats}
+            full = open_full_precision(exporter, staging)
+            verified = verify_exports(
+                exporter, opened, full, images, max_accuracy_drop=config.max_accuracy_drop, conversation=conversation
+            )
+            is_timed = config.benchmark or full is not None
+            latencies = measure_exports(exporter, opened, full, conversation) if is_timed else {}
+            exports = describe_exports(exporter, formats, staging, verified, latencies)
     return ExportResult(
         **vars(identity_of(exporter)),
         out=str(out),
