@@ -10,7 +10,8 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
     workflows     one file per command; reads as a table of contents
     classifier    a trained model to show images to
     training                                    building blocks of fine-tuning
-    evaluation exporting inspecting reporting   building blocks of everything else
+    exporting inspecting reporting              building blocks of export, of inspect, of pictures
+    evaluation                                  building blocks of evaluation; training and inspecting use them too
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
     settings recipes guides conversation        plain Python: settings, recipe files, guides, how a workflow talks

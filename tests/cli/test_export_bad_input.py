@@ -358,3 +358,30 @@ def test_images_that_cannot_be_read__are_named_and_left_out(
     verify = result.json["exports"][0]["verify"]
     assert verify["num_images"] == len(right) == 8
     assert verify["accuracy"] == verify["source_accuracy"] == sum(right) / 8
+
+
+# --- a full memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "workflows.export.load_source",
+        "exporting.formats.save_timm_folder",  # writing
+        "exporting.opened.open_timm",  # reading back
+        "exporting.opened.run_of_module",  # running what was read
+    ],
+)
+def test_full_memory__is_the_sentence_of_every_command(
+    run_cli: Callable[..., Any], tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fill(*_arguments: object, **_named: object) -> Any:
+        import torch
+
+        return torch.empty(10**15)  # fails on any machine
+
+    monkeypatch.setattr(f"vitctl.{step}", (lambda *_: fill) if step.endswith("run_of_module") else fill)
+    result = run_cli("export", tiny_model_folder, "--to", "timm", "--out", "out")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("error: cpu ran out of memory. Try a smaller --image-size.\n")
+    assert not any(Path("out").rglob("*"))

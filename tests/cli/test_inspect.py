@@ -38,6 +38,7 @@ KEYS = [
     "settings",
     "files",
 ]
+GOLDEN = Path(__file__).parents[1] / "golden"
 STRANGE = "<script>alert(1)<img src=x onerror=alert(2)>&\"'"
 
 
@@ -678,6 +679,46 @@ def test_options__reach_the_analysis(
     of_images = [] if analysis in WITHOUT_IMAGES else ["--data", photos, "--num-images", 9, "--num-workers", 0]
     found = inspect(analysis, tiny_models[kind], *of_images, *options)
     assert {name: found.facts[name] for name in expected} == expected
+
+
+@pytest.fixture
+def golden_folder(tmp_path: Path) -> Path:
+    """A timm folder with the golden weights, which ``tok_vit_jax.npz`` has as Google keeps them."""
+    import timm
+    import torch
+
+    from vitctl.models.timm_folder import save_timm_folder
+    from vitctl.primitives.preprocessing import Preprocessing
+
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+    model = timm.create_model("vit_tiny_patch16_224", **size)
+    with np.load(GOLDEN / "tok_timm_state.npz") as archive:
+        model.load_state_dict({name: torch.from_numpy(archive[name]) for name in archive.files})
+    expects = Preprocessing((32, 32), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+    save_timm_folder(
+        model, tmp_path / "golden", class_names=list("abcde"), preprocessing=expects, base_model="r", base_licence=None
+    )
+    return tmp_path / "golden"
+
+
+def test_pos_embed__of_npz_weights_is_resampled_as_the_authors_code_does_it(
+    inspect: Callable[..., Inspected], golden_folder: Path
+) -> None:
+    """Second opinion: the function that google-research/vision_transformer calls, scipy's zoom of order 1."""
+    from scipy.ndimage import zoom
+
+    weights = GOLDEN / "tok_vit_jax.npz"
+    found = inspect("pos-embed", "--model", golden_folder, "--weights", weights, "--image-size", "56")
+    assert found.facts["method"] == "paper"
+    with np.load(weights) as archive:
+        grid = archive["Transformer/posembed_input/pos_embedding"][0, 1:].reshape(4, 4, -1)
+    rows = zoom(grid, (7 / 4, 7 / 4, 1), order=1).reshape(49, -1).astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    resampled = found.arrays["similarity_resampled"].reshape(49, 49)
+    np.testing.assert_allclose(resampled, rows @ rows.T, atol=1e-5)
+    other = inspect("pos-embed", "--model", golden_folder, "--image-size", "56")  # weights of timm's layout
+    assert other.facts["method"] == "bicubic-aa"
+    assert not np.allclose(other.arrays["similarity_resampled"].reshape(49, 49), rows @ rows.T, atol=1e-2)
 
 
 def test_diagonal__a_run_before_and_after_has_one_number_per_layer(

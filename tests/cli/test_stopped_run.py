@@ -17,6 +17,8 @@ SENTENCE = "{} was stopped before its end: these are the weights of its last/."
         "predict {} image.png",
         "evaluate {} --split test",
         "inspect filters {}",
+        "inspect pos-embed {} --image-size 32",  # opens it at that size and at its own
+        "inspect probe {} --shots 1 --seeds 1 --num-workers 0",
         "export {} --to timm --out exports",
         "fewshot-eval --model {} --data data --shots 1 --seeds 1 --num-workers 0",
         "finetune --model {} --data data --steps 1 --batch-size 4 --num-workers 0 --dry-run",

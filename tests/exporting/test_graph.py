@@ -181,6 +181,8 @@ def test_ladder__all_fail_gives_names_and_the_last_root_cause() -> None:
     [
         OSError(28, "No space left on device"),
         MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes."),
         KeyboardInterrupt(),
     ],
     ids=lambda error: type(error).__name__,

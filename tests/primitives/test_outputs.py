@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +113,29 @@ def test_enough_memory__without_images() -> None:
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     assert caught.value.field == "device"
+
+
+PETA = 10**15  # of anything: more than any address space has room for
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty, bytearray], ids=["torch", "numpy", "python"])
+def test_enough_memory__of_the_computer_is_known_by_what_is_raised(allocate: Callable[[int], object]) -> None:
+    sentence = r"^cpu ran out of memory at a batch of 64 images\. Try a smaller --batch-size\.$"
+    for device in ("cpu", "cuda:1"):  # beside a GPU, too, it is the computer's that was full
+        with pytest.raises(SettingError, match=sentence), enough_memory(torch.device(device), 64):
+            allocate(PETA)
+
+
+def test_enough_memory__of_onnxruntime() -> None:
+    """What onnxruntime 1.32 raised under a limit of the address space."""
+    said = "[ONNXRuntimeError] : 1 : FAIL : ... Failed to allocate memory for requested buffer of size 50112000"
+    sentence = r"^cpu ran out of memory\. Try a smaller --image-size\.$"
+    with (
+        pytest.raises(SettingError, match=sentence) as caught,
+        enough_memory(torch.device("cpu"), None, "--image-size"),
+    ):
+        raise Exception(said)
+    assert caught.value.field == "image_size"
 
 
 def test_enough_memory__leaves_other_errors() -> None:

@@ -1,6 +1,7 @@
-"""Who may import whom: the tables of style, held against every import statement of the package."""
+"""Who may import whom: the tables of style, held against every import statement; workflows are tables of contents."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ FLOORS = {
     },  # settings: a plan is what a person said, and what was decided beside it
     "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
     "exporting": {"models", "data", "primitives", "conversation", "results", "errors", ""},
-    "inspecting": {"models", "data", "primitives", "settings", "conversation", "results", "errors"},
+    "inspecting": {
+        "evaluation", "models", "data", "primitives", "settings", "conversation", "results", "errors",
+    },  # evaluation: probes of layers are fewshot-eval's, or they would be others
     "reporting": {"primitives", "errors"},
     "models": {"primitives", "conversation", "results", "errors"},
     "data": {"primitives", "conversation", "results", "errors"},
@@ -43,6 +46,9 @@ FLOORS = {
 
 # plain lists of choices: every unit above errors may import them, so that no list stands twice
 WORDS = "settings.words"
+
+# a table of contents; what is longer tells a story of its own
+MOST_LINES_OF_A_WORKFLOW = 220
 
 # third-party package -> units that may import it
 HOMES = {
@@ -83,27 +89,43 @@ def unit_of(path: Path) -> str:
     return "" if path.stem == "__init__" else path.stem
 
 
+def imported_by(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything that ``tree`` imports, inside of functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+        else:
+            continue
+        yield from ((node.lineno, name) for name in sorted(names))
+
+
 def violations(tree: ast.Module, unit: str, name: str) -> list[str]:
     """Return one sentence per import in ``tree`` that ``unit`` may not make."""
     found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for module in set(modules):
-            top, _, rest = module.partition(".")
-            if top == "vitctl":
-                target = rest.partition(".")[0]
-                target = "" if target == "__version__" else target
-                if rest.startswith(WORDS) and unit != "errors":
-                    continue
-                if target != unit and target not in FLOORS[unit]:
-                    found.append(f"{name}:{node.lineno}: {unit} may import {sorted(FLOORS[unit])}, not {target}")
-            elif top in HOMES and unit not in HOMES[top]:
-                found.append(f"{name}:{node.lineno}: {top} lives in {sorted(HOMES[top])}, not in {unit}")
+    for line, module in imported_by(tree):
+        top, _, rest = module.partition(".")
+        if top == "vitctl":
+            target = rest.partition(".")[0]
+            target = "" if target == "__version__" else target
+            if rest.startswith(WORDS) and unit != "errors":
+                continue
+            if target != unit and target not in FLOORS[unit]:
+                found.append(f"{name}:{line}: {unit} may import {sorted(FLOORS[unit])}, not {target}")
+        elif top in HOMES and unit not in HOMES[top]:
+            found.append(f"{name}:{line}: {top} lives in {sorted(HOMES[top])}, not in {unit}")
+    return found
+
+
+def workflow_violations(tree: ast.Module, name: str) -> list[str]:
+    """Return one sentence per import of a workflow that takes it away from being a table of contents of blocks."""
+    found = []
+    for line, module in imported_by(tree):
+        if module.startswith("vitctl.workflows"):
+            found.append(f"workflows/{name}:{line}: a workflow imports no workflow; what two of them need is a block")
+        if module.startswith("vitctl.training") and name != "finetune.py":
+            found.append(f"workflows/{name}:{line}: only finetune imports training")
     return found
 
 
@@ -116,15 +138,26 @@ def test_imports_go_down(package: dict[Path, ast.Module]) -> None:
     assert not found, "\n".join(found)
 
 
-def test_only_finetune_imports_training(package: dict[Path, ast.Module]) -> None:
-    found = [
-        f"{path}: {node.module}"
-        for path, tree in package.items()
-        if path.parts[0] == "workflows" and not path.stem.startswith("finetune")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vitctl.training")
-    ]
+@pytest.fixture(scope="module")
+def workflows(package: dict[Path, ast.Module]) -> dict[str, ast.Module]:
+    """Every workflow by the name of its file."""
+    found = {path.name: tree for path, tree in package.items() if path.parts[0] == "workflows"}
+    assert {"finetune.py", "inspect_model.py"} <= set(found)
+    return found
+
+
+def test_workflows_are_made_of_blocks(workflows: dict[str, ast.Module]) -> None:
+    found = [sentence for name, tree in workflows.items() for sentence in workflow_violations(tree, name)]
     assert not found, "\n".join(found)
+
+
+def test_workflows_are_short(workflows: dict[str, ast.Module]) -> None:
+    lengths = {name: max((node.end_lineno or 0 for node in tree.body), default=0) for name, tree in workflows.items()}
+    assert lengths["inspect_model.py"] > 50
+    too_long = {name: length for name, length in lengths.items() if length > MOST_LINES_OF_A_WORKFLOW}
+    assert not too_long, (
+        f"move parts of these workflows to blocks, as none may have more than {MOST_LINES_OF_A_WORKFLOW}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,3 +177,19 @@ def test_only_finetune_imports_training(package: dict[Path, ast.Module]) -> None
 )
 def test_violation_is_caught(unit: str, line: str) -> None:
     assert violations(ast.parse(line), unit, "planted.py")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from vitctl.workflows.fewshot_eval import run",
+        "from vitctl.workflows import fewshot_eval",
+        "import vitctl.workflows.fewshot_eval",
+        "from vitctl.training.plan import decide_lr",
+        "from vitctl import training",
+        "def run():\n    import vitctl.training.plan",
+    ],
+)
+def test_violation_of_a_workflow_is_caught(line: str) -> None:
+    assert workflow_violations(ast.parse(line), "inspect_model.py")
+    assert bool(workflow_violations(ast.parse(line), "finetune.py")) == ("training" not in line)

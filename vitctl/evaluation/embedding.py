@@ -83,7 +83,7 @@ class Cost:
 
 
 class Embedder:
-    """A model that features are taken of; it stays on the CPU until it is moved.
+    """A model that features are taken of; it stays where it is until it is moved.
 
     Args:
         opened: The model.
@@ -125,8 +125,9 @@ class Embedder:
             "preprocessing": described,
             "versions": {package: version(package) for package in _PACKAGES},
         }
+        device = next(opened.model.parameters()).device
         self._extractor = FeatureExtractor(
-            opened.model, choice.keys, device=torch.device("cpu"), name=opened.name, positions=choice.positions
+            opened.model, choice.keys, device=device, name=opened.name, positions=choice.positions
         )
         self.shapes = self._extractor.shapes(opened.image_size)
 

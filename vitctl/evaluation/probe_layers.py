@@ -19,10 +19,10 @@ from vitctl.evaluation.fewshot import Probe
 from vitctl.evaluation.probing import solve_probes
 from vitctl.evaluation.tasks import ImageTask
 from vitctl.models.anatomy import has_class_token
-from vitctl.models.layers import Layer, LayerTap, Tokens, choose_layers, layer_names
+from vitctl.models.layers import Layer, LayerTap, Tokens, layer_names
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.seeds import random_generator
-from vitctl.settings.words import ALL, EMBED
+from vitctl.settings.words import EMBED
 
 PROBE_POOLS = ("native", "cls", "mean", "mean-all", "first", "tokens")
 MOST_TOKENS = 256  # guess: a classifier for each, in every layer and for every seed
@@ -66,22 +66,19 @@ class ProbedLayers:
         )
 
 
-def layers_to_probe(opened: PreparedModel, asked: Sequence[str], *, seed: int, num_images: int) -> ProbedLayers:
-    """Return what a model has at its size, found by showing it an empty image.
+def layers_to_probe(opened: PreparedModel, *, seed: int, num_images: int) -> ProbedLayers:
+    """Return every layer that a model has at its size, found by showing it an empty image where it is.
 
     Args:
         opened: The model.
-        asked: Layers; ``all`` is every layer, ``embed`` among them.
         seed: Of which tokens are probed where there are many.
         num_images: Of support and test set together, whose features are to fit into memory.
-
-    Raises:
-        SettingError: The model has no such layer.
     """
     model = opened.model
-    names = layer_names(model) if tuple(asked) == (ALL,) else choose_layers(asked, model, name=opened.name)
+    names = layer_names(model)
+    empty = torch.zeros(1, 3, *opened.image_size, device=next(model.parameters()).device)
     with torch.no_grad():
-        tokens, _ = LayerTap(model, names, name=opened.name)(torch.zeros(1, 3, *opened.image_size))
+        tokens, _ = LayerTap(model, names, name=opened.name)(empty)
     own = opened.geometry.grid
     counts = {layer: one.patches.shape[1] for layer, one in tokens.items()}
     grids = {

@@ -22,6 +22,7 @@ from vitctl.exporting.source import Source
 from vitctl.exporting.verification import Candidate
 from vitctl.models.geometry import geometry_of
 from vitctl.models.timm_folder import save_timm_folder
+from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.files import write_json
 from vitctl.settings.words import GRAPH_FORMATS
 
@@ -201,9 +202,11 @@ class Exporter:
         if self.settings.precision != "fp32":
             try:
                 reduce_precision(path, folder / ONNX_FILE, precision=self.settings.precision)
-            except (OSError, MemoryError):
+            except OSError:
                 raise
             except Exception as error:  # the converters raise whatever the graph provokes
+                if is_out_of_memory(error):
+                    raise
                 raise ModelError(
                     f"{self.source.name} cannot be written in {self.settings.precision} ({first_line(error)}); use "
                     "--precision fp32."
@@ -233,6 +236,8 @@ class Exporter:
                 return opened.open_pt2(folder)
             return opened.open_onnx(folder / ONNX_FILE, precision=self.settings.precision)
         except Exception as error:  # readers raise whatever damaged files provoke
+            if is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"The {format_name} export of {self.source.name} cannot be read back ({first_line(error)}); nothing "
                 "was written."

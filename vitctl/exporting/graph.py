@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from vitctl.errors import ModelError
+from vitctl.primitives.devices import is_out_of_memory
 
 INPUT = "image"
 EXAMPLE_BATCH = 2
@@ -157,14 +158,17 @@ def first_that_works(attempts: Sequence[tuple[str, Callable[[], T]]], *, what: s
     Raises:
         ModelError: All failed; the sentence has the reason of the last.
         OSError: Writing failed, which no other attempt mends.
+        Exception: Memory is full, which none mends either.
     """
     reason = ""
     for name, attempt in attempts:
         try:
             return name, attempt()
-        except (OSError, MemoryError):
+        except OSError:
             raise
         except Exception as error:  # exporters raise whatever the graph provokes
+            if is_out_of_memory(error):
+                raise
             reason = f"{type(_root(error)).__name__}: {first_line(error)}"
     raise ModelError(
         f"{what} failed in every way tried ({', '.join(name for name, _ in attempts)}): {reason}. Other formats may "

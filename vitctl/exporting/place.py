@@ -11,7 +11,7 @@ from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
 from vitctl.exporting.source import Source, hash_weights
 from vitctl.models.prepared import open_model
-from vitctl.models.run_folders import is_run_folder, stopped_note
+from vitctl.models.run_folders import is_run_folder, run_of, stopped_note
 from vitctl.primitives.files import user_path
 
 
@@ -54,9 +54,9 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
                 f"--which {which} is given beside {run}, which is no run folder; leave it out.",
                 field="which",
             )
-        is_part = is_run_folder(folder.parent) and folder.name in ("best", "last")
-        name = f"{folder.parent.name}-{folder.name}" if is_part else folder.name
-        return Place(run, folder.parent if is_part else None, name, folder)
+        whole = run_of(run)
+        name = folder.name if whole is None else f"{whole.name}-{folder.name}"
+        return Place(run, whole, name, folder)
     note = None if (folder / "best").is_dir() else stopped_note(run)  # a damaged best/ is an error below
     if which == "best" and note is not None:
         conversation.warn(note)

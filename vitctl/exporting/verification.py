@@ -23,6 +23,7 @@ from vitctl.exporting.npz import with_tanh_gelu
 from vitctl.exporting.opened import OpenedExport, Run, run_of_module
 from vitctl.exporting.source import Source
 from vitctl.models.geometry import change_resolution
+from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.image_sizes import format_size
 from vitctl.results.export import Verification
 
@@ -249,6 +250,8 @@ class Verifier:
                         try:
                             self._show(candidate, tallies[index], batch, pixels, reference)
                         except Exception as error:  # runtimes raise whatever a bad graph provokes
+                            if is_out_of_memory(error):
+                                raise
                             reasons[index] = f"it cannot be run ({first_line(error)})"
                 bar.advance(len(batch.images))
         return [

@@ -42,7 +42,6 @@ class Inspection:
         device: Where they compute.
         conversation: Shows progress.
         open_images: From settings and how many images are wanted to those that there are, looked at.
-        probe: From a model and the settings of ``probe`` to linear probes of its layers.
     """
 
     def __init__(
@@ -53,11 +52,10 @@ class Inspection:
         device: torch.device,
         conversation: Conversation,
         open_images: Callable[[OnImages, int], ShownImages],
-        probe: Callable[[ModelChoice, OnImages], Findings],
     ) -> None:
         self.config, self.models, self.device, self.conversation = config, tuple(models), device, conversation
-        self._open_images, self._probe = open_images, probe
-        self._said: set[str] = set()
+        self._open_images = open_images
+        self._said: set[object] = set()
 
     def of_models(self, models: Sequence[ModelChoice]) -> "Inspection":
         """Return the inspection of other models with the same images."""
@@ -67,12 +65,12 @@ class Inspection:
             device=self.device,
             conversation=self.conversation,
             open_images=lambda _config, _most: self.images,
-            probe=self._probe,
         )
 
     def _load(self, image_size: tuple[int, int] | None) -> tuple[LoadedSubject, ...]:
-        return tuple(
-            load_subject(
+        loaded = []
+        for model in self.models:
+            one = load_subject(
                 model,
                 image_size=image_size,
                 method=self.config.pos_embed_interp if isinstance(self.config, Size) else None,
@@ -80,8 +78,10 @@ class Inspection:
                 device=self.device,
                 conversation=self.conversation,
             )
-            for model in self.models
-        )
+            for note in one.opened.notes:
+                self._warn_once((model, note), note)  # a model that is opened at two sizes has them twice
+            loaded.append(one)
+        return tuple(loaded)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -145,21 +145,19 @@ class Inspection:
     def view(self, one: LoadedSubject, options: InspectConfig) -> View:
         """Return a model as the analysis with ``options`` is shown it."""
         shows_files = isinstance(options, OnImages) and options.files is not None
-        return View(
-            one.subject,
-            one.interpolation,
-            partial(self._stream, one, options),
-            None if shows_files else NUM_PICTURES,
-            partial(self._probe, one.choice),
-        )
+        stream = partial(self._stream, one, options)
+        return View(one.subject, one.opened, stream, None if shows_files else NUM_PICTURES)
 
     def warn(self, found: Sequence[Named]) -> None:
         """Say every note of findings once, however many analyses have it."""
         for named in found:
             for note in named.findings.notes:
-                if note not in self._said:
-                    self.conversation.warn(note if len(self.models) == 1 else f"{named.name}: {note}")
-                self._said.add(note)
+                self._warn_once(note, note if len(self.models) == 1 else f"{named.name}: {note}")
+
+    def _warn_once(self, key: object, note: str) -> None:
+        if key not in self._said:
+            self.conversation.warn(note)
+        self._said.add(key)
 
     def _stream(self, one: LoadedSubject, options: InspectConfig) -> ImageStream:
         if not isinstance(options, OnImages):

@@ -13,9 +13,8 @@ from vitctl.data.sources import open_source
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.errors import DataError
 from vitctl.inspecting.subject import ImageStream, Subject
-from vitctl.models.prepared import open_model
+from vitctl.models.prepared import PreparedModel, open_model
 from vitctl.primitives.files import user_path
-from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.inspect_model import InspectConfig, OnImages
 from vitctl.settings.words import DIGITS, RANDOM
@@ -67,19 +66,17 @@ def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
 
 @dataclass(frozen=True)
 class LoadedSubject:
-    """A subject, and how its images are made.
+    """A subject, and what it was opened as.
 
     Attributes:
         choice: What it was loaded by.
         subject: The model at its size.
-        preprocessing: What it expects of an image.
-        interpolation: How its position embeddings are resampled.
+        opened: The same model with what its files say of it: classes, preprocessing, notes.
     """
 
     choice: ModelChoice
     subject: Subject
-    preprocessing: Preprocessing
-    interpolation: str
+    opened: PreparedModel
 
     def stream(self, images: "ShownImages", config: OnImages, *, count: int | None = None) -> ImageStream:
         """Return (the first ``count`` of) the images as this model is shown them."""
@@ -87,8 +84,8 @@ class LoadedSubject:
             config.num_workers, is_in_memory=images.is_in_memory, device_type=self.subject.device.type
         )
         split = images.split if count is None else images.split.select(range(min(count, len(images.split))))
-        transform = EvaluationTransform(self.preprocessing)
-        return ImageStream(split, transform, self.preprocessing, config.batch_size, workers)
+        preprocessing = self.opened.preprocessing
+        return ImageStream(split, EvaluationTransform(preprocessing), preprocessing, config.batch_size, workers)
 
 
 def load_subject(
@@ -116,13 +113,11 @@ def load_subject(
     """
     conversation.line(f"loading {choice.name}")
     opened = open_model(choice.spec, weights=choice.weights, image_size=image_size, interpolation=method, seed=seed)
-    for note in opened.notes:
-        conversation.warn(note)
     model = opened.model.to(device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     subject = Subject(model, choice.name, opened.geometry, device)
-    return LoadedSubject(choice, subject, opened.preprocessing, opened.interpolation.value)
+    return LoadedSubject(choice, subject, opened)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Letters: I pictures, H W px.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.subject import ImageStream, Subject
+from vitctl.models.prepared import PreparedModel
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,15 @@ class View:
 
     Attributes:
         subject: The model.
-        interpolation: How its position embeddings are resampled.
+        opened: The same model with what its files say of it.
         open_images: Returns the images, in order, as the model is shown them.
         num_pictures: How many of them figures show; None is all.
-        probe: From the settings of ``probe`` to what linear classifiers find in the model's layers.
     """
 
     subject: Subject
-    interpolation: str
+    opened: PreparedModel
     open_images: Callable[[], ImageStream]
     num_pictures: int | None
-    probe: Callable[[Any], Findings]
 
     @cached_property
     def images(self) -> ImageStream:

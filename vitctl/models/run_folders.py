@@ -15,6 +15,16 @@ def is_run_folder(folder: Path) -> bool:
         return False
 
 
+def run_of(spec: str | None) -> Path | None:
+    """Return the run folder that ``spec`` names, itself or by its best/ or last/; None where it names none."""
+    if spec is None:
+        return None
+    folder = user_path(spec).absolute()
+    if is_run_folder(folder):
+        return folder
+    return folder.parent if folder.name in ("best", "last") and is_run_folder(folder.parent) else None
+
+
 def stopped_note(spec: str) -> str | None:
     """Return a sentence for who loads the model ``spec``, where that is a run without a best/; else None."""
     run = user_path(spec).absolute()

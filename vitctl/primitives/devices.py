@@ -8,6 +8,9 @@ import torch
 from vitctl.errors import SettingError, UnavailableError, check_choice
 from vitctl.settings.words import DEVICES
 
+# torch on the CPU and onnxruntime have no type of error for a full memory, only what their allocators say
+_ALLOCATORS = ("DefaultCPUAllocator: ", "Failed to allocate memory for requested buffer")
+
 
 def resolve_device(name: str) -> tuple[torch.device, str]:
     """Return the torch device for ``auto``, ``cpu``, ``cuda`` or ``mps``, and the reason for it.
@@ -42,25 +45,35 @@ def resolve_num_threads(num_threads: int | None) -> tuple[int, str]:
     return num_threads, "asked for"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a GPU, or of the computer, is full."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in _ALLOCATORS)
+
+
 @contextmanager
 def enough_memory(device: torch.device, batch_size: int | None, *others: str) -> Iterator[None]:
-    """Say in a sentence that the memory of ``device`` is full, and what to try.
+    """Say in a sentence that the memory of ``device``, or of the computer, is full, and what to try.
 
     Args:
         device: Where the block computes.
-        batch_size: Images at a time; None where only weights are looked at.
-        others: Options besides ``--batch-size`` that take less memory when they are smaller.
+        batch_size: Images at a time; None where that is no option.
+        others: Options, besides ``--batch-size``, that take less memory when they are smaller.
 
     Raises:
         SettingError: It is.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        if batch_size is None:
-            raise SettingError(f"{device} ran out of memory. Try another --device.", field="device") from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        full = device if isinstance(error, torch.OutOfMemoryError) else torch.device("cpu")
+        at = "" if batch_size is None else f" at a batch of {batch_size} images"
+        smaller = others if batch_size is None else ("--batch-size", *others)
+        advice = f"a smaller {' or '.join(smaller)}" if smaller else "another --device"
+        first = smaller[0] if smaller else "--device"
         raise SettingError(
-            f"{device} ran out of memory at a batch of {batch_size} images. Try a smaller "
-            f"{' or '.join(('--batch-size', *others))}.",
-            field="batch_size",
+            f"{full} ran out of memory{at}. Try {advice}.", field=first.removeprefix("--").replace("-", "_")
         ) from error

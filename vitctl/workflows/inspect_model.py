@@ -4,21 +4,18 @@ Every analysis leaves ``NAME.npz`` (arrays), ``NAME.json`` (settings, scalars, w
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.run_images import data_of_run, images_of_run, specs_of_run
+from vitctl.data.run_images import images_of_run, specs_of_run
 from vitctl.inspecting.catalogue import Analysis, catalogue, settings_as_json
 from vitctl.inspecting.everything import Outcome, inspect_everything
-from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.inspection import Inspection, Named, run_analysis
 from vitctl.inspecting.outcome import command_of, result_of, write_files
-from vitctl.inspecting.subjects import ModelChoice, ShownImages, choose_images, choose_models
-from vitctl.models.run_folders import is_run_folder
+from vitctl.inspecting.subjects import ShownImages, choose_images, choose_models
+from vitctl.models.run_folders import run_of
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
@@ -29,7 +26,6 @@ from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, writ
 from vitctl.results.inspect_model import InspectAllResult, InspectResult, Verdict
 from vitctl.settings.inspect_model import InspectAllConfig, InspectConfig, Minibatch, OnImages
 from vitctl.settings.words import DIGITS
-from vitctl.workflows.inspect_probe import probe
 
 DEFAULT_OUT = "inspect"
 REPORT = "report.html"
@@ -43,7 +39,7 @@ def run(config: InspectConfig, conversation: Conversation) -> InspectResult | In
     Raises:
         VitctlError: A model, an option or the images cannot be used; of the analysis nothing was written.
     """
-    run_folder = _run_of(config)
+    run_folder = run_of(config.run)
     out = _decide_out(config, run_folder)
     check_writable(out)
     device, device_reason = resolve_device(config.device)
@@ -54,7 +50,6 @@ def run(config: InspectConfig, conversation: Conversation) -> InspectResult | In
         device=device,
         conversation=conversation,
         open_images=partial(_open_images, run_folder, conversation),
-        probe=partial(_probe, run_folder, conversation),
     )
     batch_size = config.batch_size if isinstance(config, OnImages) else None
     memory = enough_memory(device, batch_size, *(["--minibatch"] if isinstance(config, Minibatch) else []))
@@ -70,16 +65,6 @@ def run(config: InspectConfig, conversation: Conversation) -> InspectResult | In
 
 
 # --- models and images -------------------------------------------------------------------------------------
-
-
-def _run_of(config: InspectConfig) -> Path | None:
-    """Return the run folder that RUN names, itself or by its best/ or last/; None where it names none."""
-    if config.run is None:
-        return None
-    folder = user_path(config.run).absolute()
-    if is_run_folder(folder):
-        return folder
-    return folder.parent if folder.name in ("best", "last") and is_run_folder(folder.parent) else None
 
 
 def _decide_out(config: InspectConfig, run: Path | None) -> Path:
@@ -110,22 +95,6 @@ def _open_images(run: Path | None, conversation: Conversation, config: OnImages,
         return choose_images(config, most, conversation)
     found = images_of_run(run, None, advice="Name others with --data SPEC.")
     return choose_images(config, most, conversation, of_run=(found.split, found.source, found.reason))
-
-
-def _probe(run: Path | None, conversation: Conversation, model: ModelChoice, options: Any) -> Findings:
-    """Return linear probes of a model, by the code of ``vitctl fewshot-eval``."""
-    config = options.for_fewshot_eval(model.spec, model.weights)
-    if options.data is None and run is not None:
-        data, sources = data_of_run(run)
-        config = replace(config, data=(data,), **asdict(sources))
-    return probe(
-        config,
-        num_test_images=options.count,
-        seed=options.seed,
-        method=options.pos_embed_interp,
-        names=[model.name],
-        conversation=conversation,
-    )[0]
 
 
 def _settings(inspection: Inspection, run: Path | None, out: Path, device_reason: str = "") -> list[Setting]:

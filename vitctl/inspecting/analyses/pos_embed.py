@@ -40,7 +40,7 @@ def analyse(options: Options, _conversation: "Conversation", model: "View") -> "
     """Return how alike the position embeddings are."""
     from vitctl.inspecting.position import pos_embed
 
-    return pos_embed(model.subject, image_size=options.image_size, method=model.interpolation)
+    return pos_embed(model.subject, image_size=options.image_size, method=model.opened.interpolation.value)
 
 
 def judge(found: "Findings", control: "Findings | None") -> list[Judged]:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from vitctl.inspecting.verdicts import Judged, fact, larger, rises
 from vitctl.inspecting.words import Words
 from vitctl.results.inspect_model import InspectedImages
-from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.inspect_model import OnImages, Probes
-from vitctl.settings.words import ALL
+from vitctl.settings.words import DIGITS
 
 if TYPE_CHECKING:
     from vitctl.conversation import Conversation
+    from vitctl.data.source import SourceOptions
     from vitctl.inspecting.findings import Findings
     from vitctl.inspecting.view import View
 
@@ -24,26 +24,6 @@ class Options(OnImages, Probes):
     def draws(self) -> str:
         """How many images are in the supports, and how many are scored."""
         return f"{self.shots} a class, {self.seeds} times; {self.count} test images at most"
-
-    def for_fewshot_eval(self, model: str, weights: str) -> FewshotEvalConfig:
-        """Return the settings of ``vitctl fewshot-eval`` that probe every layer of a model."""
-        return FewshotEvalConfig(
-            model=(model,),
-            weights=(weights,),
-            data=None if self.data is None else (self.data,),
-            image_root=self.image_root,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            on_bad_image=self.on_bad_image,
-            shots=(self.shots,),
-            seeds=self.seeds,
-            l2=(self.l2,),
-            layers=(ALL,),
-            image_size=self.image_size,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            device=self.device,
-        )
 
 
 WORDS = Words(
@@ -61,13 +41,46 @@ WORDS = Words(
 )
 
 
-def analyse(options: Options, _conversation: "Conversation", model: "View") -> "Findings":
+def analyse(options: Options, conversation: "Conversation", model: "View") -> "Findings":
     """Return what linear few-shot classifiers reach on every layer."""
-    found = model.probe(options)
+    from vitctl.inspecting.probe import draw_task, probe
+
+    task = draw_task(
+        *_data(options),
+        shots=options.shots,
+        seeds=options.seeds,
+        num_test_images=options.count,
+        seed=options.seed,
+        skip_bad=options.on_bad_image == "skip",
+        conversation=conversation,
+    )
+    found = probe(
+        model.subject,
+        model.opened,
+        task,
+        shots=options.shots,
+        l2=options.l2,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        conversation=conversation,
+    )
     facts = found.facts
     reason = f"test images; {facts['num_support']} of the others in each support"
     shown = InspectedImages(data=facts["data"], num_images=facts["num_test"], num_available=None, reason=reason)
     return replace(found, images=shown)
+
+
+def _data(options: Options) -> tuple[str, "SourceOptions"]:
+    """Return the data spec and how to read it: what was given, else that of the run, else the embedded digits."""
+    from vitctl.data.run_images import data_of_run
+    from vitctl.data.source import SourceOptions
+    from vitctl.models.run_folders import run_of
+
+    run = run_of(options.run)
+    if options.data is None and run is not None:
+        return data_of_run(run)
+    return options.data or DIGITS, SourceOptions(options.image_root, options.image_column, options.label_column)
 
 
 def judge(found: "Findings", control: "Findings | None") -> list[Judged]:

@@ -2,23 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vitctl.conversation import Conversation
 from vitctl.data.source import SourceOptions
-from vitctl.errors import SettingError
 from vitctl.evaluation import probe_layers
 from vitctl.evaluation.probe_layers import PROBE_POOLS, even_positions
-from vitctl.evaluation.tasks import ImageTask, LinearPlan, open_image_tasks
+from vitctl.evaluation.tasks import ImageTask
 from vitctl.inspecting.findings import Findings
+from vitctl.inspecting.probe import draw_task, probe
+from vitctl.inspecting.subjects import ModelChoice, load_subject
 from vitctl.primitives.seeds import random_generator
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.workflows import fewshot_eval
-from vitctl.workflows.inspect_probe import probe
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -51,15 +51,35 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("data") / "photos", tinted, count=20)
 
 
-def settings(model: Path | str, data: Path, **changes: Any) -> FewshotEvalConfig:
-    given: dict[str, Any] = {"shots": "5", "seeds": 3, "layers": "all", "num_workers": 0, "device": "cpu"}
-    return FewshotEvalConfig(model=(str(model),), data=(str(data),), **{**given, **changes})
+def drawn(data: Path, *, seeds: int = 3, num_test_images: int = 256, seed: int = 0) -> ImageTask:
+    return draw_task(
+        str(data), SourceOptions(), shots=5, seeds=seeds, num_test_images=num_test_images, seed=seed, skip_bad=False,
+        conversation=Conversation(),
+    )  # fmt: skip
+
+
+def probed(
+    model: Path | str,
+    task: ImageTask,
+    *,
+    weights: str = "pretrained",
+    image_size: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> Findings:
+    """Return what probes of five images a class find in every layer."""
+    one = load_subject(
+        ModelChoice("mine", str(model), weights), image_size=image_size, method=None, seed=seed,
+        device=torch.device("cpu"), conversation=Conversation(),
+    )  # fmt: skip
+    return probe(
+        one.subject, one.opened, task, shots=5, l2=1024.0, seed=seed, batch_size=64, num_workers=0,
+        conversation=Conversation(),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def usual(tiny_model_folder: Path, photos: Path) -> Findings:
-    (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
-    return found
+    return probed(tiny_model_folder, drawn(photos))
 
 
 def test_accuracies_are_those_of_fewshot_eval(
@@ -67,7 +87,10 @@ def test_accuracies_are_those_of_fewshot_eval(
 ) -> None:
     rows = []
     for layers, pools in (("embed,0,1,final", "native,mean,mean-all,first,tokens"), ("0,1,final", "cls")):
-        config = settings(tiny_model_folder, photos, layers=layers, pool=pools, out=str(tmp_path / pools))
+        config = FewshotEvalConfig(
+            model=(str(tiny_model_folder),), data=(str(photos),), shots="5", seeds=3, layers=layers, pool=pools,
+            num_workers=0, device="cpu", out=str(tmp_path / pools),
+        )  # fmt: skip
         rows += fewshot_eval.run(config, Conversation()).results
     layers, pools = usual.arrays["layers"].tolist(), usual.arrays["pools"].tolist()
     assert (layers, pools) == (["embed", "0", "1", "final"], list(PROBE_POOLS))
@@ -112,8 +135,7 @@ def test_one_token_carries_the_class(tiny_model_folder: Path, tmp_path: Path) ->
         return pixels
 
     data = draw_folder(tmp_path / "planted", planted, count=20)
-    (found,) = probe(settings(tiny_model_folder, data, layers="embed"), conversation=Conversation())
-    tokens = found.arrays["token_accuracy"][0]
+    tokens = probed(tiny_model_folder, drawn(data)).arrays["token_accuracy"][0]  # of embed
     assert tokens[1, 2] == 1
     tokens[1, 2] = np.nan
     assert np.nanmax(tokens) < 0.75
@@ -122,37 +144,26 @@ def test_one_token_carries_the_class(tiny_model_folder: Path, tmp_path: Path) ->
 
 def test_classes_without_a_meaning_are_found_by_chance(tiny_model_folder: Path, tmp_path: Path) -> None:
     data = draw_folder(tmp_path / "noise", noise, count=60)
-    (found,) = probe(settings(tiny_model_folder, data), conversation=Conversation())
+    found = probed(tiny_model_folder, drawn(data))
     is_inside = np.abs(found.arrays["accuracy"] - 1 / 3) <= found.arrays["half_width"]
     assert is_inside.sum() >= 0.9 * np.isfinite(found.arrays["accuracy"]).sum()
     assert abs(found.arrays["token_accuracy"].mean() - 1 / 3) < 0.05
 
 
-def opened(data: Path, **changes: Any) -> ImageTask:
-    (task,) = open_image_tasks(
-        [str(data)], [None], LinearPlan((5,), 3), options=SourceOptions(), group_pattern=None, skip_bad=False,
-        conversation=Conversation(), **changes,
-    )  # fmt: skip
-    return task
-
-
 def test_test_images__are_the_first_of_a_seeded_order(tiny_model_folder: Path, photos: Path) -> None:
-    config = settings(tiny_model_folder, photos, layers="last")
-    some, others = (
-        probe(config, num_test_images=7, seed=seed, conversation=Conversation())[0].facts["num_test"] for seed in (0, 1)
-    )
-    assert some == others == 7
+    whole, fewer, others = drawn(photos), *(drawn(photos, num_test_images=7, seed=seed) for seed in (0, 1))
     chosen = np.sort(random_generator(0, "inspection").permutation(12)[:7])
-    whole, fewer = opened(photos), opened(photos, choose_test=lambda _count: chosen)
     np.testing.assert_array_equal(whole.test_labels[chosen], fewer.test_labels)
     np.testing.assert_array_equal(whole.labels, fewer.labels)  # supports do not depend on it
+    assert fewer.used.test.image_names() != others.used.test.image_names()
+    assert probed(tiny_model_folder, fewer).facts["num_test"] == 7
 
 
 def test_one_pass_or_several_make_no_difference(
     usual: Findings, tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_layers, "BYTES_AT_ONCE", 1)
-    (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
+    found = probed(tiny_model_folder, drawn(photos))
     for key in ("accuracy", "token_accuracy"):
         np.testing.assert_array_equal(found.arrays[key], usual.arrays[key])
 
@@ -161,7 +172,7 @@ def test_many_tokens__an_even_part_of_them_is_probed(
     usual: Findings, tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_layers, "MOST_TOKENS", 8)
-    (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
+    found = probed(tiny_model_folder, drawn(photos))
     tokens = found.arrays["token_accuracy"]
     places = even_positions((4, 4), most=8, seed=0)
     assert np.isfinite(tokens).sum(axis=(1, 2)).tolist() == [4] * 4
@@ -176,7 +187,7 @@ def test_a_layer_too_large_to_hold__is_probed_in_part(
     tiny_model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe_layers, "BYTES_OF_A_LAYER", 1)
-    (found,) = probe(settings(tiny_model_folder, photos), conversation=Conversation())
+    found = probed(tiny_model_folder, drawn(photos))
     assert np.isfinite(found.arrays["token_accuracy"]).sum(axis=(1, 2)).tolist() == [1] * 4
     assert "1 of them" in found.notes[0]
 
@@ -194,8 +205,7 @@ def test_even_positions(grid: tuple[int, int]) -> None:
 
 
 def test_a_cnn__has_tokens_on_its_last_grid_only(photos: Path) -> None:
-    config = settings("test_resnet", photos, weights=("none",), image_size="64", seeds=2)
-    (found,) = probe(config, names=["mine"], conversation=Conversation())
+    found = probed("test_resnet", drawn(photos, seeds=2), weights="none", image_size=(64, 64))
     assert found.arrays["layers"].tolist() == ["embed", "0", "1", "2", "3", "final"]
     has_tokens = np.isfinite(found.arrays["token_accuracy"]).all(axis=(1, 2))
     grid = found.arrays["token_accuracy"].shape[1:]
@@ -209,27 +219,23 @@ def test_a_cnn__has_tokens_on_its_last_grid_only(photos: Path) -> None:
     assert found.facts["model"] == "mine"
 
 
-def test_two_models_on_the_same_images(tiny_model_folder: Path, photos: Path) -> None:
-    config = FewshotEvalConfig(
-        model=(str(tiny_model_folder),) * 2, weights=("pretrained", "none"), data=(str(photos),), shots="5", seeds=2,
-        layers="last", num_workers=0, device="cpu",
+def test_random_weights_follow_their_seed(tiny_model_folder: Path, photos: Path) -> None:
+    task = drawn(photos, seeds=2)
+    first, other, again = (probed(tiny_model_folder, task, weights="none", seed=seed) for seed in (0, 1, 0))
+    assert not np.array_equal(first.arrays["token_accuracy"], other.arrays["token_accuracy"])
+    np.testing.assert_array_equal(first.arrays["token_accuracy"], again.arrays["token_accuracy"])
+
+
+def test_the_model_stays_where_and_what_it_was(tiny_model_folder: Path, photos: Path) -> None:
+    """Other analyses are shown the same model, before and after."""
+    one = load_subject(
+        ModelChoice("mine", str(tiny_model_folder), "pretrained"), image_size=None, method=None, seed=0,
+        device=torch.device("cpu"), conversation=Conversation(),
     )  # fmt: skip
-    first, second = probe(config, conversation=Conversation())
-    assert first.facts["model"].endswith("(pretrained)")
-    assert not np.array_equal(first.arrays["token_accuracy"], second.arrays["token_accuracy"])
-    (other,) = probe(settings(tiny_model_folder, photos, weights=("none",), layers="last", seeds=2), seed=1,
-                     conversation=Conversation())  # fmt: skip
-    assert not np.array_equal(other.arrays["token_accuracy"], second.arrays["token_accuracy"])  # other random weights
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"shots": "5,10"}, "--shots holds 2 numbers; probe shows one"),
-        ({"l2": "1,1024"}, "--l2 or --neighbours holds 2 numbers"),
-        ({"protocol": "episodes"}, "--protocol is episodes"),
-    ],
-)
-def test_refusals(tiny_model_folder: Path, photos: Path, changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingError, match=sentence):
-        probe(settings(tiny_model_folder, photos, **changes), conversation=Conversation())
+    before = {name: value.clone() for name, value in one.subject.model.state_dict().items()}
+    probe(one.subject, one.opened, drawn(photos, seeds=1), shots=5, l2=1024.0, seed=0, batch_size=64, num_workers=0,
+          conversation=Conversation())  # fmt: skip
+    assert not any(module._forward_hooks or module.training for module in one.subject.model.modules())
+    for name, value in one.subject.model.state_dict().items():
+        assert value.device == one.subject.device
+        assert torch.equal(value, before[name])
