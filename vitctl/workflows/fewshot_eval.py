@@ -32,7 +32,6 @@ from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_file, check_writable, writing
-from vitctl.reporting.fewshot_figures import draw_accuracy_vs_l2, draw_accuracy_vs_shots, draw_layers, draw_ways_shots
 from vitctl.results.fewshot_eval import FewshotResult
 from vitctl.results.result import JsonObject
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
@@ -202,6 +201,13 @@ def write_files(out: Path, result: FewshotResult, tasks: Sequence[Task]) -> None
 
 
 def _draw(out: Path, rows: list[JsonObject]) -> None:
+    from vitctl.reporting.fewshot_figures import (
+        draw_accuracy_vs_l2,
+        draw_accuracy_vs_shots,
+        draw_layers,
+        draw_ways_shots,
+    )
+
     title = "few-shot evaluation of frozen features"
     if any(row["l2"] is None for row in rows):  # chosen for every support: no name of a curve
         rows = [{**row, "l2": None} for row in rows]
