@@ -9,15 +9,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
-from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
-from torchvision import transforms
 
 from vitctl.errors import check_choice
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import CROPS
+
+with compiler_later():
+    from timm.data import create_transform
+    from timm.data.transforms import str_to_interp_mode
+    from torchvision import transforms
 
 MAX_ASPECT = 16  # a centre crop of timm's never shows more than the model's own aspect, with room for rectangles
 

@@ -3,10 +3,13 @@
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.results.finetune import GroupReport
+
+with compiler_later():
+    from timm.optim import param_groups_layer_decay
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

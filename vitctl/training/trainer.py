@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.errors import InterruptedRun
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopRequest
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.job import Job
@@ -23,6 +24,7 @@ from vitctl.training.state import Best, TrainingState
 from vitctl.training.validation import check_finite, is_best, validate, validation_steps
 
 
+@compiler_later()  # torch's optimisers ask for it at every step
 def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, conversation: Conversation) -> TrainingState:
     """Train to the end, saving ``last/`` at each validation and ``best/`` when it is found.
 
