@@ -1,12 +1,15 @@
 """Fixtures for all tests: a tiny model, a finished run, drawn images, the command line in this process, no network."""
 
 import functools
+import io
 import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -100,6 +103,59 @@ class CommandResult:
             raise AssertionError(f"{name} in JSON output")
 
         return json.loads(self.stdout, parse_constant=refuse)
+
+
+DISK_CALLS = ("open", "mkdir", "write", "ftruncate", "truncate", "fsync", "rename", "replace", "unlink", "rmdir")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test pulls the plug, so none waits until its files are on disk: milliseconds each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _handle: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def killed_at() -> Callable[[Callable[[], object], int], bool]:
+    """Return ``killed_at(ACTION, N)``: do it in a fork that is killed before its N-th call that touches the disk.
+
+    The calls are those that Python makes by ``os``, the exchange of two names, and what ``pathlib`` opens to write.
+    False: there were fewer than N.
+    """
+    from vitctl.primitives import atomic
+
+    def is_killed(action: Callable[[], object], number: int) -> bool:
+        child = os.fork()
+        if child == 0:
+            calls = itertools.count(1)
+
+            def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+                def made(*args: Any, **kwargs: Any) -> Any:
+                    if next(calls) == number:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return call(*args, **kwargs)
+
+                return made
+
+            for name in DISK_CALLS:
+                setattr(os, name, counted(getattr(os, name)))
+            atomic._exchanged = counted(atomic._exchanged)
+            opened, opened_to_write = io.open, counted(io.open)
+            io.open = lambda file, mode="r", *args, **kwargs: (  # type: ignore[misc]  # what pathlib opens with
+                (opened if mode in ("r", "rb") else opened_to_write)(file, mode, *args, **kwargs)
+            )
+            try:
+                action()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return os.WIFSIGNALED(status)
+
+    return is_killed
 
 
 @pytest.fixture(scope="session", autouse=True)

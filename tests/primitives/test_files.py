@@ -9,7 +9,6 @@ import pytest
 
 from vitctl.primitives.files import (
     json_text,
-    replace_folder,
     sha256_of,
     whole_file,
     whole_folder,
@@ -85,14 +84,6 @@ def test_whole_folder__block_raises_leaves_the_old_folder_and_nothing_else(tmp_p
     with pytest.raises(_Stopped), whole_folder(path) as partial:
         _write_and_stop(partial / "a.txt")
     assert _listed(tmp_path) == {"run": None, "run/a.txt": "old"}
-
-
-def test_replace_folder_moves_the_new_one_away_from_where_it_was(tmp_path: Path) -> None:
-    for name in ("new", "run"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.txt").write_text(name)
-    replace_folder(tmp_path / "new", tmp_path / "run")
-    assert _listed(tmp_path) == {"run": None, "run/new.txt": "new"}
 
 
 def test_write_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:

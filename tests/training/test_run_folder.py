@@ -1,8 +1,10 @@
 """The run folder: never made over something else, never lost by a run that fails early."""
 
+import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,8 @@ def old_run(path: Path) -> Path:
     """Make a finished run with a file that tells it."""
     with new_run_folder(path, overwrite=False) as run:
         run.write_json("config.json", {"vitctl": "0.1.0"})
-        (path / "best").mkdir()
-        (path / "best" / "model.safetensors").write_text("old")
+        (run.path / "best").mkdir()
+        (run.path / "best" / "model.safetensors").write_text("old")
     return path
 
 
@@ -106,13 +108,13 @@ def fail_in(path: Path, failure: BaseException, *, overwrite: bool, weights: str
         run.append("metrics.jsonl", {"step": 1})
         assert not run.has_weights
         if weights is not None:
-            (path / weights).mkdir()
+            (run.path / weights).mkdir()
             assert run.has_weights
         raise failure
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)])
-def test_new_run_folder__failure_before_any_weights_puts_the_old_run_back(
+def test_new_run_folder__failure_before_any_weights_leaves_the_old_run_alone(
     tmp_path: Path, failure: BaseException
 ) -> None:
     path = old_run(tmp_path / "run")
@@ -130,12 +132,86 @@ def test_new_run_folder__failure_before_any_weights_leaves_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_new_run_folder__failure_after_weights_keeps_the_new_run(tmp_path: Path, name: str) -> None:
+def test_new_run_folder__failure_after_weights_keeps_them_and_the_old_run(tmp_path: Path, name: str) -> None:
     path = old_run(tmp_path / "run")
+    before = contents(path)
     with pytest.raises(RuntimeError, match="late"):
         fail_in(path, RuntimeError("late"), overwrite=True, weights=name)
-    assert json.loads((path / "config.json").read_text()) == {"vitctl": "new"}
-    assert (path / name).is_dir()
+    assert contents(path) == before
+    assert json.loads((tmp_path / ".run.partial" / "config.json").read_text()) == {"vitctl": "new"}
+    assert (tmp_path / ".run.partial" / name).is_dir()
+
+    with new_run_folder(path, overwrite=True) as run:  # the next one finds it, and clears it
+        run.write_json("config.json", {"vitctl": "newer"})
+    assert contents(path) == {"config.json": '{\n  "vitctl": "newer"\n}\n'}
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
+
+
+def test_new_run_folder__failure_after_weights_where_none_was_keeps_the_new_run(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="late"):
+        fail_in(tmp_path / "run", RuntimeError("late"), overwrite=False, weights="last")
+    assert (tmp_path / "run" / "last").is_dir()
+
+
+def test_new_run_folder__the_old_run_stands_until_the_end(tmp_path: Path) -> None:
+    path = old_run(tmp_path / "run")
+    before = contents(path)
+    with new_run_folder(path, overwrite=True) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+        assert contents(path) == before
+        assert run.replaces == path
+    assert run.path == path
+
+
+def test_new_run_folder__a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    old_run(tmp_path / "disk" / "run")
+    link = tmp_path / "run"
+    link.symlink_to(tmp_path / "disk" / "run")
+    with new_run_folder(link, overwrite=True) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "disk" / "run" / "config.json").read_text()) == {"vitctl": "new"}
+    assert sorted(found.name for found in (tmp_path / "disk").iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["a new folder", "an old run"])
+def test_new_run_folder__not_where_another_process_is_writing(tmp_path: Path, is_there: bool) -> None:
+    path = old_run(tmp_path / "run") if is_there else tmp_path / "run"
+    with new_run_folder(path, overwrite=True) as run:
+        run.write_json("config.json", {"vitctl": "first"})
+        during = contents(tmp_path)
+        with pytest.raises(SettingError, match="is being written by another vitctl"):
+            with new_run_folder(path, overwrite=True):
+                pass
+        assert contents(tmp_path) == during
+    assert json.loads((path / "config.json").read_text()) == {"vitctl": "first"}
+
+
+@pytest.mark.parametrize("has_exchange", [True, False])
+def test_new_run_folder__killed_anywhere_the_old_run_or_the_whole_new_one_stands(
+    tmp_path: Path, killed_at: Any, monkeypatch: pytest.MonkeyPatch, has_exchange: bool
+) -> None:
+    if not has_exchange:
+        monkeypatch.setattr("vitctl.primitives.atomic._exchanged", lambda _first, _second: False)
+    path = tmp_path / "run"
+    whole = {"config.json": '{\n  "vitctl": "new"\n}\n', "metrics.jsonl": '{"step": 1}\n'}
+
+    def replace_run() -> None:
+        with new_run_folder(path, overwrite=True) as run:
+            run.write_json("config.json", {"vitctl": "new"})
+            run.append("metrics.jsonl", {"step": 1})
+
+    old_run(path)
+    old, seen = contents(path), set[bool]()
+    for number in itertools.count(1):
+        if not killed_at(replace_run, number):
+            break
+        assert is_run_folder(path)  # which brings back what stood there, where names cannot be exchanged
+        assert contents(path) in (old, whole)
+        seen.add(contents(path) == old)
+    assert number > 10
+    assert seen == {True, False}
+    assert contents(path) == whole
     assert [found.name for found in tmp_path.iterdir()] == ["run"]
 
 

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -23,7 +25,10 @@ def test_kill_storm__every_file_is_whole(image_folder: Path, tiny_model_folder: 
             [sys.executable, "-m", "vitctl", *arguments], env=environment, stderr=subprocess.PIPE
         )
         deadline = time.monotonic() + 120
-        metrics = Path("out/metrics.jsonl")
+        # the first grows where it will stand, those after it beside what the one before it left there
+        run = Path(".out.partial" if attempt else "out")
+        metrics = run / "metrics.jsonl"
+        metrics.unlink(missing_ok=True)
         wanted = 150 * attempt  # further into the run each time
         while time.monotonic() < deadline and process.poll() is None:
             if metrics.is_file() and metrics.read_bytes().count(b"\n") >= max(1, wanted):
@@ -35,8 +40,8 @@ def test_kill_storm__every_file_is_whole(image_folder: Path, tiny_model_folder: 
         for line in metrics.read_text().splitlines():
             json.loads(line)
         for name in ("config.json", "validation.json"):
-            json.loads(Path("out", name).read_text())
-        for folder in (path for path in (Path("out/last"), Path("out/best")) if path.is_dir()):
+            json.loads((run / name).read_text())
+        for folder in (path for path in (run / "last", run / "best") if path.is_dir()):
             load_file(folder / "model.safetensors")
             json.loads((folder / "config.json").read_text())
             seen_weights += 1
@@ -59,3 +64,45 @@ def test_ctrl_c__exit_130_and_a_sentence(image_folder: Path, tiny_model_folder: 
     assert "Stopped after step" in stderr
     assert "Traceback" not in stderr
     assert load_file("out/last/model.safetensors")
+
+
+def start_run(image_folder: Path, model_folder: Path, *, seed: int) -> Callable[[], object]:
+    """Return what starts a run of four steps with three validations in ``out``, over what stands there."""
+    from vitctl.conversation import Conversation
+    from vitctl.settings.finetune import FinetuneConfig
+    from vitctl.workflows import finetune
+
+    settings = dict(data=str(image_folder), model=str(model_folder), head="zero", num_workers=0, steps=4, batch_size=4)
+    config = FinetuneConfig(**settings, seed=seed, out="out", overwrite=True)
+    return lambda: finetune.run(config, Conversation())
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return what repeats of a run, by path."""
+    changing = ("speed.jsonl", "summary.json", "curves.png", "confusion.png")
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in changing)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+def test_overwrite__killed_anywhere_the_old_run_or_the_whole_new_one_stands(
+    image_folder: Path, tiny_model_folder: Path, killed_at: Callable[[Callable[[], object], int], bool]
+) -> None:
+    out, ends = Path("out"), list[bool]()
+    expected = list[dict[str, bytes]]()
+    for seed in (1, 0):
+        start_run(image_folder, tiny_model_folder, seed=seed)()
+        expected.append(files_of(out))
+    new, old = expected
+    assert new != old
+    start_new = start_run(image_folder, tiny_model_folder, seed=1)
+    numbers = np.random.default_rng(0).choice(np.arange(1, 160), 60, replace=False)
+    for number in sorted(numbers.tolist()):
+        ends.append(killed_at(start_new, number))
+        assert files_of(out) in (old, new)
+        if not ends[-1]:
+            break
+    assert ends.count(True) > 30
+    start_new()
+    assert files_of(out) == new
+    assert sorted(path.name for path in Path().iterdir()) == ["out"]

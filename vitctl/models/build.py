@@ -18,6 +18,7 @@ from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
+from vitctl.primitives.atomic import recover
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
 from vitctl.primitives.preprocessing import Preprocessing
@@ -64,6 +65,7 @@ def model_folder(spec: str) -> Path | None:
         return DEMO_FOLDER
     folder = user_path(spec)
     for candidate in (folder, folder / "best", folder / "last"):
+        recover(candidate)
         if _is_timm_folder(candidate):
             return candidate.absolute()
     return None

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 from vitctl.models.build import model_folder
+from vitctl.primitives.atomic import recover
 from vitctl.primitives.files import user_path
 
 
 def is_run_folder(folder: Path) -> bool:
     """Return whether ``folder`` holds the ``config.json`` of a vitctl run."""
+    recover(folder)
     try:
         return "vitctl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

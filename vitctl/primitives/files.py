@@ -4,15 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+from vitctl.primitives.atomic import partial_beside, put_in_place, recover, sync, sync_names
 
 
 def user_path(text: str) -> Path:
@@ -62,30 +59,28 @@ def cache_folder() -> Path:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; rename it to ``path`` if the block succeeds.
+    """Yield an empty file beside ``path`` to write to; rename it to ``path``, on disk, if the block succeeds.
 
     If the block fails the partial file is removed and an existing ``path`` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
-    try:
+    with partial_beside(path, is_folder=False) as partial:
         yield partial
+        sync(partial)
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        sync_names(path.parent)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path`` to fill; put it in the place of ``path`` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
-    partial.mkdir()
-    try:
+    path = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
+    recover(path)
+    with partial_beside(path, is_folder=True) as partial:
         yield partial
-        replace_folder(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        sync(partial)
+        put_in_place(partial, path)
 
 
 @contextmanager
@@ -100,31 +95,23 @@ def whole_folders(parent: Path) -> Iterator[Path]:
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     moved: list[Path] = []
     is_done = False
-    staging = _beside(parent / "export")
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        for folder in sorted(staging.iterdir()):
-            os.rename(folder, parent / folder.name)
-            moved.append(parent / folder.name)
-        is_done = True
+        parent.mkdir(parents=True, exist_ok=True)
+        with partial_beside(parent / "export", is_folder=True) as staging:
+            yield staging
+            sync(staging)
+            for folder in sorted(staging.iterdir()):
+                os.rename(folder, parent / folder.name)
+                moved.append(parent / folder.name)
+            sync_names(parent)
+            is_done = True
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         if not is_done:
             for folder in moved:
                 shutil.rmtree(folder, ignore_errors=True)
             for folder in made:
                 with suppress(OSError):
                     folder.rmdir()
-
-
-def replace_folder(new: Path, path: Path) -> None:
-    """Rename folder ``new`` to ``path``; a folder that stands there is removed only after that."""
-    old = _beside(path)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
+from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
@@ -82,8 +83,12 @@ class Recorder:
 
 
 @contextmanager
-def run_folder_of(accelerator: Accelerator, path: Path, *, overwrite: bool) -> Iterator[RunFolder | None]:
+def run_folder_of(
+    accelerator: Accelerator, path: Path, *, overwrite: bool, conversation: Conversation
+) -> Iterator[RunFolder | None]:
     """Make the run folder ``path`` in the first process; yield None in the others.
+
+    A run that ends early beside the one that it was to replace says where both are.
 
     Raises:
         SettingError: See ``check_out``.
@@ -93,4 +98,9 @@ def run_folder_of(accelerator: Accelerator, path: Path, *, overwrite: bool) -> I
         yield None
         return
     with new_run_folder(path, overwrite=overwrite) as folder:
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if folder.replaces is not None and folder.has_weights:
+                conversation.warn(f"{path} is the run that was there before; what was trained now is in {folder.path}.")
+            raise

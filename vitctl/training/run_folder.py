@@ -13,14 +13,14 @@
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
 from vitctl.models.run_folders import is_run_folder
+from vitctl.primitives.atomic import clear, is_in_use, own_folder, partial_of, put_in_place, recover, sync
 from vitctl.primitives.files import write_json
 from vitctl.primitives.outputs import check_writable, writing
 
@@ -58,12 +58,14 @@ def _check_out(folder: Path, *, overwrite: bool) -> None:
 class RunFolder:
     """A run folder that is being filled.
 
-    Use as ``with new_run_folder(path) as run``. A run that fails before it has saved any weights leaves
-    nothing behind, and a run that it was to replace stands as before.
+    Attributes:
+        path: Where it is now.
+        replaces: The run whose place it takes when it is complete; None where there is none.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, replaces: Path | None = None) -> None:
         self.path = path
+        self.replaces = replaces
 
     @property
     def has_weights(self) -> bool:
@@ -86,29 +88,38 @@ class RunFolder:
 
 @contextmanager
 def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
-    """Make the run folder ``path``; on failure before any weights were saved, put back what was there.
+    """Make the run folder ``path``, which grows there, or beside the run that it replaces.
+
+    That one stands until the new one is complete. What a process that was killed has left of a new one is cleared. A
+    run that fails before any weights were saved leaves nothing; later, it stays where it grew.
 
     Raises:
-        SettingError: See ``check_out``.
+        SettingError: See ``check_out``, or another process writes there.
     """
     check_out(path, overwrite=overwrite)
-    replaced: Path | None = None
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and any(path.iterdir()):
-            replaced = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.replaced")
-            os.rename(path, replaced)
-        path.mkdir(exist_ok=True)
-    run = RunFolder(path)
-    try:
-        yield run
-    except BaseException:
-        if not run.has_weights:
-            shutil.rmtree(path, ignore_errors=True)
-            if replaced is not None:
-                os.rename(replaced, path)
-                replaced = None
-        raise
-    finally:
-        if replaced is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
+    path = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
+    with ExitStack() as stack:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            recover(path)
+            is_replacing = path.is_dir() and any(path.iterdir())
+            place = partial_of(path) if is_replacing else path
+            if is_in_use(path) or not stack.enter_context(own_folder(place)):
+                raise SettingError(
+                    f"--out {path} is being written by another vitctl. Wait for it, or give another folder.",
+                    field="out",
+                )
+            if is_replacing:
+                clear(place)
+        run = RunFolder(place, replaces=path if is_replacing else None)
+        try:
+            yield run
+        except BaseException:
+            if not run.has_weights:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        with writing(path):
+            sync(place)
+            if is_replacing:
+                put_in_place(place, path)
+                run.path = path

@@ -59,13 +59,16 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
     if prepared.has_ridge_head:
         with full_is_a_sentence(job, out):
             ridge = fill_in_ridge_head(job, conversation, name=prepared.loaded.name)
-    with run_folder_of(job.accelerator, out, overwrite=config.overwrite) as folder, stop_requests() as stop:
+    with (
+        run_folder_of(job.accelerator, out, overwrite=config.overwrite, conversation=conversation) as folder,
+        stop_requests() as stop,
+    ):
         _write_start(prepared, folder)
         recorder = Recorder(folder, _identity(prepared), job.batches)
         if ridge is not None:
             recorder.validation(ridge.score)
         with full_is_a_sentence(job, out):
-            state = train(job, recorder, stop, out=out, conversation=conversation)
+            state = train(job, recorder, stop, out=folder.path if folder else out, conversation=conversation)
             if ridge is not None and (advice := ridge.advice(state.best.score)):
                 conversation.warn(advice)
             sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")
