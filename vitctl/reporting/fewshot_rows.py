@@ -2,9 +2,8 @@
 
 import math
 import re
-import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,10 @@ Row = Mapping[str, Any]
 """A result, with the keys that ``fewshot_figures`` lists."""
 
 MAX_NAME_LENGTH = 48
+RIGHT_END = 1.5  # "all" stands at least this factor to the right of the largest number of shots
+NAMED = ("model", "data")
 FORMS = {
-    "shots": "{} shots", "layer": "layer {}", "pool": "{} pool", "l2": "l2 {:g}", "ways": "{}-way",
+    "shots": "shots {}", "layer": "layer {}", "pool": "{} pool", "l2": "l2 {:g}", "ways": "{}-way",
     "queries": "{} queries per class", "episodes": "{} episodes",
 }  # fmt: skip
 
@@ -41,70 +42,75 @@ def shots_of(row: Row) -> float:
 
 
 def best(groups: Sequence[list[Row]], most: int) -> list[list[Row]]:
-    """Return at most ``most`` groups, in their order: those with the best top-1 at their most shots, on average."""
+    """Return at most ``most`` groups, in their order: the most accurate of each data set, then the second, and so on.
+
+    A group is as accurate as its best top-1 at its most shots, on average over its data sets.
+    """
 
     def accuracy(index: int) -> float:
-        all_data = grouped(groups[index], ["data"])
-        last = [max(of_data, key=lambda row: (shots_of(row), row["top1_mean"])) for of_data in all_data]
+        last = [
+            max(some, key=lambda row: (shots_of(row), row["top1_mean"])) for some in grouped(groups[index], ["data"])
+        ]
         return float(np.mean([row["top1_mean"] for row in last]))
 
-    return [groups[i] for i in sorted(sorted(range(len(groups)), key=accuracy, reverse=True)[:most])]
+    ranks, taken = dict[int, int](), Counter[frozenset[str]]()
+    for index in sorted(range(len(groups)), key=accuracy, reverse=True):
+        data = frozenset(row["data"] for row in groups[index])
+        ranks[index] = taken[data]
+        taken[data] += 1
+    return [groups[index] for index in sorted(sorted(ranks, key=ranks.__getitem__)[:most])]
 
 
-def best_of_each_data(panels: Sequence[list[Row]], most: int) -> list[list[Row]]:
-    """Return at most ``most`` panels, in their order: the most accurate of each data set, then the second, ..."""
+def series_of(
+    rows: Sequence[Row], keys: Sequence[str], names: Mapping[str, str], *, most: int, least: str | None = None
+) -> tuple[list[Row], list[str], int]:
+    """Return the rows of the best series, each with the number of its "series", their labels, and how many there are.
 
-    def accuracy(panel: list[Row]) -> float:
-        return float(np.mean([row["top1_mean"] for row in panel]))
+    Args:
+        rows: All of them.
+        keys: What tells series apart; a label says those that differ.
+        names: Of models and data sets.
+        most: How many series are kept.
+        least: The key of the labels where none differs; None leaves them empty.
+    """
+    groups, varying = grouped(rows, keys), varying_keys(rows, keys) or ([least] if least else [])
+    kept = best(groups, most)
+    numbered: list[Row] = [{**row, "series": number} for number, some in enumerate(kept) for row in some]
+    return numbered, [label_of(some[0], varying, names) for some in kept], len(groups)
 
-    by_data = [
-        [panel for panel in panels if panel[0]["data"] == data] for data in {panel[0]["data"]: 0 for panel in panels}
-    ]
-    in_turn = zip_longest(*(sorted(some, key=accuracy, reverse=True) for some in by_data))
-    chosen = [panel for nth in in_turn for panel in nth if panel][:most]
-    return [panel for panel in panels if panel in chosen]
+
+def places_of(rows: Sequence[Row], over: str) -> dict[object, tuple[float, str]]:
+    """Return where the values of ``over`` stand on a logarithmic axis, and what stands below them."""
+    numbers = {row[over] for row in rows} - {None, "all"}
+    lowest = min(numbers - {0}, default=1.0) / 10
+    places: dict[object, tuple[float, str]] = {number: (number or lowest, f"{number:g}") for number in numbers}
+    if everything := [row["num_support"] / row["num_classes"] for row in rows if row[over] == "all"]:
+        places["all"] = max(*everything, RIGHT_END * max(numbers, default=0)), f"all\n≈ {max(everything):.0f}"
+    return places or {"": (1.0, "none")}
 
 
 def label_of(row: Row, keys: Iterable[str], names: Mapping[str, str]) -> str:
     """Return what ``keys`` of the row say, dots between; nothing of a value that is not there."""
-    texts = []
-    for key in keys:
-        value = row.get(key)
-        if key in ("data", "model"):
-            texts.append(names[str(value)])
-        elif key == "shots" and value in (1, "all"):
-            texts.append("1 shot" if value == 1 else "all images")
-        elif value is not None:
-            texts.append(_middle_cut(one_line(FORMS.get(key, "{}").format(value))))
-    return " · ".join(filter(None, texts))
+    said = [(key, row[key]) for key in keys if row.get(key) is not None]
+    return " · ".join(
+        names[value] if key in NAMED else _short(FORMS.get(key, "{}").format(value)) for key, value in said
+    )
 
 
-def short_names(rows: Sequence[Row]) -> dict[str, str]:
+def names_of(rows: Sequence[Row]) -> dict[str, str]:
     """Return models and data sets by the last two parts between slashes, or as many as tell them apart."""
     short: dict[str, str] = {}
-    for key in ("model", "data"):
+    for key in NAMED:
         parts = {name: re.findall(r"[^/\\]+", name) or [name] for name in {str(row[key]) for row in rows}}
         for count in range(2, max(map(len, parts.values())) + 2):
-            found = {name: _middle_cut(one_line("/".join(parts[name][-count:]))) for name in parts}
+            found = {name: _short("/".join(parts[name][-count:])) for name in parts}
             if len(set(found.values())) == len(found):
                 break
         short |= found
     return short
 
 
-def one_line(text: str) -> str:
-    """Return ``text`` on one line, cut where it is far too long."""
-    return " ".join(fitted(text, 10 * MAX_NAME_LENGTH).split())
-
-
-def _middle_cut(text: str) -> str:
-    """Return ``text`` without its middle if it is too long: models of one family differ at the end of their names."""
-    half = (MAX_NAME_LENGTH - 1) // 2
+def _short(text: str) -> str:
+    """Return ``text`` on one line, without its middle if it is too long: models of a family differ at their ends."""
+    text, half = " ".join(fitted(text, 10 * MAX_NAME_LENGTH).split()), (MAX_NAME_LENGTH - 1) // 2
     return text if len(text) <= MAX_NAME_LENGTH else f"{text[:half]}…{text[-half:]}"
-
-
-def wrapped_label(text: str, width: int) -> str:
-    """Return ``text`` in at most three lines of ``width`` characters, broken after a dot or semicolon."""
-    tied = "\N{NO-BREAK SPACE}"
-    text = re.sub(r"(?<![·;]) ", tied, text)
-    return textwrap.fill(text, width, max_lines=3, placeholder=" …", break_on_hyphens=False).replace(tied, " ")

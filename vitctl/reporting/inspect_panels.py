@@ -1,5 +1,7 @@
 """What the pictures of ``vitctl inspect`` share: axes, heat maps, maps with outlines, layer names, heads as dots.
 
+Axes, heat maps and layer names are also those of ``vitctl fewshot-eval``.
+
 Colours: Okabe and Ito's palette for lines, viridis for maps; what is not defined is grey, and said.
 Letters: L layers, H heads, R C rows and columns of a map, h w grid of patches, Y X px of a picture.
 """
@@ -151,7 +153,7 @@ def dress_lines(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> Non
 def legend(axes: Axes, *, columns: int = 1, place: Place = "best") -> None:
     """Set a legend without a frame, names as they are; none where nothing has a name."""
     if axes.get_legend_handles_labels()[1]:
-        _without_math(axes.legend(frameon=False, fontsize=8, ncols=columns, loc=place))
+        without_math(axes.legend(frameon=False, fontsize=8, ncols=columns, loc=place))
 
 
 def legend_below(axes: Axes, *, columns: int = 2) -> None:
@@ -165,17 +167,18 @@ def legend_below(axes: Axes, *, columns: int = 2) -> None:
         frameon=False, fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=0,
         bbox_transform=axes.transAxes + drop,
     )  # fmt: skip
-    _without_math(drawn)
+    without_math(drawn)
 
 
 def legend_of_all(panel: SubFigure, axes: Axes, *, columns: int) -> None:
     """Set one legend below all axes of ``panel``, of the names on one of them."""
     handles, labels = axes.get_legend_handles_labels()
     drawn = panel.legend(handles, labels, frameon=False, fontsize=8, ncols=columns, loc="outside lower center")
-    _without_math(drawn)
+    without_math(drawn)
 
 
-def _without_math(drawn: Legend) -> None:
+def without_math(drawn: Legend) -> None:
+    """Show the names in a legend as they are."""
     for text in drawn.get_texts():
         text.set_parse_math(False)  # a name may hold a dollar sign
 

@@ -32,7 +32,8 @@ from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_file, check_writable, writing
-from vitctl.reporting.fewshot_figures import draw_accuracy_vs_l2, draw_accuracy_vs_shots, draw_layers, draw_ways_shots
+from vitctl.reporting import fewshot_figures
+from vitctl.reporting.figures import save
 from vitctl.results.fewshot_eval import FewshotResult
 from vitctl.results.result import JsonObject
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
@@ -202,14 +203,14 @@ def write_files(out: Path, result: FewshotResult, tasks: Sequence[Task]) -> None
 
 
 def _draw(out: Path, rows: list[JsonObject]) -> None:
-    title = "few-shot evaluation of frozen features"
     if any(row["l2"] is None for row in rows):  # chosen for every support: no name of a curve
         rows = [{**row, "l2": None} for row in rows]
-    if "ways" in rows[0]:
-        draw_ways_shots(rows, out / "ways_shots.png", title=title)
-    else:
-        draw_accuracy_vs_shots(rows, out / "accuracy_vs_shots.png", title=title)
+    figures = {"ways_shots.png": fewshot_figures.ways_shots_figure}
+    if "ways" not in rows[0]:
+        figures = {"accuracy_vs_shots.png": fewshot_figures.accuracy_vs_shots_figure}
         if rows[0]["classifier"] == "ridge" and len({row["l2"] for row in rows} - {None}) > 1:
-            draw_accuracy_vs_l2(rows, out / "accuracy_vs_l2.png", title=title)
+            figures["accuracy_vs_l2.png"] = fewshot_figures.accuracy_vs_l2_figure
     if len({(row["layer"], row["pool"]) for row in rows}) > 1:
-        draw_layers(rows, out / "layers.png", title=title)
+        figures["layers.png"] = fewshot_figures.layers_figure
+    for name, figure in figures.items():
+        save(figure(rows, title="few-shot evaluation of frozen features"), out / name)
