@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,14 @@ def test_wilson_interval_is_the_closed_form(num_correct: int, num_images: int, c
     found = wilson_interval(num_correct, num_images, confidence=confidence)
     assert found == pytest.approx(expected, abs=1e-12)
     assert 0 <= found[0] <= share <= found[1] <= 1
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_wilson_interval_is_scipys_to_the_last_bit(confidence: float) -> None:
+    for num_images in (1, 2, 7, 360, 10_000):
+        for num_correct in {0, 1, num_images // 3, num_images - 1, num_images}:
+            theirs = scipy.stats.binomtest(num_correct, num_images).proportion_ci(confidence, method="wilson")
+            assert wilson_interval(num_correct, num_images, confidence=confidence) == (theirs.low, theirs.high)
 
 
 def test_nll_is_torchs_cross_entropy_in_float64() -> None:
@@ -143,6 +152,15 @@ def test_confusion_has_true_classes_in_rows_and_all_classes() -> None:
     labels, predicted = np.array([0, 0, 0, 2]), np.array([0, 1, 1, 0])
     expected = [[1, 2, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert confusion(predicted, labels, num_classes=4).tolist() == expected
+
+
+def test_confusion_is_sklearns() -> None:
+    logits, labels = _drawn(300, 9)
+    predicted = np.minimum(logits.argmax(axis=1), 6)  # two classes are never predicted
+    theirs = sklearn.metrics.confusion_matrix(labels, predicted, labels=np.arange(9))
+    found = confusion(predicted, labels, num_classes=9)
+    assert found.dtype == theirs.dtype
+    assert found.tolist() == theirs.tolist()
 
 
 def test_report_agrees_with_sklearn() -> None:

@@ -5,7 +5,6 @@ The weights make a run aim at balanced accuracy (the mean recall of the classes)
 """
 
 import numpy as np
-from sklearn.utils.class_weight import compute_class_weight
 
 NOTABLE_RATIO = 3.0  # largest over smallest class from which balancing is worth a thought: guess
 
@@ -23,6 +22,8 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     Raises:
         ValueError: A class does not occur.
     """
+    from sklearn.utils.class_weight import compute_class_weight
+
     weights: np.ndarray = compute_class_weight("balanced", classes=np.arange(num_classes), y=labels)
     return weights
 

@@ -19,7 +19,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
-from sklearn.neighbors import KDTree
 
 from vitctl.conversation import Conversation
 from vitctl.data.images import decode, pixel_hash, reason_of
@@ -234,6 +233,8 @@ def _candidates(known: dict[Place, Look]) -> set[Place]:
     found = {place for group in same.values() if len(group) > 1 for place in group}
     for full, scaled in by_size.values():
         if full and scaled:
+            from sklearn.neighbors import KDTree
+
             tree = KDTree(_thumbs(scaled, known), metric="chebyshev")
             near: Iterable[np.ndarray] = tree.query_radius(_thumbs(full, known), r=THUMB_TOLERANCE)
             found |= {scaled[index] for indices in near for index in indices}

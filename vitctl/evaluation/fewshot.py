@@ -8,11 +8,9 @@ Letters: N support or pool rows, D width, C classes, M test rows.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from vitctl.evaluation.ridge import (
@@ -27,6 +25,9 @@ from vitctl.evaluation.ridge import (
 )
 from vitctl.evaluation.supports import SupportDraw
 from vitctl.primitives.seeds import random_generator
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 KNN_TEMPERATURE = 0.07  # facebookresearch/dino eval_knn.py, after arXiv 1805.01978
 LOGISTIC_C = tuple(float(10.0**power) for power in np.arange(-5, 2.5, 0.5))
@@ -270,13 +271,16 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
     return held_out
 
 
-def _regression(features: np.ndarray, labels: np.ndarray, c: float) -> LogisticRegression:
+def _regression(features: np.ndarray, labels: np.ndarray, c: float) -> "LogisticRegression":
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 1,000 iterations are near enough
         return LogisticRegression(C=c, max_iter=1000).fit(features, labels)
 
 
-def _quality(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def _quality(model: "LogisticRegression", features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Return accuracy and mean log-likelihood."""
     likelihoods = model.predict_log_proba(features)
     position = np.searchsorted(model.classes_, labels)

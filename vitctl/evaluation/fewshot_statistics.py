@@ -8,7 +8,6 @@ Accuracies are fractions 0-1. ``correct`` is (S, M): 1 where the classifier of a
 from typing import TypedDict
 
 import numpy as np
-from scipy.stats import t as students_t
 
 from vitctl.primitives.seeds import random_generator
 
@@ -33,8 +32,10 @@ def t_interval(values: np.ndarray, *, confidence: float = 0.95) -> tuple[float, 
     """
     if len(values) < 2:
         return None
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf is; to import scipy.stats takes a second
+
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(students_t.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * deviation / len(values) ** 0.5
     return mean - half, mean + half
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
-from scipy.optimize import minimize_scalar
 
 from vitctl.evaluation.fewshot import LOO_ROWS, can_choose_l2
 from vitctl.evaluation.ridge import (
@@ -103,10 +101,13 @@ def best_scale(scores: np.ndarray, labels: np.ndarray) -> float:
         scores: (P, C) float, of images that the classifier was not fitted on.
         labels: (P,) int64.
     """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
     doubt = 1.0 / (len(labels) + 1)
 
     def loss(log_scale: float) -> float:
-        likelihoods = scipy.special.log_softmax(np.exp(log_scale) * scores, axis=1)
+        likelihoods = log_softmax(np.exp(log_scale) * scores, axis=1)
         of_true = likelihoods[np.arange(len(labels)), labels].mean()
         return -float((1 - doubt) * of_true + doubt * likelihoods.mean())
 

@@ -4,6 +4,7 @@ Letters: C classes.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,7 +13,6 @@ from vitctl.data.loader import evaluation_batches
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, stream_features
-from vitctl.evaluation.ridge_head import RidgeHead, fit_ridge_head
 from vitctl.models.build import LoadedModel
 from vitctl.models.heads import fit_head, has_linear_head, linear_heads, set_linear_head
 from vitctl.primitives.decision import Decision
@@ -20,6 +20,9 @@ from vitctl.results.finetune import LinearProbe, Score
 from vitctl.settings.words import FINAL
 from vitctl.training.job import Job
 from vitctl.training.validation import MIN_EVALUATION_BATCH, validate
+
+if TYPE_CHECKING:
+    from vitctl.evaluation.ridge_head import RidgeHead
 
 
 def start_head(
@@ -61,7 +64,7 @@ class RidgeStart:
         score: On the validation images, as step 0.
     """
 
-    head: RidgeHead
+    head: "RidgeHead"
     score: Score
 
     def result(self) -> LinearProbe:
@@ -96,6 +99,8 @@ def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> Ri
     """
     if not job.accelerator.is_main_process:
         return None
+    from vitctl.evaluation.ridge_head import fit_ridge_head  # needs scipy's solvers, which other heads do without
+
     key = FeatureKey(FINAL, "native")
     features = stream_features(
         FeatureExtractor(job.model, [key], device=job.accelerator.device, name=name),

@@ -25,7 +25,6 @@ from vitctl.errors import DataError
 from vitctl.models.choices import decide_image_size
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
-from vitctl.reporting.figures import draw_contact_sheet
 from vitctl.results.data import BadImage, DataReport, SuggestedSize, ValidationReport
 from vitctl.settings.data import DataConfig
 
@@ -151,6 +150,8 @@ def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list
 
 
 def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: Scan) -> None:
+    from vitctl.reporting.figures import draw_contact_sheet
+
     rows = sample_of_each_class(split, scan, most_classes=SHEET_CLASSES, each=SHEET_EACH)
     pictures, captions = [], []
     for name, row in zip(split.class_names, rows, strict=False):

@@ -22,7 +22,6 @@ from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
-from vitctl.reporting.figures import draw_confusion, draw_contact_sheet
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 
@@ -167,6 +166,8 @@ def _write_files(
             writer = csv.writer(file)
             writer.writerow(["true \\ predicted", *class_names])
             writer.writerows([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
+        from vitctl.reporting.figures import draw_confusion
+
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
         _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
         write_json(out / "evaluation.json", report.as_json())
@@ -176,6 +177,8 @@ def _draw_highest_loss(
     path: Path, split: Split, predicted: np.ndarray, shares: np.ndarray, class_names: Sequence[str]
 ) -> None:
     """Draw the images whose true class got the least probability, worst first."""
+    from vitctl.reporting.figures import draw_contact_sheet
+
     of_true = shares[np.arange(len(split)), split.labels]
     worst = np.argsort(of_true, kind="stable")[:SHEET_IMAGES].tolist()
     captions = [

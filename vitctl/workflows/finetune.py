@@ -21,7 +21,6 @@ from vitctl.primitives.files import sha256_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
-from vitctl.reporting.figures import draw_confusion, draw_curves
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
@@ -174,6 +173,8 @@ def _write_start(prepared: PreparedRun, folder: RunFolder | None) -> None:
 def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folder: RunFolder | None) -> None:
     if folder is None:
         return
+    from vitctl.reporting.figures import draw_confusion, draw_curves
+
     draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
     val, class_names = prepared.data.val, prepared.data.train.class_names
     if val is not None and best.logits is not None:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from vitctl.data.source import Source, SourceOptions, Split
 
@@ -54,6 +52,9 @@ def recognises(spec: str) -> bool:
 
 def open_source(spec: str, options: SourceOptions) -> Source:
     """Return the digits: splits ``train`` (1,437 images) and ``test`` (360)."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # values are 0..16
     labels = bunch.target.astype(np.int64)
