@@ -58,9 +58,10 @@ test: setup ## the default tests: CPU, no network, under three minutes
 test-slow: setup ## architecture sweeps, interruption, several processes: under thirty minutes
 	$(BIN)/python -m pytest -m slow
 
-bench: setup ## time decoding and few-shot classifiers against plain ones in the same run (three minutes)
+bench: setup ## cost of decoding, few-shot classifiers and starting against plain ones in the same run (five minutes)
 	$(BIN)/python tests/benchmarks/decode.py
 	$(BIN)/python tests/benchmarks/fewshot.py
+	$(BIN)/python tests/benchmarks/start.py
 
 check: setup ## format, lint, types, tests with coverage
 	$(BIN)/ruff format --check .
