@@ -32,8 +32,6 @@ from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_file, check_writable, writing
-from vitctl.reporting import fewshot_figures
-from vitctl.reporting.figures import save
 from vitctl.results.fewshot_eval import FewshotResult
 from vitctl.results.result import JsonObject
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
@@ -203,6 +201,9 @@ def write_files(out: Path, result: FewshotResult, tasks: Sequence[Task]) -> None
 
 
 def _draw(out: Path, rows: list[JsonObject]) -> None:
+    from vitctl.reporting import fewshot_figures
+    from vitctl.reporting.figures import save
+
     if any(row["l2"] is None for row in rows):  # chosen for every support: no name of a curve
         rows = [{**row, "l2": None} for row in rows]
     figures = {"ways_shots.png": fewshot_figures.ways_shots_figure}
