@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
     ),
     "jsonl broken": Case(
         table('{"image": "a.png", "label": ', suffix=".jsonl"), 3,
-        ("Line 1", "table.jsonl", "not JSON", "Expected an object per line"),
+        ("Line 1", "table.jsonl", "not JSON", "expected an object, {...}, per line"),
     ),
     "jsonl multi-label": Case(
         table('{"image": "a.png", "label": ["cat", "dog"]}', suffix=".jsonl"), 3, ("multi-label", "['cat', 'dog']")

@@ -323,7 +323,7 @@ def test_further_columns_are_left_alone(folder: Path) -> None:
         ("t.csv", "picture,label\n0.png,a\n", "no column known to hold images; its columns are 'picture', 'label'"),
         ("t.csv", "image,animal\n0.png,a\n", "no column known to hold labels; its columns are 'image', 'animal'"),
         ("t.csv", "image,path,label\n0.png,0.png,a\n", "more than one image column: 'image', 'path'"),
-        ("t.jsonl", "{", "Line 1 of .* is not JSON: .* Expected an object per line"),
+        ("t.jsonl", "{", r"Line 1 of .* cannot be read: it is not JSON: .*; expected an object, \{\.\.\.\}, per line"),
         ("t.jsonl", '{"image":"0.png","label":1.5}\n', "float values in column 'label', 1.5 first; expected class"),
         ("t.jsonl", '{"image":"0.png","label":true}\n', "bool values in column 'label', True first"),
         ("t.jsonl", '{"image":"0.png","label":["a","b"]}\n', r"multi-label: column 'label' of row 1 holds \['a', 'b'"),

@@ -31,7 +31,7 @@ FLOORS = {
     "data": {"primitives", "conversation", "results", "errors"},
     "primitives": {"errors"},
     "settings": {"recipes", "primitives", "errors"},
-    "recipes": {"errors"},
+    "recipes": {"primitives", "errors"},  # primitives: the door for documents alone, which imports nothing heavy
     "guides": {"errors"},
     "conversation": set(),
     "results": set(),
@@ -48,7 +48,7 @@ WORDS = "settings.words"
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
-    "pydantic": {"settings", "recipes"},
+    "pydantic": {"settings", "recipes", "primitives", "models", "data"},  # in the last two: schemas of documents
     "accelerate": {"training"},
     "matplotlib": {"reporting"},
     "jinja2": {"reporting", "exporting"},

@@ -4,7 +4,6 @@ A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.aug
 of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
@@ -64,16 +64,9 @@ def model_folder(spec: str) -> Path | None:
         return DEMO_FOLDER
     folder = user_path(spec)
     for candidate in (folder, folder / "best", folder / "last"):
-        if _is_timm_folder(candidate):
+        if describes_a_model(candidate):
             return candidate.absolute()
     return None
-
-
-def _is_timm_folder(folder: Path) -> bool:
-    try:
-        return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def check_model_name(name: str) -> None:
@@ -86,7 +79,8 @@ def check_model_name(name: str) -> None:
         return
     if path_exists(name):
         raise ModelError(
-            f"{name} holds no model; expected a run folder, or a folder with timm's config.json and model.safetensors."
+            f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's "
+            "config.json and model.safetensors."
         )
     architecture, _, tag = name.partition(".")
     if "/" in name or not timm.is_model(architecture):
@@ -101,6 +95,17 @@ def check_model_name(name: str) -> None:
             f"timm has no weights {tag!r} for {architecture}.{did_you_mean(tag, tags)} It has: "
             f"{', '.join(tags) or 'none'}."
         )
+
+
+def _why_not(folder: Path) -> str:
+    """Return in brackets what is wrong with a folder's ``config.json``; nothing where there is none."""
+    for candidate in (folder, folder / "best", folder / "last"):
+        if path_exists(str(candidate / FILE)):
+            try:
+                read_folder_config(candidate)
+            except ModelError as error:
+                return f" ({str(error).partition(';')[0]})"
+    return ""
 
 
 def load_model(
@@ -120,6 +125,8 @@ def load_model(
     folder = model_folder(spec)
     if folder is None:
         check_model_name(spec)
+    else:
+        read_folder_config(folder)  # timm reads it again, and believes every word
     address = f"local-dir:{folder}" if folder else spec
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     with torch_randomness(seed, "weights"):

@@ -37,6 +37,7 @@ from vitctl.data.columns import (
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]
         columns = _read_json_lines(path) if kind == "JSON lines" else _read_csv(path, kind)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as {kind}: {error}. Save it as UTF-8.") from error
-    except (csv.Error, ValueError, RecursionError) as error:
+    except (csv.Error, ValueError) as error:
         raise DataError(f"{path} cannot be read as {kind}: {root_cause(error)}.") from error
     if not next(iter(columns.values()), []):
         raise DataError(f"{path} has no rows; expected one per image.")
@@ -137,14 +138,11 @@ def _read_json_lines(path: Path) -> dict[str, list[Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                rows.append(parse_document(line.strip(), dict[str, Any], takes_halves=True))
+            except UnusableDocument as error:
                 raise DataError(
-                    f"Line {number} of {path} is not JSON: {getattr(error, 'msg', error)}. Expected an object per line."
+                    f"Line {number} of {path} cannot be read: {error}; expected an object, {{...}}, per line."
                 ) from error
-            if not isinstance(row, dict):
-                raise DataError(f"Line {number} of {path} is {line.strip()[:60]}; expected an object, {{...}}.")
-            rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
 
