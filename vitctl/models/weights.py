@@ -10,8 +10,6 @@ Letters: D width, T tokens.
 import math
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models.geometry import geometry_of, num_embedded_prefix_tokens, position_table
+from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import path_exists
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
@@ -72,13 +71,9 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         raise ModelError(f"{path} is no weights file that vitctl reads; expected one of {' '.join(SUFFIXES)}.")
     if path.suffix.lower() == ".npz":
         return _load_npz(model, path, name=name)
-    try:
+    expected = "a safetensors file, or one saved with torch.save that holds tensors only"
+    with foreign(path, ModelError, expected=expected, kind="weights"):
         raw = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        raise ModelError(
-            f"{path} cannot be read as weights ({_first_line(error)}); expected a safetensors file, or one saved "
-            "with torch.save that holds tensors only."
-        ) from error
     if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
         raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
     _check_patch(model, raw, path=path, name=name)
@@ -287,11 +282,10 @@ def _has_place(model: nn.Module, key: str, prefix: str) -> bool:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
+    expected = "an archive of arrays, which may be truncated: copy it again"
+    with foreign(path, ModelError, expected=expected, kind=".npz"):
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ModelError(f"{path} cannot be read as .npz ({_first_line(error)}); it may be truncated.") from error
 
 
 def _give_class_token_a_row(model: nn.Module, arrays: dict[str, np.ndarray], table: str, cls: str) -> bool:

@@ -68,7 +68,8 @@ def read_document(
     except UnusableDocument as unusable:
         raise error(f"{where or path} cannot be read: {unusable}; {advice}.") from unusable
     except (OSError, ValueError) as cause:  # ValueError: a path with a null character
-        raise error(f"{where or path} cannot be read: {reason_of(cause)}; {advice}.") from cause
+        found = getattr(cause, "strerror", None) or cause
+        raise error(f"{where or path} cannot be read: {found}; {advice}.") from cause
 
 
 def parse_document(
@@ -111,7 +112,7 @@ def check_regular(path: Path) -> None:
 
 
 @contextmanager
-def foreign(where: Path | str, error: Refusal, *, expected: str) -> Iterator[None]:
+def foreign(where: Path | str, error: Refusal, *, expected: str, kind: str = "") -> Iterator[None]:
     """Turn whatever a library's reader raises inside the block into one sentence.
 
     Readers of archives, arrays and tensors raise what the bytes provoke, which has no common base class. Only calls
@@ -121,6 +122,7 @@ def foreign(where: Path | str, error: Refusal, *, expected: str) -> Iterator[Non
         where: What is read, for the sentence.
         error: What to raise.
         expected: What the file should have been, and what to try: the end of the sentence, without its full stop.
+        kind: As what it is read, where its name leaves that open: ``.npz``.
 
     Raises:
         VitctlError: ``error``; those that the block raises itself pass unchanged, as does MemoryError.
@@ -130,12 +132,20 @@ def foreign(where: Path | str, error: Refusal, *, expected: str) -> Iterator[Non
     except (VitctlError, MemoryError):
         raise
     except Exception as cause:
-        raise error(f"{where} cannot be read ({reason_of(cause)}); expected {expected}.") from cause
+        reading = f"read as {kind}" if kind else "read"
+        raise error(f"{where} cannot be {reading} ({reason_of(cause)}); expected {expected}.") from cause
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of what a library says, without its full stop; its class where it says nothing."""
-    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    """Return the first line of what a library says, without its full stop; its class where it says nothing.
+
+    Of a chain of exceptions it is the first, which lies at the bottom.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
     lines = text.strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")[:200]
 

@@ -5,7 +5,7 @@ Types are strict: a number is no text, true is no number. Keys that a schema doe
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, InstanceOf
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 
 class Schema(BaseModel):
@@ -17,7 +17,7 @@ class Schema(BaseModel):
 Name = InstanceOf[str]
 """A name of a file, a class or a model. It may hold bytes that are no UTF-8, which pydantic's own text may not."""
 
-Names = Annotated[list[Name], FailFast()]  # a report on each of five million wrong ones takes gigabytes
+Names = Annotated[list[Name], Field(fail_fast=True)]  # a report on each of five million wrong ones takes gigabytes
 """Names in order."""
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]

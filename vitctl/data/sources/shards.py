@@ -21,13 +21,13 @@ from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
-from pydantic import FailFast, Field
+from pydantic import Field
 
-from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
+from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES, is_text
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
-from vitctl.primitives.documents import MAX_LISTING_BYTES, parse_document, read_document
+from vitctl.primitives.documents import MAX_LISTING_BYTES, foreign, parse_document, read_document
 from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_text
 from vitctl.primitives.natural_order import natural_key
 from vitctl.primitives.schemas import Name, Schema
@@ -232,6 +232,8 @@ def _field(member: Member, column: str, option: str, where: str) -> str:
         )
     if value is None or value == "" or isinstance(value, (bool, float)):
         raise DataError(f"{column!r} of {member.name} in {where} is {value!r}; expected a class name or an integer.")
+    if isinstance(value, str) and not is_text(value):
+        raise DataError(f"{column!r} of {member.name} in {where} is {value!r}, no text; expected a class name.")
     return str(value)
 
 
@@ -243,7 +245,9 @@ class _Index(Schema):
 
     stamp: str
     # JSON has no tuples; one entry that is not ours is enough
-    members: Annotated[list[Annotated[tuple[Name, Start, Start, dict[Name, Any]], Field(strict=False)]], FailFast()]
+    members: Annotated[
+        list[Annotated[tuple[Name, Start, Start, dict[Name, Any]], Field(strict=False)]], Field(fail_fast=True)
+    ]
 
 
 def _stem(name: str) -> str:
@@ -279,7 +283,7 @@ def _index(path: Path) -> list[Member]:
     size = path.stat().st_size
     with path.open("rb") as file:
         for info in _members(path):
-            if info.offset_data + info.size > size:
+            if info.size < 0 or info.offset_data + info.size > size:
                 raise DataError(f"{path} is truncated: it ends within {info.name}. Copy it again.")
             extension = os.path.splitext(info.name)[1].lower()
             inside = Path(info.name)
@@ -309,7 +313,7 @@ def _index(path: Path) -> list[Member]:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    try:
+    with foreign(path, DataError, expected="an uncompressed one", kind="a tar file"):
         with tarfile.open(path, "r:") as archive:
             yield from archive
             end = archive.offset
@@ -317,8 +321,6 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise DataError(f"{path} is damaged or truncated: there is no member at byte {end:,}. Copy it again.")
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a tar file ({error}); expected an uncompressed one.") from error
 
 
 def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
