@@ -187,6 +187,9 @@ def label_names(dataset: "Dataset", column: str, *, where: str) -> list[str]:
         values = [None if value is None or value < 0 else value for value in values]
     check_labels(values, column, where=where)
     if isinstance(kind, ClassLabel):
+        wrong = [name for name in kind.names if not isinstance(name, str) or not is_text(name)]
+        if wrong:
+            raise DataError(f"{where} names a class of column {column!r} {wrong[0]!r}; expected text.")
         beyond = next((row for row, value in enumerate(values) if value >= len(kind.names)), None)
         if beyond is not None:
             raise DataError(

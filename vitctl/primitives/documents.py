@@ -8,6 +8,8 @@ imports no pydantic: help pages need none.
 
 import functools
 import json
+import math
+import os
 import re
 import stat
 import tomllib
@@ -47,6 +49,7 @@ def read_document(
     where: str | None = None,
     syntax: Syntax = "JSON",
     most_bytes: int = MAX_BYTES,
+    is_strict: bool = True,
 ) -> SchemaT:
     """Return the document in a file.
 
@@ -58,13 +61,14 @@ def read_document(
         where: What the sentence calls the file; None is its path.
         syntax: What it is written in.
         most_bytes: A larger file is refused unread.
+        is_strict: See ``parse_document``.
 
     Raises:
         VitctlError: ``error``, with one sentence: where, what was found at which key, what was expected, ``advice``.
     """
     try:
         content = _content(path, MAX_TOML_BYTES if syntax == "TOML" else most_bytes)
-        return parse_document(content, schema, syntax=syntax)
+        return parse_document(content, schema, syntax=syntax, is_strict=is_strict)
     except UnusableDocument as unusable:
         raise error(f"{where or path} cannot be read: {unusable}; {advice}.") from unusable
     except (OSError, ValueError) as cause:  # ValueError: a path with a null character
@@ -73,7 +77,7 @@ def read_document(
 
 
 def parse_document(
-    content: bytes | str, schema: type[SchemaT], *, syntax: Syntax = "JSON", takes_halves: bool = False
+    content: bytes | str, schema: type[SchemaT], *, syntax: Syntax = "JSON", is_strict: bool = True
 ) -> SchemaT:
     """Return the document that ``content`` is, UTF-8 where it is bytes: a line of a table, a member of an archive.
 
@@ -81,13 +85,14 @@ def parse_document(
         content: The document.
         schema: Its type; see ``read_document``.
         syntax: What it is written in.
-        takes_halves: Whether text may hold half of a character, as captions cut to a length do.
+        is_strict: Whether to refuse NaN and infinities, which JSON does not have, and halves of characters, which
+            captions cut to a length end in.
 
     Raises:
         UnusableDocument: It is not of the syntax or the schema, is nested too deeply, or holds what is no text.
     """
     document = _parsed(content, syntax)
-    _check_values(document, takes_halves=takes_halves)
+    _check_values(document, is_strict=is_strict)
     return _typed(document, schema)
 
 
@@ -97,6 +102,17 @@ def peek_document(path: Path) -> dict[str, Any]:
         return read_document(path, dict[str, Any], error=VitctlError, advice="")
     except VitctlError:
         return {}
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Return why there is no JSON object in the file at ``path``, in a few words; None where there is no file."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        read_document(path, dict[str, Any], error=VitctlError, advice="")
+    except VitctlError as error:
+        return str(error).partition(" cannot be read: ")[2].rstrip("; .")
+    return None
 
 
 def check_regular(path: Path) -> None:
@@ -147,7 +163,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
     lines = text.strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")[:200]
+    printable = lines[0].encode("utf-8", "backslashreplace").decode()
+    return printable.rstrip(".")[:200]
 
 
 def _content(path: Path, most_bytes: int) -> bytes:
@@ -187,7 +204,7 @@ def _check_dots(text: str) -> None:
         raise UnusableDocument(f"a line has more than {MAX_DEPTH} dots")
 
 
-def _check_values(document: Any, *, takes_halves: bool) -> None:
+def _check_values(document: Any, *, is_strict: bool) -> None:
     """Refuse what any code that shows or copies the document would fall over."""
     level, depth = [document], 0
     while level:  # not recursive, which is the point
@@ -201,8 +218,11 @@ def _check_values(document: Any, *, takes_halves: bool) -> None:
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, str):
-                if not takes_halves and not value.isascii() and _NO_TEXT.search(value):
+                if is_strict and not value.isascii() and _NO_TEXT.search(value):
                     raise UnusableDocument(f"{shortened(value)} is no text: it holds half of a character")
+            elif isinstance(value, float):
+                if is_strict and not math.isfinite(value):
+                    raise UnusableDocument(f"it holds the number {value}")
             elif isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
                 raise UnusableDocument(_too_long())
         level, depth = below, depth + 1

@@ -261,7 +261,7 @@ def _indexed(path: Path) -> list[Member]:
     store = cache_folder() / "tar" / f"{path.name}-{short_hash(str(path))}.json"
     stamp = f"{INDEX_VERSION}-{file_stamp(path)}"
     with contextlib.suppress(DataError):  # unknown, or not what we wrote
-        kept = read_document(store, _Index, error=DataError, advice="", most_bytes=MAX_LISTING_BYTES)
+        kept = read_document(store, _Index, error=DataError, advice="", most_bytes=MAX_LISTING_BYTES, is_strict=False)
         if kept.stamp == stamp:
             return [Member(*row) for row in kept.members]
     members = _index(path)
@@ -328,7 +328,7 @@ def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
         if extension == ".cls":
             return {"cls": text.strip()}
-        document = parse_document(text, object, takes_halves=True)
+        document = parse_document(text, object, is_strict=False)
     except ValueError as error:
         raise DataError(f"{where} cannot be read ({error}); expected UTF-8 text.") from error
     if not isinstance(document, dict):

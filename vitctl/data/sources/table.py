@@ -139,7 +139,7 @@ def _read_json_lines(path: Path) -> dict[str, list[Any]]:
             if not line.strip():
                 continue
             try:
-                rows.append(parse_document(line.strip(), dict[str, Any], takes_halves=True))
+                rows.append(parse_document(line.strip(), dict[str, Any], is_strict=False))
             except UnusableDocument as error:
                 raise DataError(
                     f"Line {number} of {path} cannot be read: {error}; expected an object, {{...}}, per line."
