@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vitctl.errors import ModelError
 from vitctl.primitives.documents import peek_document, read_document
-from vitctl.primitives.schemas import Count, Names, Positive, Schema
+from vitctl.primitives.schemas import Count, Name, Names, Positive, Schema
 
 FILE = "config.json"
 _ADVICE = "expected timm's config.json, as save_for_hf and vitctl write it"
@@ -36,6 +36,8 @@ class PretrainedCfg(Schema):
     num_classes: Number | None = None
     label_offset: Number | None = None
     label_names: Names | None = None
+    label_descriptions: dict[Name, Name] | None = None
+    pool_size: list[int] | None = None
     classifier: str | list[str] | None = None
     first_conv: str | list[str] | None = None
     license: str | None = None
