@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from PIL import Image
@@ -140,6 +141,15 @@ def test_labels_keep_what_they_are_called(kind: Any, values: list[Any], expected
 def test_labels_that_name_no_single_class_are_an_error(kind: Any, values: list[Any], sentence: str) -> None:
     dataset = Dataset.from_dict({"label": values}, features=Features({"label": kind}))
     with pytest.raises(DataError, match=sentence):
+        label_names(dataset, "label", where="pets")
+
+
+def test_labels_beyond_their_names_are_an_error() -> None:
+    """A file may hold them, though ``datasets`` makes none."""
+    table = datasets.table.InMemoryTable(pa.table({"label": [0, 2, 1]}))
+    features = Features({"label": ClassLabel(names=["a", "b"])})
+    dataset = Dataset(table, datasets.DatasetInfo(features=features))
+    with pytest.raises(DataError, match="pets holds class 2 in column 'label' of row 2, and names for 2 classes"):
         label_names(dataset, "label", where="pets")
 
 
