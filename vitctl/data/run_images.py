@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
@@ -34,7 +37,7 @@ class _Listing(Schema):
     """A run's ``validation.json``: the spec of its validation images, and their names in order."""
 
     data: Name
-    images: Names
+    images: Annotated[Names, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
     Raises:
         DataError: There are no such images, or not where the run found them.
     """
-    settings = _settings_of(run)
+    settings = _settings_of(run, advice)
     listing = run / "validation.json"
     held_out = _read_listing(listing, advice) if listing.is_file() else None
     if split_name in (None, "val"):
@@ -97,18 +100,18 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
 
 def specs_of_run(run: Path) -> list[str]:
     """Return the data specs that ``run`` was made with: its training images, and its validation images if others."""
-    settings = _settings_of(run)
+    settings = _settings_of(run, "Name images with --data SPEC.")
     return [spec for spec in (settings.data, settings.val) if spec is not None]
 
 
 def data_of_run(run: Path) -> tuple[str, SourceOptions]:
     """Return the data spec that ``run`` was made with, and how it was read."""
-    settings = _settings_of(run)
+    settings = _settings_of(run, "Name images with --data SPEC.")
     return settings.data, settings.options
 
 
-def _settings_of(run: Path) -> _Settings:
-    advice = "expected the config.json of a run. Name images with --data SPEC"
+def _settings_of(run: Path, advice: str) -> _Settings:
+    advice = f"expected the config.json of a run. {advice.rstrip('.')}"
     return read_document(run / "config.json", _Settings, error=DataError, advice=advice)
 
 
