@@ -284,3 +284,18 @@ def test_a_folder_in_the_place_of_labels_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "train-labels-idx1-ubyte").mkdir()
     with pytest.raises(DataError, match="has no labels beside it"):
         open_source(str(tmp_path)).training_split()
+
+
+@pytest.mark.parametrize("shape", [(4, 0, 5), (4, 5, 0), (4, 0, 0)])
+def test_images_without_a_side_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    folder = _mnist_like(tmp_path / "raw", ending="")
+    _write(folder / "train-images-idx3-ubyte", np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match=f"holds images of {shape[1]}x{shape[2]} px; expected 1 or more"):
+        open_source(str(folder)).split("train")
+
+
+def test_labels_without_a_column_are_refused(tmp_path: Path) -> None:
+    folder = _mnist_like(tmp_path / "raw", ending="")
+    _write(folder / "train-labels-idx1-ubyte", np.zeros((4, 0), np.uint8))
+    with pytest.raises(DataError, match="expected as many of each"):
+        open_source(str(folder)).split("train")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -25,6 +25,7 @@ from vitctl.data.images import decode, pixel_hash, reason_of
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
+from vitctl.primitives.documents import UnusableDocument, parse_document
 
 T = TypeVar("T")
 
@@ -57,6 +58,9 @@ class Look:
     is_scaled: bool
     fingerprint: str
     thumb: str
+
+
+_LOOK_TYPES = tuple(get_type_hints(Look).values())
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,10 @@ def scan_images(
 
 def _recalled_look(text: str | None) -> Look | None:
     try:
-        return None if text is None else Look(*json.loads(text))
-    except (TypeError, ValueError):  # not what we wrote
+        row = [] if text is None else parse_document(text, list[Any])
+    except UnusableDocument:
         return None
+    return Look(*row) if tuple(map(type, row)) == _LOOK_TYPES else None  # else not what we wrote
 
 
 def _memory(memory: ScanMemory | None, conversation: Conversation) -> AbstractContextManager[ScanMemory]:

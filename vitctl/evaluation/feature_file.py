@@ -12,6 +12,7 @@ from numpy.lib.npyio import NpzFile
 
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError
+from vitctl.primitives.documents import check_regular, foreign
 
 MAX_CLASSES = 1_000_000
 FEATURE_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -23,7 +24,8 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
     Raises:
         DataError: The file or an array is missing, shapes do not fit, a number is not finite, a label is no class.
     """
-    try:
+    with foreign(f"--features {path}", DataError, expected="an .npz file of arrays"):
+        check_regular(path)
         with path.open("rb") as opened, _archive(opened) as file:
             missing = [name for name in FEATURE_ARRAYS if name not in file]
             if missing:
@@ -32,12 +34,9 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
                     f"{', '.join(list(file)[:10]) or 'nothing'}."
                 )
             arrays = {name: file[name] for name in FEATURE_ARRAYS}
-    except DataError:
-        raise
-    except Exception as error:  # numpy's reader raises whatever the bytes provoke
-        is_known = isinstance(error, (OSError, zipfile.BadZipFile)) and str(error)
-        reason = str(error).splitlines()[0] if is_known else "damaged, or something else"
-        raise DataError(f"--features {path} cannot be read ({reason}); expected an .npz file of arrays.") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is no .npy file
+            raise DataError(f"--features {path}: {name} is no array; expected an .npz file as np.savez writes it.")
     for half in ("train", "test"):
         arrays[f"y_{half}"] = _checked(path, half, arrays[f"x_{half}"], arrays[f"y_{half}"])
     if arrays["x_train"].shape[1] != arrays["x_test"].shape[1]:
@@ -56,9 +55,10 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
 
 
 def _archive(opened: BinaryIO) -> NpzFile:
-    file = np.load(opened, allow_pickle=False)
-    if not isinstance(file, NpzFile):
-        raise zipfile.BadZipFile("it holds a single array")
+    if not zipfile.is_zipfile(opened):  # numpy would take it for a pickle, and say so
+        raise zipfile.BadZipFile("it is no zip archive")
+    opened.seek(0)
+    file: NpzFile = np.load(opened, allow_pickle=False)
     return file
 
 

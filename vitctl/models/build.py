@@ -4,7 +4,6 @@ A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.aug
 of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,19 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.describe import on_meta
+from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
+from vitctl.models.geometry import geometry_of
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
+from vitctl.models.weights_fit import check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
+from vitctl.primitives.documents import reason_of, why_unreadable
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
+WEIGHTS = "model.safetensors"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
 
 
@@ -66,16 +72,9 @@ def model_folder(spec: str) -> Path | None:
     folder = user_path(spec)
     for candidate in (folder, folder / "best", folder / "last"):
         recover(candidate)
-        if _is_timm_folder(candidate):
+        if describes_a_model(candidate):
             return candidate.absolute()
     return None
-
-
-def _is_timm_folder(folder: Path) -> bool:
-    try:
-        return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def check_model_name(name: str) -> None:
@@ -88,7 +87,8 @@ def check_model_name(name: str) -> None:
         return
     if path_exists(name):
         raise ModelError(
-            f"{name} holds no model; expected a run folder, or a folder with timm's config.json and model.safetensors."
+            f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's "
+            "config.json and model.safetensors."
         )
     architecture, _, tag = name.partition(".")
     if "/" in name or not timm.is_model(architecture):
@@ -103,6 +103,12 @@ def check_model_name(name: str) -> None:
             f"timm has no weights {tag!r} for {architecture}.{did_you_mean(tag, tags)} It has: "
             f"{', '.join(tags) or 'none'}."
         )
+
+
+def _why_not(folder: Path) -> str:
+    """Return in brackets what is wrong with a folder's ``config.json``; nothing where there is none."""
+    files = [candidate / FILE for candidate in (folder, folder / "best", folder / "last")]
+    return next((f" ({file} cannot be read: {why})" for file in files if (why := why_unreadable(file))), "")
 
 
 def load_model(
@@ -122,17 +128,26 @@ def load_model(
     folder = model_folder(spec)
     if folder is None:
         check_model_name(spec)
+    else:
+        read_folder_config(folder)  # timm reads it again, and believes every word
     address = f"local-dir:{folder}" if folder else spec
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     with torch_randomness(seed, "weights"):
         if weights == PRETRAINED:
             model = _create_pretrained(address, name=name, folder=folder)
-            report: LoadReport | None = LoadReport(_source_of(model, folder), len(model.state_dict()))
+            unused = unused_in_file(model, folder / WEIGHTS, name=name) if folder is not None else ()
+            report: LoadReport | None = LoadReport(
+                _source_of(model, folder), len(model.state_dict()), unexpected=unused
+            )
         else:
             size = {"img_size": image_size} if image_size and weights == RANDOM else {}
             model = _create(address, name=name, **size)
             report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
     model = model.float()
+    if folder is not None and folder != DEMO_FOLDER:
+        _check_computes(model, folder)
+    if report is not None:
+        check_finite(model, source=report.source)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     has_head = report is not None and not report.missing
     class_names, descriptions = (
@@ -140,6 +155,30 @@ def load_model(
     )
     licence = config.get("license") if weights == PRETRAINED else None
     return LoadedModel(model, name, class_names, descriptions, licence, report)
+
+
+@torch.no_grad()
+def _check_computes(model: nn.Module, folder: Path) -> None:
+    """Check, without computing anything, that the architecture a ``config.json`` describes gives its classes.
+
+    Raises:
+        ModelError: It cannot take an image of its own size, or gives something else.
+    """
+    where = f"The model that {folder / FILE} describes"
+    try:
+        outputs = on_meta(model).eval()(torch.empty(1, 3, *geometry_of(model).image_size, device="meta"))
+    except NotImplementedError:
+        return  # some operators need values
+    except Exception as error:  # layers whose sizes do not fit together object each in its own way
+        raise ModelError(
+            f"{where} takes no image ({reason_of(error)}); expected the model_args of its weights."
+        ) from error
+    num_classes = int(getattr(model, "num_classes", 0))
+    if num_classes and getattr(outputs, "shape", None) != (1, num_classes):
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ModelError(
+            f"{where} gives {found} for an image, not (1, {num_classes}); expected a pooling before its head."
+        )
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
@@ -158,7 +197,7 @@ def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
 
 
 def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Module:
-    if folder is not None and not (folder / "model.safetensors").is_file():
+    if folder is not None and not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has a config.json but no model.safetensors; --weights FILE names the weights.")
     if folder is None and not address.startswith("hf-hub:") and not timm.is_model_pretrained(address):
         raise ModelError(
@@ -168,7 +207,8 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
         with nullcontext(True) if folder else hub_access() as is_reachable:
             model: nn.Module = timm.create_model(address, pretrained=True)
     except Exception as error:  # the hub client's errors have no common base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        # of torch's, the second line names what is missing or left over
+        reason = (" ".join(str(error).split("\n\t")[:2]).strip().splitlines() or [type(error).__name__])[0][:200]
         if folder is not None and isinstance(error, SafetensorError):
             raise ModelError(
                 f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
@@ -189,7 +229,7 @@ def _source_of(model: nn.Module, folder: Path | None) -> str:
     if folder == DEMO_FOLDER:
         return "embedded"
     if folder is not None:
-        return str(folder / "model.safetensors")
+        return str(folder / WEIGHTS)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     return str(config.get("hf_hub_id") or config.get("url") or "timm")
 

@@ -13,12 +13,13 @@ from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
-from vitctl.errors import SettingError
+from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
+from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import user_path, whole_file, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
@@ -93,6 +94,8 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
     if config.data is None and run is not None and is_run_folder(run):
         chosen = images_of_run(run, config.split, advice="Name others with --data SPEC, or --split test.")
     elif config.data is None:
+        if run is not None and (why := why_unreadable(run / "config.json")):
+            raise DataError(f"{run / 'config.json'} cannot be read: {why}; name images with --data SPEC.")
         raise SettingError(
             f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC.",
             field="data",

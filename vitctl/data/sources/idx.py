@@ -9,7 +9,6 @@ dimensions, then one 32-bit size per dimension). Files pair up by name: ``X-imag
 import gzip
 import math
 import re
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.digits import ArrayImages
 from vitctl.errors import DataError
+from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import user_path
 
 OPTIONS: tuple[str, ...] = ()
@@ -92,7 +92,9 @@ def _read_split(name: str, images_path: Path) -> Split:
             f"{images_path} holds {pixels.ndim}-dimensional {pixels.dtype} values; expected 8-bit greyscale "
             "images (3 dimensions)."
         )
-    if labels.ndim == 2:  # QMNIST: the first column is the class
+    if 0 in pixels.shape[1:]:
+        raise DataError(f"{images_path} holds images of {pixels.shape[1]}x{pixels.shape[2]} px; expected 1 or more.")
+    if labels.ndim == 2 and labels.shape[1]:  # QMNIST: the first column is the class
         labels = labels[:, 0]
     if labels.ndim != 1 or len(labels) != len(pixels):
         raise DataError(
@@ -115,7 +117,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         DataError: The file cannot be read, or is shorter or longer than its header says.
     """
-    try:
+    with foreign(path, DataError, expected="an IDX file; it may be truncated: copy it again"):
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_gzip else path.open("rb") as file:
@@ -126,8 +128,6 @@ def read_idx(path: Path) -> np.ndarray:
             shape = [int.from_bytes(sizes[start : start + 4], "big") for start in range(0, len(sizes), 4)]
             expected = math.prod(shape) * dtype.itemsize
             content = _read_at_most(file, expected + 1)  # a header may lie, a gzip file may be a bomb
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); it may be truncated: copy it again.") from error
     if len(sizes) < 4 * head[3] or len(content) != expected:
         found = f"more than {expected:,}" if len(content) > expected else f"{len(content):,}"
         raise DataError(
