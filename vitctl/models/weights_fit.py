@@ -32,7 +32,7 @@ def check_finite(model: nn.Module, *, source: str) -> None:
 
 
 def not_finite(source: str | Path, name: str, array: np.ndarray) -> str:
-    """Return the sentence about a tensor (...), of any shape, with numbers that are not finite."""
+    """Return the sentence about a tensor, (N, ...) of any shape, with numbers that are not finite."""
     bad = int((~np.isfinite(array)).sum())
     kind = "NaN" if np.isnan(array).any() else "infinite"
     return (
@@ -45,7 +45,7 @@ def misfits(own: Mapping[str, Tensor], found: Mapping[str, tuple[Sequence[int], 
     """Return a phrase for each tensor of a file that does not fit the model's of its name.
 
     Args:
-        own: The model's tensors (...), of any shapes.
+        own: The model's tensors, (N, ...) of any shapes.
         found: By name (shape, whether it holds floating-point numbers).
     """
     phrases = []
