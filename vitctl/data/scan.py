@@ -272,20 +272,21 @@ def check_bad_images(
     lines = [f"{split.image_name(position)}: {reason}" for position, reason in scan.bad.items()]
     if not lines:
         return lines
-    shown = "\n".join(f"  {line}" for line in lines[:20])
+    listed = [f"  {line}" for line in lines[:20]]
     if len(lines) > 20:
-        shown += f"\n  ... and {len(lines) - 20} more"
+        listed.append(f"  ... and {len(lines) - 20} more")
     if not allow:
         ways = "repair or remove them" + (", or leave them out with --on-bad-image skip" if can_skip else "")
-        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:\n{shown}")
+        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:", *listed)
     if len(lines) == len(split):
-        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:\n{shown}")
+        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:", *listed)
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))
     lost = [split.class_names[label] for label in np.unique(split.labels) if not left[label]]
     if lost and needs_every_class:
         raise DataError(
             f"Without the images that cannot be read, {split.name} has no image of class "
-            f"{', '.join(lost)}; repair them:\n{shown}"
+            f"{', '.join(lost)}; repair them:",
+            *listed,
         )
     return lines
 
