@@ -10,7 +10,7 @@ fails as in a full decode, in a fourth of the time. What was seen is remembered 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
@@ -22,6 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vitctl.conversation import Conversation
 from vitctl.data.images import decode, pixel_hash, reason_of
+from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
@@ -233,17 +234,15 @@ def _candidates(known: dict[Place, Look]) -> set[Place]:
     found = {place for group in same.values() if len(group) > 1 for place in group}
     for full, scaled in by_size.values():
         if full and scaled:
-            from sklearn.neighbors import KDTree
-
-            tree = KDTree(_thumbs(scaled, known), metric="chebyshev")
-            near: Iterable[np.ndarray] = tree.query_radius(_thumbs(full, known), r=THUMB_TOLERANCE)
-            found |= {scaled[index] for indices in near for index in indices}
+            near = near_any(_thumbs(scaled, known), _thumbs(full, known), tolerance=THUMB_TOLERANCE)
+            found |= {scaled[index] for index in np.flatnonzero(near)}
     return found
 
 
 def _thumbs(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
-    """Return the thumbnails, (N, THUMB_SIDE squared) float64, 0-255."""
-    return np.array([list(bytes.fromhex(known[place].thumb)) for place in places], dtype=np.float64)
+    """Return the thumbnails, (N, THUMB_SIDE squared) uint8."""
+    levels = bytes.fromhex("".join(known[place].thumb for place in places))
+    return np.frombuffer(levels, dtype=np.uint8).reshape(len(places), THUMB_SIDE**2)
 
 
 def check_bad_images(
