@@ -9,9 +9,9 @@ from typer.core import TyperGroup
 
 from vitctl import __version__
 from vitctl.cli.hints import hint
-from vitctl.cli.output import printable
 from vitctl.cli.screen import is_first_process
-from vitctl.errors import InterruptedRun, VitctlError
+from vitctl.errors import InterruptedRun, SettingError, VitctlError
+from vitctl.shown import shown
 
 # typer has its own copy of click's, which it does not export
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -35,15 +35,15 @@ class _ErrorBoundary(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
         except InterruptedRun as error:
-            _say(f"stopped: {error}")
+            _say("stopped", error)
             raise typer.Exit(error.exit_code) from error
         except _UsageError as error:  # of the sub-command's name, options and arguments
             raise _hinted(error) from error
         except VitctlError as error:
-            _say(f"error: {error}")
+            _say("error", error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say("error: interrupted.")
+            _say("error", InterruptedRun("interrupted."))
             raise typer.Exit(130) from error
 
 
@@ -51,15 +51,16 @@ def _hinted(error: Exception) -> Exception:
     """Return ``error`` itself, which typer shows below its usage lines, or the end of the command if we know better."""
     sentence = hint(error)
     if sentence is None:
+        error.message = shown(str(getattr(error, "message", "")))  # type: ignore[attr-defined]  # of click's errors
         return error
-    _say(f"error: {sentence}")
+    _say("error", SettingError(sentence))
     return typer.Exit(2)
 
 
-def _say(text: str) -> None:
-    """Say ``text`` on stderr; a process of a distributed run that is not the first says which it is."""
+def _say(word: str, error: VitctlError) -> None:
+    """Say on stderr what happened; a process of a distributed run that is not the first says which it is."""
     prefix = "" if is_first_process() else f"[process {os.environ.get('RANK')}] "
-    typer.echo(printable(prefix + text), err=True)
+    typer.echo(f"{prefix}{word}: {error}", err=True)
 
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ fails as in a full decode, in a fourth of the time. What was seen is remembered 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
@@ -22,6 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vitctl.conversation import Conversation
 from vitctl.data.images import decode, pixel_hash, reason_of
+from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
@@ -238,17 +239,15 @@ def _candidates(known: dict[Place, Look]) -> set[Place]:
     found = {place for group in same.values() if len(group) > 1 for place in group}
     for full, scaled in by_size.values():
         if full and scaled:
-            from sklearn.neighbors import KDTree
-
-            tree = KDTree(_thumbs(scaled, known), metric="chebyshev")
-            near: Iterable[np.ndarray] = tree.query_radius(_thumbs(full, known), r=THUMB_TOLERANCE)
-            found |= {scaled[index] for indices in near for index in indices}
+            near = near_any(_thumbs(scaled, known), _thumbs(full, known), tolerance=THUMB_TOLERANCE)
+            found |= {scaled[index] for index in np.flatnonzero(near)}
     return found
 
 
 def _thumbs(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
-    """Return the thumbnails, (N, THUMB_SIDE squared) float64, 0-255."""
-    return np.array([list(bytes.fromhex(known[place].thumb)) for place in places], dtype=np.float64)
+    """Return the thumbnails, (N, THUMB_SIDE squared) uint8."""
+    levels = bytes.fromhex("".join(known[place].thumb for place in places))
+    return np.frombuffer(levels, dtype=np.uint8).reshape(len(places), THUMB_SIDE**2)
 
 
 def check_bad_images(
@@ -277,20 +276,21 @@ def check_bad_images(
     lines = [f"{split.image_name(position)}: {reason}" for position, reason in scan.bad.items()]
     if not lines:
         return lines
-    shown = "\n".join(f"  {line}" for line in lines[:20])
+    listed = [f"  {line}" for line in lines[:20]]
     if len(lines) > 20:
-        shown += f"\n  ... and {len(lines) - 20} more"
+        listed.append(f"  ... and {len(lines) - 20} more")
     if not allow:
         ways = "repair or remove them" + (", or leave them out with --on-bad-image skip" if can_skip else "")
-        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:\n{shown}")
+        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:", *listed)
     if len(lines) == len(split):
-        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:\n{shown}")
+        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:", *listed)
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))
     lost = [split.class_names[label] for label in np.unique(split.labels) if not left[label]]
     if lost and needs_every_class:
         raise DataError(
             f"Without the images that cannot be read, {split.name} has no image of class "
-            f"{', '.join(lost)}; repair them:\n{shown}"
+            f"{', '.join(lost)}; repair them:",
+            *listed,
         )
     return lines
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.primitives.atomic import partial_beside, put_in_place, recover, sync, sync_names
+from vitctl.shown import shown_json
 
 
 def user_path(text: str) -> Path:
@@ -126,12 +127,8 @@ def json_text(document: Any) -> str:
     Raises:
         ValueError: It holds NaN or an infinity, which JSON cannot say.
     """
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, it survives the round trip
-        text = json.dumps(document, indent=2, allow_nan=False)
-    return text + "\n"
+    # a file name that is not UTF-8, escaped, survives the round trip
+    return shown_json(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(path: Path, document: Any) -> None:
