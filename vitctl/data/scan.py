@@ -8,7 +8,6 @@ fails as in a full decode, in a fourth of the time. What was seen is remembered 
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
+from vitctl.primitives.cpus import num_cpus, num_local_processes
 from vitctl.primitives.documents import UnusableDocument, parse_document
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Scan:
 
 def num_scan_threads() -> int:
     """Return how many threads decode: this process's share of the processors."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cpus() // num_local_processes())
 
 
 def scan_images(

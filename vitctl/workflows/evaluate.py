@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.loader import resolve_num_workers
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
+from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
@@ -48,8 +48,11 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     for note in opened.notes:
         conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
-    workers, _ = resolve_num_workers(
-        config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
+    workers = resolve_num_workers(
+        config.num_workers,
+        is_in_memory=images.source.is_in_memory,
+        device_type=device.type,
+        batch_bytes=batch_bytes(config.batch_size, opened.image_size),
     )
     conversation.header(
         "vitctl evaluate",
@@ -58,6 +61,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
+            *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
             Setting("files", str(out)),
         ],
     )
@@ -67,7 +71,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             split,
             opened.preprocessing,
             batch_size=config.batch_size,
-            num_workers=workers,
+            num_workers=workers.number,
             device=device,
             description="evaluating",
             conversation=conversation,
