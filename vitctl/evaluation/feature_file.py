@@ -3,15 +3,13 @@
 Letters: N support pool rows, M test rows, D width.
 """
 
-import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError
+from vitctl.primitives.archives import open_arrays
 from vitctl.primitives.documents import check_regular, foreign
 
 MAX_CLASSES = 1_000_000
@@ -24,9 +22,13 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
     Raises:
         DataError: The file or an array is missing, shapes do not fit, a number is not finite, a label is no class.
     """
-    with foreign(f"--features {path}", DataError, expected="an .npz file of arrays"):
+    where = f"--features {path}"
+    with foreign(where, DataError, expected="an .npz file of arrays"):
         check_regular(path)
-        with path.open("rb") as opened, _archive(opened) as file:
+        with (
+            path.open("rb") as opened,
+            open_arrays(opened, where=where, error=DataError, names=FEATURE_ARRAYS) as file,
+        ):
             missing = [name for name in FEATURE_ARRAYS if name not in file]
             if missing:
                 raise DataError(
@@ -52,14 +54,6 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
         )
     _warn_of_oddities(path, arrays, conversation)
     return arrays
-
-
-def _archive(opened: BinaryIO) -> NpzFile:
-    if not zipfile.is_zipfile(opened):  # numpy would take it for a pickle, and say so
-        raise zipfile.BadZipFile("it is no zip archive")
-    opened.seek(0)
-    file: NpzFile = np.load(opened, allow_pickle=False)
-    return file
 
 
 def _checked(path: Path, half: str, features: np.ndarray, labels: np.ndarray) -> np.ndarray:

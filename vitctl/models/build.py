@@ -7,6 +7,7 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.budget import check_arguments, check_buildable
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
@@ -123,12 +125,18 @@ def load_model(
         ModelError: The name is unknown; the weights are missing, do not fit, or cannot be fetched.
     """
     folder = model_folder(spec)
+    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     if folder is None:
         check_model_name(spec)
     else:
-        read_folder_config(folder)  # timm reads it again, and believes every word
+        # timm reads it again, and believes every word
+        check_arguments(read_folder_config(folder).model_args, name=name)
     address = f"local-dir:{folder}" if folder else spec
-    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
+    size = {"img_size": image_size} if image_size and weights == RANDOM else {}
+    if size or folder not in (None, DEMO_FOLDER):  # timm's own fit every computer that they were made for
+        own = folder / WEIGHTS if folder is not None and weights == PRETRAINED else None
+        file = own if own is not None or weights in (PRETRAINED, RANDOM) else user_path(weights)
+        check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
     with torch_randomness(seed, "weights"):
         if weights == PRETRAINED:
             model = _create_pretrained(address, name=name, folder=folder)
@@ -137,7 +145,6 @@ def load_model(
                 _source_of(model, folder), len(model.state_dict()), unexpected=unused
             )
         else:
-            size = {"img_size": image_size} if image_size and weights == RANDOM else {}
             model = _create(address, name=name, **size)
             report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
     model = model.float()

@@ -28,8 +28,10 @@ from vitctl.models.anatomy import attention_pooling, blocks_of, num_embedded_pre
 from vitctl.models.block_anatomy import attention_of
 from vitctl.models.geometry import geometry_of, position_table
 from vitctl.models.weights_fit import ExactCopies, misfits, not_finite, refuse_unused_blocks
+from vitctl.primitives.archives import check_archive, open_arrays
 from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import path_exists
+from vitctl.primitives.memory import check_fits
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 BIT_PREFIX = "resnet/"
@@ -83,6 +85,8 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         return _load_npz(model, path, name=name)
     expected = "a safetensors file, or one saved with torch.save that holds tensors only"
     with foreign(path, ModelError, expected=expected, kind="weights"):
+        check_archive(path, error=ModelError)  # torch.save writes one
+        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
         raw = load_state_dict(str(path), device="cpu", weights_only=True)
     if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
         raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
@@ -320,7 +324,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     """Return the entries by name: arrays, of members that are no arrays the bytes."""
     expected = "an archive of arrays, which may be truncated: copy it again"
     with foreign(path, ModelError, expected=expected, kind=".npz"):
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with path.open("rb") as file, open_arrays(file, where=path, error=ModelError) as archive:
             return {key: archive[key] for key in archive.files}
 
 
