@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
     ),
     "jsonl broken": Case(
         table('{"image": "a.png", "label": ', suffix=".jsonl"), 3,
-        ("Line 1", "table.jsonl", "not JSON", "Expected an object per line"),
+        ("Line 1", "table.jsonl", "not JSON", "expected an object, {...}, per line"),
     ),
     "jsonl multi-label": Case(
         table('{"image": "a.png", "label": ["cat", "dog"]}', suffix=".jsonl"), 3, ("multi-label", "['cat', 'dog']")
@@ -309,8 +309,8 @@ CASES: dict[str, Case] = {
     "tar json broken": Case(tar(("1.png", png(1)), ("1.json", b'{"label"')), 3, ("1.json", "cannot be read")),
     "tar missing": Case(spec_of("shards/train-*.tar"), 3, ("no file like shards/train-*.tar",)),
     # saved sets, the hub, nothing
-    "saved state broken": Case(saved_with("state.json", b"{"), 3, ("saved", "cannot be read as a saved data set")),
-    "saved state of a list": Case(saved_with("state.json", b"[]"), 3, ("saved", "cannot be read as a saved data set")),
+    "saved state broken": Case(saved_with("state.json", b"{"), 3, ("state.json cannot be read: it is not JSON",)),
+    "saved state of a list": Case(saved_with("state.json", b"[]"), 3, ("state.json cannot be read: it holds []",)),
     "saved arrow broken": Case(saved_with("*.arrow", b"\0" * 99), 3, ("saved", "cannot be read as a saved data set")),
     "saved misspelt column": Case(saved, 3, ("'imgae'", "Did you mean 'image'"), "--image-column imgae"),
     "hub malformed": Case(spec_of("hub:mnist"), 3, ("'hub:mnist'", "expected hub:OWNER/NAME")),

@@ -303,6 +303,15 @@ def empty_the_listing(run: Path) -> None:
     (run / "validation.json").write_text("{}")
 
 
+def name_no_image(run: Path) -> None:
+    (run / "validation.json").write_text('{"data": "digits", "images": []}')
+
+
+def name_no_data(run: Path) -> None:
+    settings = json.loads((run / "config.json").read_text()) | {"data": None}
+    (run / "config.json").write_text(json.dumps(settings))
+
+
 def the_only_image_is_damaged(run: Path) -> None:
     data = images_to_verify(run)
     listing = {"data": str(data), "images": [str(data / "red" / "0.png")]}
@@ -321,6 +330,8 @@ def the_only_image_is_damaged(run: Path) -> None:
         (lose_the_listing, "without validation images"),
         (break_the_listing, "validation.json"),
         (empty_the_listing, "validation.json"),
+        (name_no_image, "images is [], not a list of at least 1"),
+        (name_no_data, "data is None, not text"),
     ],
 )
 def test_validation_images_that_are_gone__a_warning_and_the_digits(

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from PIL import Image
@@ -143,6 +144,15 @@ def test_labels_that_name_no_single_class_are_an_error(kind: Any, values: list[A
         label_names(dataset, "label", where="pets")
 
 
+def test_labels_beyond_their_names_are_an_error() -> None:
+    """A file may hold them, though ``datasets`` makes none."""
+    table = datasets.table.InMemoryTable(pa.table({"label": [0, 2, 1]}))
+    features = Features({"label": ClassLabel(names=["a", "b"])})
+    dataset = Dataset(table, datasets.DatasetInfo(features=features))
+    with pytest.raises(DataError, match="pets holds class 2 in column 'label' of row 2, and names for 2 classes"):
+        label_names(dataset, "label", where="pets")
+
+
 def test_minus_one_is_a_class_like_any_integer_where_no_type_says_otherwise() -> None:
     assert label_names(Dataset.from_dict({"label": [-1, 1]}), "label", where="pets") == ["-1", "1"]
 
@@ -150,7 +160,7 @@ def test_minus_one_is_a_class_like_any_integer_where_no_type_says_otherwise() ->
 def test_column_values_leaves_images_undecoded() -> None:
     dataset = Dataset.from_dict({"image": [b"no image"], "label": ["a"]})
     dataset = dataset.cast_column("image", IMAGE)
-    assert column_values(dataset, "label") == ["a"]
+    assert column_values(dataset, "label", where="it") == ["a"]
 
 
 def test_column_split_has_classes_pixels_names_and_groups() -> None:

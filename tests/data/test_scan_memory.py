@@ -430,3 +430,21 @@ def test_what_is_kept_again_takes_the_place_of_the_old() -> None:
     with ScanMemory(Ears()) as memory:
         assert memory.recall("look", split, [0, 1]) == {1: "new"}
         assert memory.recall("pixels", split, [0, 1]) == {1: "new pixels"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", "5", '["a", 3, "RGB", "PNG", false, "00", "00"]', '[5, true, "RGB", "PNG", false, "00", "00"]',
+        '[5, 3, "RGB", "PNG", 0, "00", "00"]', "[" * 100_000, "9" * 6000, b"\xff", None, 7,
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_not_ours_is_unknown(paths: list[Path], cache: Path, text: object) -> None:
+    right, _ = _rescan(paths)
+    connection = sqlite3.connect(_database(cache))
+    with connection:
+        connection.execute("UPDATE seen SET text = ?", (text,))
+    connection.close()
+    again, opened = _rescan(paths)
+    assert again == right
+    assert opened == list(range(NUM))

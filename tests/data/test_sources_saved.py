@@ -198,7 +198,7 @@ def test_a_damaged_set_is_an_error(tmp_path: Path, name: str, content: bytes | N
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"{tmp_path} cannot be read as a saved data set: .* Write it again with"):
+    with pytest.raises(DataError, match=f"{tmp_path}.* cannot be read.*; write it again"):
         _open(tmp_path)
 
 

@@ -608,8 +608,18 @@ def test_shards_of_one_name_in_two_folders_have_two_indices(tmp_path: Path) -> N
 
 
 def _damages(document: dict[str, Any]) -> list[bytes]:
-    wrong = [{**document, "members": [[1]]}, {**document, "members": 3}, {"stamp": document["stamp"]}, [], None, "a"]
-    return [b"", b"{", b"\xff\xfe", *(json.dumps(one).encode() for one in wrong)]
+    (name, start, size, fields), stamp = document["members"][0], document["stamp"]
+    rows = [[5, start, size, fields], [name, "0", size, fields], [name, start, -1, fields], [name, start, size, 5]]
+    wrong: list[Any] = [
+        {**document, "members": [[1]]},
+        {**document, "members": 3},
+        {"stamp": stamp},
+        [],
+        None,
+        "a",
+    ]
+    wrong += [{"stamp": stamp, "members": [row]} for row in rows]
+    return [b"", b"{", b"\xff\xfe", b"[" * 100_000, *(json.dumps(one).encode() for one in wrong)]
 
 
 def test_a_damaged_index_is_made_anew(tmp_path: Path, cache: Path) -> None:

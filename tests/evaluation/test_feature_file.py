@@ -1,5 +1,7 @@
 """Features that somebody else computed: what is read of a file, what is refused, what is warned of."""
 
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,22 @@ def test_features__rows_of_both_halves_are_counted(read: Callable[..., Any], arr
     assert "2 of the 6 rows of x_test are also rows of x_train" in warning
     (warning,) = read(x_test=x.astype(np.float64))[1]  # the same numbers
     assert "2 of the 6 rows" in warning
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("content", [b"no array", b""])
+def test_a_member_that_is_no_array__is_named(
+    tmp_path: Path, arrays: dict[str, Any], method: int, content: bytes
+) -> None:
+    np.savez(tmp_path / "whole.npz", allow_pickle=False, **arrays)
+    with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "f.npz", "w", method) as changed:
+        for name in whole.namelist():
+            changed.writestr(name, content if name == "y_test.npy" else whole.read(name))
+    with pytest.raises(DataError, match=r"y_test is no array; expected an \.npz file as np\.savez writes it"):
+        read_features(tmp_path / "f.npz", Listener())
+
+
+def test_a_pipe__is_refused_unopened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.npz")
+    with pytest.raises(DataError, match="it is no regular file"):
+        read_features(tmp_path / "f.npz", Listener())

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import sklearn.linear_model
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
@@ -230,7 +231,7 @@ def test_logistic_is_sklearns_without_rotation(
 
     # both to the end: the same
     with monkeypatch.context() as patch:
-        patch.setattr(fewshot, "LogisticRegression", partial(LogisticRegression, tol=1e-9))
+        patch.setattr(sklearn.linear_model, "LogisticRegression", partial(LogisticRegression, tol=1e-9))
         linear, chosen = fit_logistic(features, labels, len(counts))
     assert chosen == c
     scores = linear.scores(test)
@@ -293,7 +294,7 @@ def test_logistic__held_out_is_a_fifth_of_each_class_at_least_one(
             sizes.append(len(rows))
             return super().fit(rows, classes)
 
-    monkeypatch.setattr(fewshot, "LogisticRegression", Watched)
+    monkeypatch.setattr(sklearn.linear_model, "LogisticRegression", Watched)
     _, chosen = fit_logistic(features, labels, len(counts))
     assert sizes == ([len(labels) - num_held_out] if num_held_out else []) + [len(labels)]  # then the whole support
     assert chosen == (0.1 if num_held_out else 0.01)

@@ -51,6 +51,7 @@ CNNS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "basic blocks": ("resnet18", SMALL, 5, 32),
     "bottlenecks": ("resnet50", {**SMALL, "layers": (1, 2, 1, 1)}, 5, 32),
     "squeeze and excitation": ("seresnet50", {**SMALL, "layers": (1, 1, 1, 1), "channels": (16, 16, 16, 16)}, 4, 32),
+    "selective kernels": ("skresnet18", {"layers": (2, 1, 1, 1)}, 5, 32),
     "pre-activation": ("resnetv2_50", {"channels": (16, 32, 48, 64), "layers": (1, 2, 1, 1)}, 5, 32),
     "convnext": ("convnext_atto", {**STAGES, "dims": (8, 12, 16, 20)}, 5, 32),
 }

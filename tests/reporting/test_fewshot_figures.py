@@ -453,6 +453,11 @@ def test_models_are_called_by_the_end_of_their_path(models: list[str], labels: l
     assert legend_labels(figure) == labels
 
 
+def test_features_that_somebody_else_computed_have_no_model() -> None:
+    figure = accuracy_vs_shots_figure(over_shots(1, 5, model=None), title="test")
+    assert title_of(figure).split("\n")[1] == "pets · layer final · cls pool · ridge"
+
+
 def test_a_dollar_is_no_formula_anywhere() -> None:
     name = "$x$"
     rows = [episodes(5, 1, 0.5, data=f"{name}{i}", model=name, classifier=f"{name}{c}") for i in "ab" for c in "ab"]

@@ -11,6 +11,7 @@ from vitctl import __version__
 from vitctl.cli.hints import hint
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import InterruptedRun, SettingError, VitctlError
+from vitctl.primitives.interrupts import termination_as_error
 from vitctl.shown import shown
 
 # typer has its own copy of click's, which it does not export
@@ -30,7 +31,8 @@ class _ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
         try:
-            return super().invoke(ctx)
+            with termination_as_error("terminated."):
+                return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error

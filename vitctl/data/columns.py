@@ -20,6 +20,7 @@ from PIL import Image
 from vitctl.data.images import open_image
 from vitctl.data.source import SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
+from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import file_stamp
 
 if TYPE_CHECKING:
@@ -160,9 +161,16 @@ def _listed(names: Any) -> str:
     return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
 
-def column_values(dataset: "Dataset", column: str) -> list[Any]:
-    """Return the values of one column, without reading the others."""
-    values: list[Any] = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+def column_values(dataset: "Dataset", column: str, *, where: str) -> list[Any]:
+    """Return the values of one column, without reading the others.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    with foreign(
+        f"Column {column!r} of {where}", DataError, expected="values that can be read; the file may be damaged"
+    ):
+        values: list[Any] = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
     return values
 
 
@@ -174,11 +182,20 @@ def label_names(dataset: "Dataset", column: str, *, where: str) -> list[str]:
     """
     from datasets import ClassLabel
 
-    kind, values = dataset.features[column], column_values(dataset, column)
+    kind, values = dataset.features[column], column_values(dataset, column, where=where)
     if isinstance(kind, ClassLabel):
         values = [None if value is None or value < 0 else value for value in values]
     check_labels(values, column, where=where)
     if isinstance(kind, ClassLabel):
+        wrong = [name for name in kind.names if not isinstance(name, str) or not is_text(name)]
+        if wrong:
+            raise DataError(f"{where} names a class of column {column!r} {wrong[0]!r}; expected text.")
+        beyond = next((row for row, value in enumerate(values) if value >= len(kind.names)), None)
+        if beyond is not None:
+            raise DataError(
+                f"{where} holds class {values[beyond]} in column {column!r} of row {beyond + 1}, and names for "
+                f"{len(kind.names)} classes; expected numbers from 0 to {len(kind.names) - 1}."
+            )
         return [kind.names[value] for value in values]
     return [str(value) for value in values]
 
@@ -201,7 +218,7 @@ def check_labels(values: Sequence[Any], column: str, *, where: str) -> None:
             f"{where} has {sum(is_missing)} of {len(values)} rows without a label in column {column!r}, row "
             f"{is_missing.index(True) + 1} first; expected a class in every row. Fill or remove them."
         )
-    half = next((value for value in values if isinstance(value, str) and not _is_text(value)), None)
+    half = next((value for value in values if isinstance(value, str) and not is_text(value)), None)
     if half is not None:
         raise DataError(f"{where} holds {half!r} in column {column!r}, which is no text; expected class names.")
     wrong = next((value for value in values if not isinstance(value, (int, str)) or isinstance(value, bool)), None)
@@ -212,7 +229,7 @@ def check_labels(values: Sequence[Any], column: str, *, where: str) -> None:
         )
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Return whether ``value`` can be written; JSON can name half of a surrogate pair."""
     try:
         value.encode()
@@ -306,7 +323,7 @@ def with_groups(split: Split, dataset: "Dataset", options: SourceOptions, *, whe
     """
     if options.group_column is None:
         return split
-    values = column_values(dataset, options.group_column)
+    values = column_values(dataset, options.group_column, where=where)
     is_missing = [value is None or value == "" for value in values]
     if any(is_missing):
         raise DataError(

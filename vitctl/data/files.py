@@ -13,6 +13,7 @@ from vitctl.data.given import ImageLike, rgb_of
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image, reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
+from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.files import file_stamp, user_path
 from vitctl.primitives.natural_order import natural_key
 
@@ -54,7 +55,7 @@ def read_batches(
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=num_cpus() + 4) as pool:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             yield list(zip(batch, pool.map(_read, batch), strict=True))

@@ -1,17 +1,43 @@
 """The images of a run, found again: those it trained on, those it validated on, the other splits of its data."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
 from vitctl.data.training_data import find_images
 from vitctl.errors import DataError
+from vitctl.primitives.documents import MAX_LISTING_BYTES, read_document
+from vitctl.primitives.schemas import Name, Names, Schema
 
 SPLIT_PREFERENCE = ("test", "val", "all", "train")
+
+
+class _Settings(Schema):
+    """What a run's ``config.json`` says of its data; runs of older versions do not name columns."""
+
+    data: Name
+    val: Name | None = None
+    image_root: Name | None = None
+    image_column: Name | None = None
+    label_column: Name | None = None
+    group_column: Name | None = None
+
+    @property
+    def options(self) -> SourceOptions:
+        """How the data were read."""
+        return SourceOptions(self.image_root, self.image_column, self.label_column, self.group_column)
+
+
+class _Listing(Schema):
+    """A run's ``validation.json``: the spec of its validation images, and their names in order."""
+
+    data: Name
+    images: Annotated[Names, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -49,23 +75,23 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
     Raises:
         DataError: There are no such images, or not where the run found them.
     """
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    settings = _settings_of(run, advice)
     listing = run / "validation.json"
     held_out = _read_listing(listing, advice) if listing.is_file() else None
     if split_name in (None, "val"):
         if held_out is None:
             raise DataError(f"{run} was made without validation images. {advice}")
-        source = open_source(held_out["data"], _options_of(settings), is_strict=False)
+        source = open_source(held_out.data, settings.options, is_strict=False)
         return Images(
             source.spec,
             "val",
-            find_images(_all_images(source, held_out["images"]), held_out["images"], where=str(listing), advice=advice),
+            find_images(_all_images(source, held_out.images), held_out.images, where=str(listing), advice=advice),
             source,
             "the run's own validation images",
         )
-    source = open_source(settings["data"], _options_of(settings))
+    source = open_source(settings.data, settings.options)
     if split_name == "train":
-        names = set(held_out["images"]) if held_out and held_out["data"] == settings["data"] else set()
+        names = set(held_out.images) if held_out and held_out.data == settings.data else set()
         everything = source.training_split()
         kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
         return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
@@ -74,28 +100,29 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
 
 def specs_of_run(run: Path) -> list[str]:
     """Return the data specs that ``run`` was made with: its training images, and its validation images if others."""
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    return [spec for spec in (settings.get("data"), settings.get("val")) if spec is not None]
+    settings = _settings_of(run, "Name images with --data SPEC.")
+    return [spec for spec in (settings.data, settings.val) if spec is not None]
 
 
 def data_of_run(run: Path) -> tuple[str, SourceOptions]:
     """Return the data spec that ``run`` was made with, and how it was read."""
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    return settings["data"], _options_of(settings)
+    settings = _settings_of(run, "Name images with --data SPEC.")
+    return settings.data, settings.options
 
 
-def _read_listing(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        listing: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = (listing["data"], listing["images"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); expected the validation images of a run. {advice}") from error
-    return listing
+def _settings_of(run: Path, advice: str) -> _Settings:
+    advice = f"expected the config.json of a run. {advice.rstrip('.')}"
+    return read_document(run / "config.json", _Settings, error=DataError, advice=advice)
 
 
-def _options_of(settings: Mapping[str, Any]) -> SourceOptions:
-    """Return how a run read its data; runs of older versions do not say."""
-    return SourceOptions(**{field.name: settings.get(field.name) for field in fields(SourceOptions)})
+def _read_listing(path: Path, advice: str) -> _Listing:
+    return read_document(
+        path,
+        _Listing,
+        error=DataError,
+        advice=f"expected the validation images of a run. {advice.rstrip('.')}",
+        most_bytes=MAX_LISTING_BYTES,
+    )
 
 
 def _all_images(source: Source, names: Sequence[str]) -> Split:

@@ -8,13 +8,12 @@ fails as in a full decode, in a fourth of the time. What was seen is remembered 
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -26,6 +25,8 @@ from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
+from vitctl.primitives.cpus import num_cpus, num_local_processes
+from vitctl.primitives.documents import UnusableDocument, parse_document
 
 T = TypeVar("T")
 
@@ -60,6 +61,9 @@ class Look:
     thumb: str
 
 
+_LOOK_TYPES = tuple(get_type_hints(Look).values())
+
+
 @dataclass(frozen=True)
 class Scan:
     """What looking at every image of a split showed.
@@ -86,7 +90,7 @@ class Scan:
 
 def num_scan_threads() -> int:
     """Return how many threads decode: this process's share of the processors."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cpus() // num_local_processes())
 
 
 def scan_images(
@@ -111,9 +115,10 @@ def scan_images(
 
 def _recalled_look(text: str | None) -> Look | None:
     try:
-        return None if text is None else Look(*json.loads(text))
-    except (TypeError, ValueError):  # not what we wrote
+        row = [] if text is None else parse_document(text, list[Any])
+    except UnusableDocument:
         return None
+    return Look(*row) if tuple(map(type, row)) == _LOOK_TYPES else None  # else not what we wrote
 
 
 def _memory(memory: ScanMemory | None, conversation: Conversation) -> AbstractContextManager[ScanMemory]:

@@ -64,7 +64,7 @@ class ScanMemory:
                 marks = ",".join("?" * len(block))
                 question = f"SELECT name, stamp, text FROM seen WHERE what = ? AND name IN ({marks})"
                 for name, stamp, text in self._database().execute(question, (what, *block)):
-                    if self._stamps[name] == stamp:
+                    if self._stamps.get(name) == stamp and isinstance(text, str):  # SQLite keeps no types
                         found[name] = text
         return {position: found[name] for position, name in names.items() if name in found}
 

@@ -83,7 +83,13 @@ def split_logits(
     """
     return predict_logits(
         model,
-        evaluation_batches(split, EvaluationTransform(preprocessing), batch_size=batch_size, num_workers=num_workers),
+        evaluation_batches(
+            split,
+            EvaluationTransform(preprocessing),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            device=device,
+        ),
         device=device,
         num_images=len(split),
         description=description,

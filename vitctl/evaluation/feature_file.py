@@ -3,15 +3,14 @@
 Letters: N support pool rows, M test rows, D width.
 """
 
-import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError
+from vitctl.primitives.archives import open_arrays
+from vitctl.primitives.documents import check_regular, foreign
 
 MAX_CLASSES = 1_000_000
 FEATURE_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -23,8 +22,13 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
     Raises:
         DataError: The file or an array is missing, shapes do not fit, a number is not finite, a label is no class.
     """
-    try:
-        with path.open("rb") as opened, _archive(opened) as file:
+    where = f"--features {path}"
+    with foreign(where, DataError, expected="an .npz file of arrays"):
+        check_regular(path)
+        with (
+            path.open("rb") as opened,
+            open_arrays(opened, where=where, error=DataError, names=FEATURE_ARRAYS) as file,
+        ):
             missing = [name for name in FEATURE_ARRAYS if name not in file]
             if missing:
                 raise DataError(
@@ -32,12 +36,9 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
                     f"{', '.join(list(file)[:10]) or 'nothing'}."
                 )
             arrays = {name: file[name] for name in FEATURE_ARRAYS}
-    except DataError:
-        raise
-    except Exception as error:  # numpy's reader raises whatever the bytes provoke
-        is_known = isinstance(error, (OSError, zipfile.BadZipFile)) and str(error)
-        reason = str(error).splitlines()[0] if is_known else "damaged, or something else"
-        raise DataError(f"--features {path} cannot be read ({reason}); expected an .npz file of arrays.") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is no .npy file
+            raise DataError(f"--features {path}: {name} is no array; expected an .npz file as np.savez writes it.")
     for half in ("train", "test"):
         arrays[f"y_{half}"] = _checked(path, half, arrays[f"x_{half}"], arrays[f"y_{half}"])
     if arrays["x_train"].shape[1] != arrays["x_test"].shape[1]:
@@ -53,13 +54,6 @@ def read_features(path: Path, conversation: Conversation) -> dict[str, np.ndarra
         )
     _warn_of_oddities(path, arrays, conversation)
     return arrays
-
-
-def _archive(opened: BinaryIO) -> NpzFile:
-    file = np.load(opened, allow_pickle=False)
-    if not isinstance(file, NpzFile):
-        raise zipfile.BadZipFile("it holds a single array")
-    return file
 
 
 def _checked(path: Path, half: str, features: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,9 +3,7 @@
 Letters: N images, B in a batch, T patch tokens, D width.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.anatomy import final_norm, has_class_token, norm_after_pooling
 from vitctl.models.layers import Layer, LayerTap, Tokens, pooled_by_model
-from vitctl.primitives.formatting import format_bytes
+from vitctl.primitives.memory import check_fits
 from vitctl.settings.words import EMBED, FINAL
 
 
@@ -184,28 +182,11 @@ def stream_features(
             bar.advance(len(batch))
 
 
-def _free_bytes() -> int | None:
-    """Return how much memory can be had, what the page cache would give back included; None where unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):  # not Linux
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return None
-
-
 def check_memory(num_bytes: int) -> None:
     """Check that features of ``num_bytes`` fit into the memory that is free.
 
     Raises:
         SettingError: They do not.
     """
-    free = _free_bytes()
-    if free is not None and num_bytes > free:
-        raise SettingError(
-            f"The features would take {format_bytes(num_bytes)} of memory, and {format_bytes(free)} are free. Ask for "
-            "fewer --layers or --seeds, or leave out --pool tokens."
-        )
+    advice = "Ask for fewer --layers or --seeds, or leave out --pool tokens"
+    check_fits(num_bytes, what="The features", error=SettingError, advice=advice)

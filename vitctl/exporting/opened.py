@@ -3,22 +3,25 @@
 Letters: B images, C classes, D width, T tokens, H W px.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vitctl.data.transforms import EvaluationTransform, ImageTransform
+from vitctl.errors import ModelError
 from vitctl.exporting import npz, to_torch, transformers_folder
 from vitctl.exporting.source import Source, preprocessing_from
 from vitctl.models.build import load_model, preprocessing_of
 from vitctl.models.weights import load_weights_file
+from vitctl.primitives.documents import read_document
 from vitctl.primitives.preprocessing import Preprocessing
 
+_ADVICE = "expected what vitctl writes"
 NPZ_FILE, NPZ_METADATA_FILE = "model.npz", "vitctl.json"
 
 Run = Callable[[Tensor], dict[str, np.ndarray]]
@@ -60,7 +63,7 @@ def open_timm(folder: Path, *, first_output: str) -> OpenedExport:
 
 def open_npz(folder: Path, model: nn.Module, *, name: str, first_output: str) -> OpenedExport:
     """Open Google's ``.npz`` with timm's reader, into a copy of ``model`` without its weights."""
-    metadata = json.loads((folder / NPZ_METADATA_FILE).read_text(encoding="utf-8"))
+    metadata = read_document(folder / NPZ_METADATA_FILE, dict[str, Any], error=ModelError, advice=_ADVICE)
     reader = npz.reader_of(model, layout=metadata["layout"])
     load_weights_file(reader, folder / NPZ_FILE, name=name)
     preprocessing = preprocessing_from(metadata["preprocessing"])
@@ -75,7 +78,7 @@ def open_npz(folder: Path, model: nn.Module, *, name: str, first_output: str) ->
 def open_transformers(folder: Path, source: Source, *, first_output: str) -> OpenedExport:
     """Open a ViTForImageClassification folder with transformers."""
     logits, pixels = transformers_folder.transformers_logits(folder), transformers_folder.transformers_pixels(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_document(folder / "config.json", dict[str, Any], error=ModelError, advice=_ADVICE)
     names = tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
 
     def _run(images: Tensor) -> dict[str, np.ndarray]:

@@ -3,13 +3,13 @@
 Letters: H W px.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
 from vitctl.exporting.source import Source, hash_weights
+from vitctl.models.folder_config import read_folder_config
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of, stopped_note
 from vitctl.primitives.files import user_path
@@ -118,9 +118,10 @@ def load_source(
 def _origin(place: Place, name: str, licence: str | None) -> tuple[str, str | None]:
     """Return what the weights were made from, and its licence, as the folder's config.json has it."""
     if place.folder is not None:
-        found = json.loads((place.folder / "config.json").read_text(encoding="utf-8")).get("base_model")
+        found = read_folder_config(place.folder).base_model
         if isinstance(found, dict) and isinstance(found.get("name"), str):
-            return without_folders(found["name"]), found.get("license")
+            known = found.get("license")
+            return without_folders(found["name"]), known if isinstance(known, str) else None
         return place.name, licence
     return name, licence
 

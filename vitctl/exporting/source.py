@@ -16,6 +16,7 @@ from vitctl import __version__
 from vitctl.errors import ModelError
 from vitctl.models.choices import AS_TIMM
 from vitctl.primitives.decision import Decision
+from vitctl.primitives.documents import parse_document
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.words import OUTPUTS
 
@@ -163,4 +164,4 @@ def metadata_from_texts(texts: dict[str, str]) -> dict[str, Any]:
     """
     plain = ("model", "vitctl", "weights_sha256")
     structured = ("class_names", "class_descriptions", "preprocessing", "preprocessing_in_graph", "outputs")
-    return {key: texts[key] for key in plain} | {key: json.loads(texts[key]) for key in structured}
+    return {key: texts[key] for key in plain} | {key: parse_document(texts[key], object) for key in structured}

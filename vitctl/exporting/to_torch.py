@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from vitctl.exporting.graph import quiet_exporters
+from vitctl.primitives.documents import parse_document
 
 FILE = "model.pt2"
 METADATA_FILE = "vitctl.json"
@@ -45,5 +46,4 @@ def read_pt2(path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     extra = {METADATA_FILE: ""}
     with quiet_exporters():
         module = torch.export.load(str(path), extra_files=extra).module()
-    metadata: dict[str, Any] = json.loads(extra[METADATA_FILE])
-    return module, metadata
+    return module, parse_document(extra[METADATA_FILE], dict[str, Any])

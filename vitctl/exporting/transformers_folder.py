@@ -35,6 +35,7 @@ from vitctl.models.anatomy import (
     num_register_tokens,
 )
 from vitctl.models.geometry import geometry_of
+from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import write_json
 from vitctl.primitives.preprocessing import Preprocessing
 
@@ -278,9 +279,7 @@ def misdescription(folder: Path, *, preprocessing: Preprocessing, class_names: S
         OSError: A file is missing.
         KeyError: The patch embedding is missing.
     """
-    config, processor = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG_FILE, PREPROCESSOR_FILE)
-    )
+    config, processor = (_document(folder / name) for name in (CONFIG_FILE, PREPROCESSOR_FILE))
     with safe_open(folder / WEIGHTS_FILE, framework="numpy") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no dict
     found = [
@@ -289,6 +288,10 @@ def misdescription(folder: Path, *, preprocessing: Preprocessing, class_names: S
         *_misnamed(config, class_names),
     ]
     return " and ".join(found) or None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    return read_document(path, dict[str, Any], error=ModelError, advice="expected what vitctl writes")
 
 
 def _complaints(file: str, facts: Mapping[str, tuple[Any, Any]]) -> list[str]:
@@ -417,7 +420,7 @@ def transformers_pixels(folder: Path) -> Callable[[Image.Image], Tensor]:
 
     with _quiet():
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    keeps_aspect = "shortest_edge" in json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))["size"]
+    keeps_aspect = "shortest_edge" in _document(folder / PREPROCESSOR_FILE)["size"]
 
     def pixels(image: Image.Image) -> Tensor:
         """Return the pixels (3, H, W) of an RGB image."""

@@ -52,6 +52,12 @@ def blocks_of(model: nn.Module) -> tuple[nn.Module, ...]:
     return tuple(numbered[index] for index in sorted(numbered))
 
 
+def is_in_block(name: str) -> bool:
+    """Return whether a parameter's name, in a model or a file of weights, is of a block or stage."""
+    *above, _ = name.split(".")
+    return any(part in _LISTS or _NUMBERED.fullmatch(part) for part in above)
+
+
 def units_of(model: nn.Module) -> tuple[Unit, ...]:
     """Return the blocks of a model, those in its stages one by one, in order of depth.
 

@@ -4,10 +4,10 @@ A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.aug
 of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,19 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.budget import check_arguments, check_buildable
+from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
+from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
+from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
+WEIGHTS = "model.safetensors"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
 
 
@@ -66,16 +71,9 @@ def model_folder(spec: str) -> Path | None:
     folder = user_path(spec)
     for candidate in (folder, folder / "best", folder / "last"):
         recover(candidate)
-        if _is_timm_folder(candidate):
+        if describes_a_model(candidate):
             return candidate.absolute()
     return None
-
-
-def _is_timm_folder(folder: Path) -> bool:
-    try:
-        return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def check_model_name(name: str) -> None:
@@ -88,7 +86,8 @@ def check_model_name(name: str) -> None:
         return
     if path_exists(name):
         raise ModelError(
-            f"{name} holds no model; expected a run folder, or a folder with timm's config.json and model.safetensors."
+            f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's "
+            "config.json and model.safetensors."
         )
     architecture, _, tag = name.partition(".")
     if "/" in name or not timm.is_model(architecture):
@@ -103,6 +102,12 @@ def check_model_name(name: str) -> None:
             f"timm has no weights {tag!r} for {architecture}.{did_you_mean(tag, tags)} It has: "
             f"{', '.join(tags) or 'none'}."
         )
+
+
+def _why_not(folder: Path) -> str:
+    """Return in brackets what is wrong with a folder's ``config.json``; nothing where there is none."""
+    files = [candidate / FILE for candidate in (folder, folder / "best", folder / "last")]
+    return next((f" ({file} cannot be read: {why})" for file in files if (why := why_unreadable(file))), "")
 
 
 def load_model(
@@ -120,19 +125,33 @@ def load_model(
         ModelError: The name is unknown; the weights are missing, do not fit, or cannot be fetched.
     """
     folder = model_folder(spec)
+    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     if folder is None:
         check_model_name(spec)
+    else:
+        # timm reads it again, and believes every word
+        check_arguments(read_folder_config(folder).model_args, name=name)
     address = f"local-dir:{folder}" if folder else spec
-    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
+    size = {"img_size": image_size} if image_size and weights == RANDOM else {}
+    if size or folder not in (None, DEMO_FOLDER):  # timm's own fit every computer that they were made for
+        own = folder / WEIGHTS if folder is not None and weights == PRETRAINED else None
+        file = own if own is not None or weights in (PRETRAINED, RANDOM) else user_path(weights)
+        check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
     with torch_randomness(seed, "weights"):
         if weights == PRETRAINED:
             model = _create_pretrained(address, name=name, folder=folder)
-            report: LoadReport | None = LoadReport(_source_of(model, folder), len(model.state_dict()))
+            unused = unused_in_file(model, folder / WEIGHTS, name=name) if folder is not None else ()
+            report: LoadReport | None = LoadReport(
+                _source_of(model, folder), len(model.state_dict()), unexpected=unused
+            )
         else:
-            size = {"img_size": image_size} if image_size and weights == RANDOM else {}
             model = _create(address, name=name, **size)
             report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
     model = model.float()
+    if folder is not None and folder != DEMO_FOLDER:
+        check_computes(model, folder / FILE)
+    if report is not None:
+        check_finite(model, source=report.source)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     has_head = report is not None and not report.missing
     class_names, descriptions = (
@@ -158,7 +177,7 @@ def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
 
 
 def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Module:
-    if folder is not None and not (folder / "model.safetensors").is_file():
+    if folder is not None and not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has a config.json but no model.safetensors; --weights FILE names the weights.")
     if folder is None and not address.startswith("hf-hub:") and not timm.is_model_pretrained(address):
         raise ModelError(
@@ -168,7 +187,8 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
         with nullcontext(True) if folder else hub_access() as is_reachable:
             model: nn.Module = timm.create_model(address, pretrained=True)
     except Exception as error:  # the hub client's errors have no common base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        # of torch's, the second line names what is missing or left over
+        reason = (" ".join(str(error).split("\n\t")[:2]).strip().splitlines() or [type(error).__name__])[0][:200]
         if folder is not None and isinstance(error, SafetensorError):
             raise ModelError(
                 f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
@@ -189,7 +209,7 @@ def _source_of(model: nn.Module, folder: Path | None) -> str:
     if folder == DEMO_FOLDER:
         return "embedded"
     if folder is not None:
-        return str(folder / "model.safetensors")
+        return str(folder / WEIGHTS)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     return str(config.get("hf_hub_id") or config.get("url") or "timm")
 

@@ -4,7 +4,6 @@ Letters: H W px, h w patches.
 """
 
 import fnmatch
-import json
 
 import timm
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.build import DEMO_FOLDER
+from vitctl.models.folder_config import read_folder_config
 from vitctl.models.geometry import geometry_of
 from vitctl.results.models import ModelEntry, Tag
 from vitctl.settings.words import DEMO
@@ -65,8 +65,8 @@ def _build_empty(name: str) -> nn.Module:
 
 def _tags(name: str) -> tuple[Tag, ...]:
     if name == DEMO:
-        config = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
-        return (Tag("embedded", config["pretrained_cfg"].get("license")),)
+        config = read_folder_config(DEMO_FOLDER).pretrained_cfg
+        return (Tag("embedded", config.license if config is not None else None),)
     full_names = timm.list_pretrained(f"{name}.*")
     return tuple(Tag(full.partition(".")[2], _licence(full)) for full in full_names)
 

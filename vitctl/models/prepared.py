@@ -12,6 +12,7 @@ from vitctl.models.build import LoadedModel, load_model, names_of_outputs, prepr
 from vitctl.models.choices import decide_interpolation
 from vitctl.models.geometry import Geometry, Resolution, change_resolution, geometry_of
 from vitctl.models.run_folders import stopped_note
+from vitctl.models.weights_fit import unused_note
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.preprocessing import Preprocessing
@@ -61,8 +62,10 @@ class PreparedModel:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Sentences that its user should not miss: of its weights, and of a run that was stopped."""
-        stopped = stopped_note(self.spec) if self.weights == PRETRAINED else None
-        return (*(self.loaded.report.notes if self.loaded.report else ()), *([] if stopped is None else [stopped]))
+        stopped, report = stopped_note(self.spec) if self.weights == PRETRAINED else None, self.loaded.report
+        unused = unused_note(report.unexpected, source=report.source) if report is not None else None
+        told = (*(report.notes if report is not None else ()), unused, stopped)
+        return tuple(note for note in told if note is not None)
 
     @property
     def class_names(self) -> tuple[str, ...]:

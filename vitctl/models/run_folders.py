@@ -1,20 +1,17 @@
 """Run folders of ``vitctl finetune`` as those see them who load a model of one."""
 
-import json
 from pathlib import Path
 
 from vitctl.models.build import model_folder
 from vitctl.primitives.atomic import recover
+from vitctl.primitives.documents import peek_document
 from vitctl.primitives.files import user_path
 
 
 def is_run_folder(folder: Path) -> bool:
     """Return whether ``folder`` holds the ``config.json`` of a vitctl run."""
     recover(folder)
-    try:
-        return "vitctl" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+    return "vitctl" in peek_document(folder / "config.json")
 
 
 def run_of(spec: str | None) -> Path | None:

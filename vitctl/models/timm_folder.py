@@ -6,7 +6,6 @@ number of classes stands once (TimmWrapper refuses it in ``model_args``), class 
 source's tag, licence and papers are not claimed for the new weights.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
 from torch import nn
 
+from vitctl.errors import ModelError
+from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import whole_folder, write_json
 from vitctl.primitives.preprocessing import Preprocessing
 
@@ -63,7 +64,7 @@ def save_timm_folder(
 
 
 def _corrected(path: Path, base_model: str, base_licence: str | None, licence: str | None) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = read_document(path, dict[str, Any], error=ModelError, advice="expected what timm writes")
     config.get("model_args", {}).pop("num_classes", None)
     for key in _NOT_OURS:
         config["pretrained_cfg"].pop(key, None)

@@ -8,10 +8,9 @@ Letters: D width, T tokens.
 """
 
 import math
+import re
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,22 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models.anatomy import attention_pooling, blocks_of, num_embedded_prefix_tokens, units_in
+from vitctl.models.block_anatomy import attention_of
 from vitctl.models.geometry import geometry_of, position_table
+from vitctl.models.weights_fit import ExactCopies, misfits, not_finite, refuse_unused_blocks
+from vitctl.primitives.archives import check_archive, open_arrays
+from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import path_exists
+from vitctl.primitives.memory import check_fits
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 BIT_PREFIX = "resnet/"
+_QUERY = "/query/kernel"  # (D, heads, D/heads)
+# what timm's reader takes of the encoder
+_ENCODER = re.compile(
+    r"Transformer/(posembed_input/pos_embedding|encoder_norm/(scale|bias)|encoderblock(_\d+)?/(LayerNorm_[012]/(scale|bias)"
+    r"|(MlpBlock_[03]/Dense_[01]|MultiHeadDotProductAttention_[01]/(query|key|value|out))/(kernel|bias)))"
+)
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 
@@ -73,13 +83,11 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         raise ModelError(f"{path} is no weights file that vitctl reads; expected one of {' '.join(SUFFIXES)}.")
     if path.suffix.lower() == ".npz":
         return _load_npz(model, path, name=name)
-    try:
+    expected = "a safetensors file, or one saved with torch.save that holds tensors only"
+    with foreign(path, ModelError, expected=expected, kind="weights"):
+        check_archive(path, error=ModelError)  # torch.save writes one
+        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
         raw = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes provoke
-        raise ModelError(
-            f"{path} cannot be read as weights ({_first_line(error)}); expected a safetensors file, or one saved "
-            "with torch.save that holds tensors only."
-        ) from error
     if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
         raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
     _check_patch(model, raw, path=path, name=name)
@@ -88,7 +96,9 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         _adopt_grid(model, num_tokens=table.shape[1], path=path, name=name)
     state = _native_names(model, dict(raw), path=path, name=name)
     _adopt_head(model, state)
-    dropped = tuple(key for key in raw if "pre_logits" in key and key not in state)  # timm leaves it out silently
+    is_renamed = any(key not in raw for key in state)
+    # what timm leaves out silently; of a file whose names it changes only these are known
+    dropped = tuple(key for key in raw if key not in state and ("pre_logits" in key or not is_renamed))
     return _load_state(model, state, dropped, path=path, name=name)
 
 
@@ -128,13 +138,11 @@ def _load_state(
     model: nn.Module, state: dict[str, Any], dropped: tuple[str, ...], *, path: Path, name: str
 ) -> LoadReport:
     own = model.state_dict()
-    misfits = [
-        f"{key} is {tuple(getattr(state[key], 'shape', ())) or 'no tensor'}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and getattr(state[key], "shape", None) != own[key].shape
-    ]
-    if misfits:
-        raise ModelError(f"{path} does not fit {name}: {_some(misfits)}. Is it of another architecture?")
+    none = [f"{key} is no plain tensor" for key in own if key in state and not _is_tensor(state[key])]
+    tensors = {key: (value.shape, value.is_floating_point()) for key, value in state.items() if _is_tensor(value)}
+    wrong = none or misfits(own, tensors)
+    if wrong:
+        raise ModelError(f"{path} does not fit {name}: {_some(wrong)}. Is it of another architecture?")
     # files of torch 0.4.0 and older lack BatchNorm's count of batches, which nothing reads
     missing = tuple(key for key in own if key not in state and not key.endswith(".num_batches_tracked"))
     unexpected = tuple(key for key in state if key not in own)
@@ -144,6 +152,7 @@ def _load_state(
             f"{path} lacks {len(beyond_head)} of the {len(own)} tensors of {name}: {_some(beyond_head)}; expected all "
             f"but the head. It holds {_some(list(state))}."
         )
+    refuse_unused_blocks(unexpected, state, path=path, name=name)
     loaded = {key: state[key] for key in own if key in state}
     model.load_state_dict(loaded, strict=False)
     return LoadReport(str(path), len(loaded), missing, (*unexpected, *dropped))
@@ -153,6 +162,11 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the classifier layers, as timm's configuration of the model has them."""
     classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return (classifier,) if isinstance(classifier, str) else tuple(classifier)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Return whether ``value`` is a plain tensor with values: not sparse, not on the meta device."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
 def _is_head(model: nn.Module, key: str) -> bool:
@@ -195,13 +209,14 @@ def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
             f"{name} has no reader for Google's .npz layout; expected a plain ViT, or a BiT (resnetv2_50x1_bit)."
         )
     arrays = _read_npz(path)
-    shapes = {key: array.shape for key, array in arrays.items()}
+    shapes = {key: np.shape(array) for key, array in arrays.items()}
     prefix = next((p for p in GOOGLE_PREFIXES if f"{p}embedding/kernel" in shapes), None)
     if prefix is None:
         raise ModelError(
             f"{path} is not in Google's ViT layout: there is no embedding/kernel among its {len(shapes)} entries "
             f"({_some(list(shapes))})."
         )
+    _check_numbers(arrays, prefix, path=path)
     _check_npz_fits(model, {key.removeprefix(prefix): shape for key, shape in shapes.items()}, path=path, name=name)
     table = next((key for key in arrays if key.endswith("pos_embedding")), None)
     is_changed = table is not None and _give_class_token_a_row(model, arrays, table, f"{prefix}cls")
@@ -216,12 +231,15 @@ def _load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
             np.savez(readable, allow_pickle=False, **arrays)
         num_loaded, missing = _read_with_timm(model, readable, path=path, name=name)
     unexpected = tuple(key for key in shapes if not _has_place(model, key, prefix))
+    _refuse_unused_encoder(unexpected, path=path, name=name)
     return LoadReport(str(path), num_loaded, missing, unexpected, _gelu_notes(model))
 
 
 def _load_bit_npz(model: ResNetV2, path: Path, *, name: str) -> LoadReport:
     """Load the layout of google-research/big_transfer (arXiv 1912.11370): every entry is one tensor of the model."""
-    shapes = {key: array.shape for key, array in _read_npz(path).items()}
+    arrays = _read_npz(path)
+    _check_numbers(arrays, BIT_PREFIX, path=path)
+    shapes = {key: np.shape(array) for key, array in arrays.items()}
     head = shapes.get(f"{BIT_PREFIX}head/conv2d/bias")
     if f"{BIT_PREFIX}root_block/standardized_conv2d/kernel" not in shapes or head is None:
         raise ModelError(
@@ -259,8 +277,11 @@ def _read_with_timm(model: nn.Module, readable: Path, *, path: Path, name: str) 
         for parameter in model.parameters():
             parameter.fill_(float("nan"))
     try:
-        model.load_pretrained(str(readable))  # type: ignore[operator]
-    except (KeyError, RuntimeError, ValueError) as error:
+        with ExactCopies(model):
+            model.load_pretrained(str(readable))  # type: ignore[operator]
+    except MemoryError:
+        raise
+    except Exception as error:  # shapes that fit nothing provoke all sorts
         raise ModelError(f"{path} does not fit {name}: {_first_line(error)}.") from error
     missing = tuple(key for key, parameter in model.named_parameters() if bool(parameter.isnan().any()))
     beyond_head = [key for key in missing if not _is_head(model, key)]
@@ -284,15 +305,39 @@ def _has_place(model: nn.Module, key: str, prefix: str) -> bool:
         return attention_pooling(model) is not None
     if part.startswith(("conv_root", "gn_root", "block")):
         return hasattr(model.patch_embed, "backbone")
-    return part in ("embedding", "cls", "pos_embedding", "Transformer", "head")
+    if part == "Transformer":
+        return _ENCODER.fullmatch(key.removeprefix(prefix)) is not None
+    return part in ("embedding", "cls", "pos_embedding", "head")
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+def _refuse_unused_encoder(unexpected: tuple[str, ...], *, path: Path, name: str) -> None:
+    """Refuse entries of blocks that timm's reader passes over; without them the model computes something else."""
+    lost = [key for key in unexpected if "Transformer/encoderblock" in key]
+    if lost:
+        raise ModelError(
+            f"{path} does not fit {name}, which has no place for {_some(lost)}; Google's layout holds plain ViTs and "
+            "BiTs only."
+        )
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    """Return the entries by name: arrays, of members that are no arrays the bytes."""
+    expected = "an archive of arrays, which may be truncated: copy it again"
+    with foreign(path, ModelError, expected=expected, kind=".npz"):
+        with path.open("rb") as file, open_arrays(file, where=path, error=ModelError) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ModelError(f"{path} cannot be read as .npz ({_first_line(error)}); it may be truncated.") from error
+
+
+def _check_numbers(arrays: Mapping[str, Any], prefix: str, *, path: Path) -> None:
+    """Check that the entries below ``prefix`` are arrays of finite real numbers."""
+    for key, array in arrays.items():
+        if not key.startswith(prefix):
+            continue
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+            held = array.dtype if isinstance(array, np.ndarray) else "no array"
+            raise ModelError(f"{path} holds {held} in {key}; expected an array of real numbers.")
+        if not np.isfinite(array).all():
+            raise ModelError(not_finite(path, key, array))
 
 
 def _give_class_token_a_row(model: nn.Module, arrays: dict[str, np.ndarray], table: str, cls: str) -> bool:
@@ -321,6 +366,15 @@ def _check_npz_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, 
             f"{path} does not fit {name}: its patch embedding (height, width, channels, width D) is {tuple(kernel)}, "
             f"expected {tuple(expected)}."
         )
+    expected_ranks = {"pos_embedding": 3, "Transformer/posembed_input/pos_embedding": 3, "head/bias": 1}
+    for key, rank in expected_ranks.items():
+        if len(shapes.get(key, (0,) * rank)) != rank:
+            raise ModelError(f"{path} does not fit {name}: {key} is {shapes[key]}, expected {rank} dimensions.")
+    kernels = [shape for key, shape in shapes.items() if key.startswith("Transformer/") and key.endswith(_QUERY)]
+    attention: Any = attention_of(blocks_of(model)[0])
+    for shape in kernels:  # timm flattens them, and would take any number of heads
+        if len(shape) > 1 and shape[-2] != attention.num_heads:
+            raise ModelError(f"{path} holds {shape[-2]} attention heads; {name} has {attention.num_heads}.")
     stacked = shapes.get("Transformer/encoderblock/LayerNorm_0/scale")
     blocks = {key.split("/")[1] for key in shapes if key.startswith("Transformer/encoderblock_")}
     depth, own_depth = stacked[0] if stacked else len(blocks), len(blocks_of(model))

@@ -4,10 +4,11 @@
 ``KEY = { value = ..., source = "where from" }``. Plain Python: help and listing need no torch.
 """
 
-import tomllib
 from pathlib import Path
+from typing import Any
 
 from vitctl.errors import SettingError, did_you_mean
+from vitctl.primitives.documents import read_document
 from vitctl.recipes.keys import keys_of, sections_of
 from vitctl.recipes.reading import (
     SET,
@@ -72,8 +73,12 @@ def load_recipe(name: str) -> Recipe:
         SettingError: There is none, it is not TOML, or keys or values of it are unusable; it lists all of them.
     """
     path = recipe_path(name)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(f"Recipe {path} cannot be read: {error}.") from error
+    document = read_document(
+        path,
+        dict[str, Any],
+        error=SettingError,
+        advice="expected sections of settings, as 'vitctl recipes show' prints them",
+        where=f"Recipe {path}",
+        syntax="TOML",
+    )
     return recipe_from_settings(document, where=f"Recipe {path}")

@@ -5,12 +5,12 @@ Types and ranges are pydantic's to check, strictly: 1 will do where a number is 
 
 import difflib
 import functools
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from vitctl.errors import SettingError, check_choice, did_you_mean
+from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.recipes.keys import Implies, Key, Option, keys_of, sections_of
 from vitctl.recipes.sections import Recipe
 
@@ -220,8 +220,8 @@ def _near(name: str, recipe_class: type[Recipe], section: str = "") -> str:
 
 def _toml_value(text: str) -> Any:
     try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        document = parse_document(f"value = {text}", dict[str, Any], syntax="TOML")
+    except UnusableDocument:
         return text
     return document["value"] if list(document) == ["value"] else text
 

@@ -101,7 +101,7 @@ def names_of(rows: Sequence[Row]) -> dict[str, str]:
     """Return models and data sets by the last two parts between slashes, or as many as tell them apart."""
     short: dict[str, str] = {}
     for key in NAMED:
-        parts = {name: re.findall(r"[^/\\]+", name) or [name] for name in {row[key] for row in rows}}
+        parts = {name: re.findall(r"[^/\\]+", name) or [name] for name in {str(row[key]) for row in rows}}
         for count in range(2, max(map(len, parts.values())) + 2):
             found = {name: _short("/".join(parts[name][-count:])) for name in parts}
             if len(set(found.values())) == len(found):

@@ -3,7 +3,6 @@
 Colours: Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, faint on white.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from vitctl.primitives.documents import parse_document
 from vitctl.primitives.files import whole_file
 from vitctl.shown import shown
 
@@ -31,7 +31,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
         metrics: The file of a run.
         path: PNG to write.
     """
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = [parse_document(line, dict[str, Any]) for line in metrics.read_text(encoding="utf-8").splitlines()]
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if record.get("val_loss") is not None]
     figure = Figure(figsize=(11, 3.4), layout="constrained")

@@ -1,12 +1,13 @@
 """A run's ``config.json`` read back as settings, and what comes before what: command line, then file, then default."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitctl.errors import SettingError
+from vitctl.primitives.documents import read_document
 from vitctl.recipes import check_given_once, options_behind
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described, settings_of
@@ -22,14 +23,13 @@ def config_from_file(path: Path) -> FinetuneConfig:
     Raises:
         SettingError: The file cannot be read, or holds unknown or unusable settings; all of them are named.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingError(
-            f"--config {path} cannot be read ({error}); expected the config.json of a run.", field="config"
-        ) from error
-    if not isinstance(document, dict):
-        raise SettingError(f"--config {path} holds no settings; expected the config.json of a run.", field="config")
+    document = read_document(
+        path,
+        dict[str, Any],
+        error=partial(SettingError, field="config"),
+        advice="expected the config.json of a run",
+        where=f"--config {path}",
+    )
     settings = {key: value for key, value in document.items() if key not in NOT_SETTINGS}
     found = mistakes(FinetuneConfig, settings, where=f"--config {path}")
     if found:

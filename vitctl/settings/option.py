@@ -86,6 +86,8 @@ class Opt:
         for limit in self.limits:
             if not limit.holds(value):
                 raise SettingError(f"{option} is {value}; expected {limit.expected}", field=name)
+        if isinstance(value, int) and abs(value) >= 2**63:  # of steps, images and bytes alike
+            raise SettingError(f"{option} is {value}; expected less than 2^63.", field=name)
 
 
 ARGUMENTS = ("analysis", "run", "pattern", "images")

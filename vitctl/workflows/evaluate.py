@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.loader import resolve_num_workers
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
-from vitctl.errors import SettingError
+from vitctl.data.workers import batch_bytes, resolve_num_workers
+from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder
 from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
+from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
@@ -47,8 +48,11 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     for note in opened.notes:
         conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
-    workers, _ = resolve_num_workers(
-        config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
+    workers = resolve_num_workers(
+        config.num_workers,
+        is_in_memory=images.source.is_in_memory,
+        device_type=device.type,
+        batch_bytes=batch_bytes(config.batch_size, opened.image_size),
     )
     conversation.header(
         "vitctl evaluate",
@@ -57,6 +61,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
+            *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
             Setting("files", str(out)),
         ],
     )
@@ -66,7 +71,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             split,
             opened.preprocessing,
             batch_size=config.batch_size,
-            num_workers=workers,
+            num_workers=workers.number,
             device=device,
             description="evaluating",
             conversation=conversation,
@@ -93,6 +98,8 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
     if config.data is None and run is not None and is_run_folder(run):
         chosen = images_of_run(run, config.split, advice="Name others with --data SPEC, or --split test.")
     elif config.data is None:
+        if run is not None and (why := why_unreadable(run / "config.json")):
+            raise DataError(f"{run / 'config.json'} cannot be read: {why}; name images with --data SPEC.")
         raise SettingError(
             f"There is no run at {config.run or config.model} to take images from; name some with --data SPEC.",
             field="data",

@@ -21,6 +21,7 @@ from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
+from vitctl.reporting.inspect_figures import draw_findings
 from vitctl.reporting.inspect_report import Claim, Panel, Section, Skipped, write_report
 from vitctl.results.inspect_model import InspectAllResult, InspectResult, Verdict
 from vitctl.settings.inspect_model import InspectAllConfig, InspectConfig, Minibatch, OnImages
@@ -113,8 +114,6 @@ def _write(
     analysis: Analysis, options: InspectConfig, found: Sequence[Named], inspection: Inspection, out: Path
 ) -> InspectResult:
     """Write the three files of an analysis and return what the JSON file says."""
-    from vitctl.reporting.inspect_figures import draw_findings
-
     settings = {"vitctl": __version__} | settings_as_json(inspection.config, without=_NOT_OF_RESULTS)
     result = result_of(analysis, options, found, inspection, settings=settings, out=str(out))
     write_files(result, found, out, draw=draw_findings)

@@ -9,22 +9,24 @@ dimensions, then one 32-bit size per dimension). Files pair up by name: ``X-imag
 import gzip
 import math
 import re
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.digits import ArrayImages
 from vitctl.errors import DataError
+from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import user_path
+from vitctl.primitives.memory import check_declared
 
 OPTIONS: tuple[str, ...] = ()
 _NAME = re.compile(r"(?P<set>.*?)[-._]?(?P<kind>images|labels)[-._]idx\d[-._](ubyte|int)(\.gz)?$", re.IGNORECASE)
 MAX_DIMS = 4  # images in colour; numpy takes no more than 64
+_PIECE = 1 << 22  # bytes
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4"}
 
 
@@ -92,7 +94,9 @@ def _read_split(name: str, images_path: Path) -> Split:
             f"{images_path} holds {pixels.ndim}-dimensional {pixels.dtype} values; expected 8-bit greyscale "
             "images (3 dimensions)."
         )
-    if labels.ndim == 2:  # QMNIST: the first column is the class
+    if 0 in pixels.shape[1:]:
+        raise DataError(f"{images_path} holds images of {pixels.shape[1]}x{pixels.shape[2]} px; expected 1 or more.")
+    if labels.ndim == 2 and labels.shape[1]:  # QMNIST: the first column is the class
         labels = labels[:, 0]
     if labels.ndim != 1 or len(labels) != len(pixels):
         raise DataError(
@@ -115,33 +119,36 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         DataError: The file cannot be read, or is shorter or longer than its header says.
     """
-    try:
+    with foreign(path, DataError, expected="an IDX file; it may be truncated: copy it again"):
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if is_gzip else path.open("rb") as file:
+        with cast(BinaryIO, gzip.open(path) if is_gzip else path.open("rb")) as file:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or not 1 <= head[3] <= MAX_DIMS:
                 raise DataError(f"{path} is not an IDX file: its header is {head.hex(' ') or 'empty'}.")
             dtype, sizes = np.dtype(_DTYPES[head[2]]), file.read(4 * head[3])
             shape = [int.from_bytes(sizes[start : start + 4], "big") for start in range(0, len(sizes), 4)]
             expected = math.prod(shape) * dtype.itemsize
-            content = _read_at_most(file, expected + 1)  # a header may lie, a gzip file may be a bomb
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); it may be truncated: copy it again.") from error
-    if len(sizes) < 4 * head[3] or len(content) != expected:
-        found = f"more than {expected:,}" if len(content) > expected else f"{len(content):,}"
+            file_bytes = path.stat().st_size
+            # what is not packed cannot hold more than its size; of a wrong length, it says so itself below
+            holds = expected if is_gzip else min(expected, file_bytes)
+            check_declared(holds, file_bytes, where=path, error=DataError)
+            values = np.empty(holds // dtype.itemsize, dtype)
+            num_read = _fill(file, values)
+            is_longer = bool(file.read(1))
+    if len(sizes) < 4 * head[3] or num_read != expected or is_longer:
+        found = f"more than {expected:,}" if is_longer else f"{num_read:,}"
         raise DataError(
             f"{path} says it holds {'x'.join(map(str, shape))} values ({expected:,} bytes), but {found} bytes follow "
             "its header; it may be truncated: copy it again."
         )
-    values: np.ndarray = np.frombuffer(content, dtype).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
+    return values.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_at_most(file: gzip.GzipFile | BinaryIO, num_bytes: int) -> bytes:
-    """Return up to ``num_bytes`` bytes, reading in pieces so that a lying header allocates nothing."""
-    pieces, left = [], num_bytes
-    while left > 0 and (piece := file.read(min(left, 1 << 24))):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+def _fill(file: BinaryIO, values: np.ndarray) -> int:
+    """Read into an array, in pieces: memory is taken as it is filled, not as a header says; return the bytes read."""
+    place, num_read = values.view(np.uint8), 0
+    while piece := file.read(min(_PIECE, len(place) - num_read)):
+        place[num_read : num_read + len(piece)] = np.frombuffer(piece, np.uint8)
+        num_read += len(piece)
+    return num_read

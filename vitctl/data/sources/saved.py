@@ -6,11 +6,12 @@ It is memory-mapped where it lies; nothing is copied.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vitctl.data.columns import SPLIT_NAMES, check_columns, column_split, find_columns, quiet_datasets, root_cause
+from vitctl.data.columns import SPLIT_NAMES, check_columns, column_split, find_columns, quiet_datasets
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split
 from vitctl.errors import DataError
+from vitctl.primitives.documents import foreign, read_document
 from vitctl.primitives.files import user_path
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 OPTIONS: tuple[str, ...] = ("image_column", "label_column", "group_column")
 MARKS = ("dataset_dict.json", "state.json")
+DOCUMENTS = (*MARKS, "dataset_info.json")
 
 
 def recognises(spec: str) -> bool:
@@ -35,13 +37,13 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     from datasets import load_from_disk
 
     folder = user_path(spec).absolute()
-    try:
+    expected = "what save_to_disk writes; write it again"
+    documents = (path for name in DOCUMENTS for path in (*folder.glob(name), *folder.glob(f"*/{name}")))
+    for path in documents:  # datasets believes every word of them
+        read_document(path, dict[str, Any], error=DataError, advice=f"expected {expected}")
+    with foreign(folder, DataError, expected=expected, kind="a saved data set"):
         with quiet_datasets():
             loaded = load_from_disk(str(folder))
-    except Exception as error:  # pyarrow, json and datasets have no common base class
-        raise DataError(
-            f"{folder} cannot be read as a saved data set: {root_cause(error)}. Write it again with save_to_disk."
-        ) from error
     description = "a folder written by datasets.save_to_disk"
     return source_of(loaded, options, spec=str(folder), description=description, root=folder, inside=None)
 

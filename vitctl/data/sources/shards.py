@@ -17,22 +17,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
-from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
+from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES, is_text
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
+from vitctl.primitives.documents import MAX_LISTING_BYTES, foreign, parse_document, read_document
 from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_text
 from vitctl.primitives.natural_order import natural_key
+from vitctl.primitives.schemas import Name, Schema
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
 INDEX_VERSION = 1
 MAX_TEXT = 1_000  # a longer field of a .json is a caption, no class or group
 MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
+Start = Annotated[int, Field(ge=0, lt=2**63)]
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
@@ -228,10 +232,22 @@ def _field(member: Member, column: str, option: str, where: str) -> str:
         )
     if value is None or value == "" or isinstance(value, (bool, float)):
         raise DataError(f"{column!r} of {member.name} in {where} is {value!r}; expected a class name or an integer.")
+    if isinstance(value, str) and not is_text(value):
+        raise DataError(f"{column!r} of {member.name} in {where} is {value!r}, no text; expected a class name.")
     return str(value)
 
 
 # --- the index ---------------------------------------------------------------------------------------------
+
+
+class _Index(Schema):
+    """What the cache holds of a shard: its stamp, and the fields of each ``Member``."""
+
+    stamp: str
+    # JSON has no tuples; one entry that is not ours is enough
+    members: Annotated[
+        list[Annotated[tuple[Name, Start, Start, dict[Name, Any]], Field(strict=False)]], Field(fail_fast=True)
+    ]
 
 
 def _stem(name: str) -> str:
@@ -244,10 +260,10 @@ def _indexed(path: Path) -> list[Member]:
     """Return the images of a shard in the order they lie there, from the cache where it is known."""
     store = cache_folder() / "tar" / f"{path.name}-{short_hash(str(path))}.json"
     stamp = f"{INDEX_VERSION}-{file_stamp(path)}"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # unknown, or not what we wrote
-        document = json.loads(store.read_text(encoding="utf-8"))
-        if document["stamp"] == stamp:
-            return [Member(*row) for row in document["members"]]
+    with contextlib.suppress(DataError):  # unknown, or not what we wrote
+        kept = read_document(store, _Index, error=DataError, advice="", most_bytes=MAX_LISTING_BYTES, is_strict=False)
+        if kept.stamp == stamp:
+            return [Member(*row) for row in kept.members]
     members = _index(path)
     rows = [[member.name, member.start, member.size, member.fields] for member in members]
     with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
@@ -267,7 +283,7 @@ def _index(path: Path) -> list[Member]:
     size = path.stat().st_size
     with path.open("rb") as file:
         for info in _members(path):
-            if info.offset_data + info.size > size:
+            if info.size < 0 or info.offset_data + info.size > size:
                 raise DataError(f"{path} is truncated: it ends within {info.name}. Copy it again.")
             extension = os.path.splitext(info.name)[1].lower()
             inside = Path(info.name)
@@ -297,7 +313,7 @@ def _index(path: Path) -> list[Member]:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    try:
+    with foreign(path, DataError, expected="an uncompressed one", kind="a tar file"):
         with tarfile.open(path, "r:") as archive:
             yield from archive
             end = archive.offset
@@ -305,8 +321,6 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
             file.seek(end)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise DataError(f"{path} is damaged or truncated: there is no member at byte {end:,}. Copy it again.")
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a tar file ({error}); expected an uncompressed one.") from error
 
 
 def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
@@ -314,8 +328,8 @@ def _fields(content: bytes, extension: str, where: str) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
         if extension == ".cls":
             return {"cls": text.strip()}
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_document(text, object, is_strict=False)
+    except ValueError as error:
         raise DataError(f"{where} cannot be read ({error}); expected UTF-8 text.") from error
     if not isinstance(document, dict):
         return {"label": document}

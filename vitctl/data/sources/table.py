@@ -37,6 +37,7 @@ from vitctl.data.columns import (
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.documents import UnusableDocument, foreign, parse_document
 from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path
 
 if TYPE_CHECKING:
@@ -96,11 +97,12 @@ def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]
         columns = _read_json_lines(path) if kind == "JSON lines" else _read_csv(path, kind)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as {kind}: {error}. Save it as UTF-8.") from error
-    except (csv.Error, ValueError, RecursionError) as error:
+    except (csv.Error, ValueError) as error:
         raise DataError(f"{path} cannot be read as {kind}: {root_cause(error)}.") from error
     if not next(iter(columns.values()), []):
         raise DataError(f"{path} has no rows; expected one per image.")
-    return Dataset.from_dict({name: _of_one_type(values) for name, values in columns.items()}), columns
+    with foreign(path, DataError, expected="names and values that are text", kind=kind):
+        return Dataset.from_dict({name: _of_one_type(values) for name, values in columns.items()}), columns
 
 
 def _read_csv(path: Path, kind: str) -> dict[str, list[str]]:
@@ -137,14 +139,11 @@ def _read_json_lines(path: Path) -> dict[str, list[Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                rows.append(parse_document(line.strip(), dict[str, Any], is_strict=False))
+            except UnusableDocument as error:
                 raise DataError(
-                    f"Line {number} of {path} is not JSON: {getattr(error, 'msg', error)}. Expected an object per line."
+                    f"Line {number} of {path} cannot be read: {error}; expected an object, {{...}}, per line."
                 ) from error
-            if not isinstance(row, dict):
-                raise DataError(f"Line {number} of {path} is {line.strip()[:60]}; expected an object, {{...}}.")
-            rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -165,12 +164,9 @@ def _read_parquet(path: Path) -> "Dataset":
     import pyarrow.parquet as pq
     from datasets import Dataset
 
-    try:
+    expected = "a whole Parquet file; it may be truncated: copy it again"
+    with foreign(path, DataError, expected=expected, kind="Parquet"):
         num_rows = pq.ParquetFile(path).metadata.num_rows
-    except Exception as error:  # pyarrow's errors have no common base class
-        raise DataError(
-            f"{path} cannot be read as Parquet: {root_cause(error)}. It may be truncated: copy it again."
-        ) from error
     if not num_rows:
         raise DataError(f"{path} has no rows; expected one per image.")
     folder = cache_folder() / "parquet" / f"{short_hash(str(path))}-{file_stamp(path)}"
@@ -186,13 +182,9 @@ def _read_parquet(path: Path) -> "Dataset":
         raise SettingError(
             f"{path} cannot be copied to {folder.parent}: {error.strerror}. Set VITCTL_CACHE to a folder with room."
         ) from error
-    try:
-        with quiet_datasets():
-            return Dataset.from_parquet(glob.escape(str(link)), cache_dir=str(folder))
-    except Exception as error:  # pyarrow and datasets have no common base class
-        raise DataError(
-            f"{path} cannot be read as Parquet: {root_cause(error)}. It may be truncated, or {folder.parent} full."
-        ) from error
+    expected = f"a whole Parquet file, and room for a copy in {folder.parent}"
+    with foreign(path, DataError, expected=expected, kind="Parquet"), quiet_datasets():
+        return Dataset.from_parquet(glob.escape(str(link)), cache_dir=str(folder))
 
 
 def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: Path) -> tuple[Split, int]:
@@ -205,7 +197,7 @@ def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: P
         split = column_split("all", dataset, options, where=str(path), prefix=str(path), root=root)
         return split, sum(not Path(name).is_relative_to(root) for name in _paths(split))
     names = label_names(dataset, label, where=str(path))
-    texts = column_values(dataset, image)
+    texts = column_values(dataset, image, where=str(path))
     paths = _resolved(texts, root, path)
     _check_one_label_each(paths, names, path)
     split = with_groups(split_from_names("all", FileImages(tuple(paths)), names), dataset, options, where=str(path))
@@ -245,7 +237,7 @@ def _divide(split: Split, dataset: "Dataset", path: Path) -> tuple[dict[str, Spl
     """Return the splits that a column ``split`` names, or the one split ``all``; and notes."""
     if "split" not in dataset.features:
         return {"all": split}, ()
-    values = [str(value).strip().lower() for value in column_values(dataset, "split")]
+    values = [str(value).strip().lower() for value in column_values(dataset, "split", where=str(path))]
     unknown = sorted(set(values) - set(SPLIT_NAMES))
     if len(unknown) == len(set(values)):  # the column means something else
         return {"all": split}, (
