@@ -125,6 +125,12 @@ def test_a_range_counts_with_leading_zeros(tmp_path: Path) -> None:
         _open(tmp_path / "pets-{000..004}.tar")
 
 
+@pytest.mark.parametrize("last", ["1000001", "99999999999", "9" * 100])
+def test_a_range_of_more_shards_than_anyone_has(tmp_path: Path, last: str) -> None:
+    with pytest.raises(DataError, match=r"\{1\.\.\d+\}\.tar names more than 1,000,000 shards; .*Correct the range\.$"):
+        _open(tmp_path / f"pets-{{1..{last}}}.tar")
+
+
 def test_a_range_may_stand_below_a_folder_with_glob_characters(tmp_path: Path) -> None:
     _tar(tmp_path / "pets [v1]" / "a-0.tar", _sample(3, "a"))
     assert _greys(_all(tmp_path / "pets [v1]" / "a-{0..0}.tar")) == [3]

@@ -38,6 +38,7 @@ INDEX_VERSION = 2
 MAX_TEXT = 1_000  # a longer field of a .json is a caption, no class or group
 MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
 Start = Annotated[int, Field(ge=0, lt=2**63)]
+MAX_SHARDS, MAX_DIGITS = 1_000_000, 18  # guess: LAION-5B has 231,000 shards
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
@@ -146,11 +147,16 @@ def _expand(spec: str) -> list[Path]:
         found = [path]
     elif match := _RANGE.search(str(path)):
         first, last = match[1], match[2]
-        numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-        found = [Path(str(path)[: match.start()] + number + str(path)[match.end() :]) for number in numbers]
-        missing = [one for one in found if not one.is_file()]
-        if missing:
-            raise DataError(f"{missing[0]} is not there; {spec} names {len(found)} shards. Correct the range.")
+        if max(len(first), len(last)) > MAX_DIGITS or int(last) - int(first) >= MAX_SHARDS:
+            raise DataError(
+                f"{spec} names more than {MAX_SHARDS:,} shards; expected shards that are there. Correct the range."
+            )
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        before, after = str(path)[: match.start()], str(path)[match.end() :]
+        missing = next((one for number in numbers if not (one := Path(before + number + after)).is_file()), None)
+        if missing is not None:
+            raise DataError(f"{missing} is not there; {spec} names {len(numbers)} shards. Correct the range.")
+        found = [Path(before + number + after) for number in numbers]
     else:
         found = [Path(one).absolute() for one in glob.glob(os.path.expanduser(spec)) if _is_shard(Path(one))]
     return sorted(found, key=lambda one: natural_key(str(one)))
