@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from vitctl.conversation import Conversation
+from vitctl.data import scan_memory
 from vitctl.data.scan import Scan, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, split_from_names
@@ -448,10 +449,17 @@ def test_an_entry_that_is_not_ours_is_unknown(paths: list[Path], cache: Path, te
     connection = sqlite3.connect(_database(cache))
     with connection:
         connection.execute("UPDATE seen SET text = ?", (text,))
+        rows = (
+            connection.execute("SELECT what, name, stamp, text FROM seen").fetchall() if isinstance(text, str) else []
+        )
+        for what, name, stamp, _ in rows:  # whole, and yet nothing that we wrote
+            digest = scan_memory._checksum(what, name, stamp, text)
+            connection.execute("UPDATE seen SET checksum = ? WHERE name = ?", (digest, name))
     connection.close()
-    again, opened = _rescan(paths)
-    assert again == right
-    assert opened == list(range(NUM))
+    ears, split = Ears(), _split(paths)
+    assert _scan(split, ears) == right
+    assert _opened(split) == list(range(NUM))
+    assert len(ears.warnings) == (not isinstance(text, str))
 
 
 @pytest.mark.parametrize(
