@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from vitctl import __version__
 from vitctl.cli.hints import hint
+from vitctl.cli.output import leave_stdout
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.interrupts import termination_as_error
@@ -34,7 +35,7 @@ class _ErrorBoundary(TyperGroup):
             with termination_as_error("terminated."):
                 return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave_stdout()
             raise typer.Exit(0) from error
         except InterruptedRun as error:
             _say("stopped", error)
