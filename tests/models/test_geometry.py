@@ -295,3 +295,17 @@ def test_fixed_size_model__is_refused_with_its_size() -> None:
 def test_fixed_size_model__its_own_size_is_no_change() -> None:
     model = build("cait_xxs24_224", **PATCH_8)
     assert change_resolution(model, (32, 32), method="paper", name="cait").norm_ratio == 1.0
+
+
+def test_change_resolution__a_table_that_no_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("vit_tiny_patch16_224", **PATCH_8)
+    monkeypatch.setattr("vitctl.primitives.memory.free_bytes", lambda: 3 * 4 * 16 * 25)  # of 5x5 places, 16 wide
+    change_resolution(model, (40, 40), method="paper", name="it")
+    with pytest.raises(SettingError) as caught:
+        change_resolution(model, (64, 48), method="paper", name="it")
+    assert str(caught.value) == (
+        "The position embeddings of it at --image-size 64x48 would take 9 KiB of memory, and 4.69 KiB are free. Use a "
+        "smaller one; its own is 40."
+    )
+    assert caught.value.field == "image_size"
+    assert geometry_of(model).image_size == (40, 40)

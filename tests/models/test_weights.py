@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.exporting.npz import write_npz
+from vitctl.models import weights
 from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.models.weights import load_weights_file
 
@@ -279,6 +280,20 @@ def test_another_grid__is_adopted_and_then_resampled(tmp_path: Path) -> None:
     change_resolution(source, (24, 16), method="paper", name="small")
     images = images[:, :, :24, :16]
     np.testing.assert_array_equal(logits_of(model, images), logits_of(source, images))
+
+
+def test_another_grid__of_too_many_places_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = small_vit(img_size=32)
+    save_file(source.state_dict() | {"pos_embed": torch.zeros(1, 129 * 129 + 1, 16)}, tmp_path / "w.safetensors")
+    sentence = (
+        r"w\.safetensors has position embeddings of 129x129 places; expected at most 128x128, .* those of small\?$"
+    )
+    with pytest.raises(ModelError, match=sentence):
+        load_weights_file(small_vit(), tmp_path / "w.safetensors", name="small")
+    monkeypatch.setattr(weights, "MOST_PLACES", 129)
+    model = small_vit()
+    load_weights_file(model, tmp_path / "w.safetensors", name="small")
+    assert geometry_of(model).grid == (129, 129)
 
 
 def test_rectangular_grid__needs_a_timm_folder(tmp_path: Path) -> None:

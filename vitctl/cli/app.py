@@ -2,6 +2,9 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +15,7 @@ from vitctl.cli.hints import hint
 from vitctl.cli.output import leave_stdout
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import InterruptedRun, SettingError, VitctlError
+from vitctl.primitives.cache import CacheWarning
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.shown import shown
 
@@ -32,7 +36,7 @@ class _ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
         try:
-            with termination_as_error("terminated."):
+            with termination_as_error("terminated."), _cache_warnings_said():
                 return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
             leave_stdout()
@@ -48,6 +52,25 @@ class _ErrorBoundary(TyperGroup):
         except KeyboardInterrupt as error:
             _say("error", InterruptedRun("interrupted."))
             raise typer.Exit(130) from error
+
+
+@contextmanager
+def _cache_warnings_said() -> Iterator[None]:
+    """Say warnings about the cache as everything else is said, each once."""
+    said = set[str]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CacheWarning)
+        shown = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, CacheWarning):
+                shown(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                _say("warning", VitctlError(str(message)))
+
+        warnings.showwarning = say
+        yield
 
 
 def _hinted(error: Exception) -> Exception:

@@ -14,8 +14,9 @@ from vitctl.data.given import ImageLike, rgb_of
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image, reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
+from vitctl.primitives.cache import file_stamp
 from vitctl.primitives.cpus import num_cpus
-from vitctl.primitives.files import file_stamp, user_path
+from vitctl.primitives.files import user_path
 from vitctl.primitives.natural_order import natural_key
 
 AnyImage = TypeVar("AnyImage", bound=ImageLike)
@@ -88,7 +89,7 @@ class FileImages:
         return self.paths[row]
 
     def stamp(self, row: int) -> str:
-        """Return size and time of the file."""
+        """Return a text that changes with the file."""
         return file_stamp(user_path(self.paths[row]))
 
 

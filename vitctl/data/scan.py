@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
@@ -71,10 +71,12 @@ class Scan:
     Attributes:
         looks: One per image; None for a bad one.
         bad: Reason by position, for the images that cannot be decoded.
+        stamps: Of each image before it was looked at; "" where it has none. Empty where nobody noted them.
     """
 
     looks: list[Look | None]
     bad: dict[int, str]
+    stamps: Sequence[str] = field(default=(), compare=False)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -98,6 +100,7 @@ def scan_images(
 ) -> Scan:
     """Look at every image of ``split``, in parallel, with progress; those in ``memory`` are not decoded again."""
     with _memory(memory, conversation) as known:
+        stamps = known.note(split, range(len(split)))
         recalled = known.recall("look", split, range(len(split)))
         looks = [_recalled_look(recalled.get(position)) for position in range(len(split))]
         bad: dict[int, str] = {}
@@ -110,7 +113,7 @@ def scan_images(
             else:
                 looks[position] = look
                 known.keep("look", split, position, json.dumps(astuple(look)))
-    return Scan(looks, bad)
+    return Scan(looks, bad, stamps)
 
 
 def _recalled_look(text: str | None) -> Look | None:

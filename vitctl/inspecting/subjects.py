@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from vitctl.conversation import Conversation
+from vitctl.data.checked_images import good_images
 from vitctl.data.files import split_of_files
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import Source, SourceOptions, Split
@@ -183,7 +184,7 @@ def choose_images(
     is_listed = config.files is None
     for line in check_bad_images(chosen, scan, allow=allow, needs_every_class=False, may_be_elsewhere=is_listed):
         conversation.warn(f"left out: {line}")
-    return ShownImages(chosen.select(scan.good), spec, reason, len(split), in_memory)
+    return ShownImages(good_images(chosen, scan), spec, reason, len(split), in_memory)
 
 
 def _of_data(config: OnImages) -> tuple[Split, Source, str]:

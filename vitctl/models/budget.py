@@ -15,7 +15,7 @@ from vitctl.primitives.formatting import format_bytes, format_count
 from vitctl.primitives.memory import free_bytes
 
 MOST_TENSORS = 5_000  # guess: of timm's models efficientnet_l2 has the most, 1,914
-MOST_ARGUMENT = 2**20  # guess: no size, depth or number of classes in a config.json that we know is above 21,843
+MOST_ARGUMENT = 2**17  # guess: no size, depth or number of classes in a config.json that we know is above 21,843
 SPARE_PARAMETERS = 2**24  # what a file may lack: a head, a grid of positions
 
 
@@ -82,13 +82,13 @@ class _Count:
         self._num_parameters += tensor.numel() if isinstance(tensor, nn.Parameter) else 0
         found = self._too_many()
         if found is not None:
-            raise ModelError(f"{self._name} cannot be built: {found}.")
+            raise ModelError(f"{self._name} cannot be built: {found}")
 
     def _too_many(self) -> str | None:
         if self._num_tensors > MOST_TENSORS:
             return (
                 f"it has more than {MOST_TENSORS:,} tensors; expected a few hundred. Correct depth or depths in its "
-                "config.json"
+                "config.json."
             )
         # a number takes a byte at least, and the file may lack a few
         if self._file_bytes is not None and self._num_parameters > 2 * self._file_bytes + SPARE_PARAMETERS:
@@ -100,7 +100,7 @@ class _Count:
         if self._free is not None and self._num_bytes > self._free:
             return (
                 f"it takes {format_bytes(self._num_bytes)} of memory or more, and {format_bytes(max(self._free, 0))} "
-                "are free. Use a smaller model or image size"
+                "are free. Use a smaller model or image size."
             )
         return None
 

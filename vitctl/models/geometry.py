@@ -8,6 +8,7 @@ Letters: H W px, h w patches. Everything is read from the model, never guessed f
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from vitctl.errors import ModelError, SettingError
 from vitctl.models.anatomy import num_embedded_prefix_tokens, num_prefix_tokens
 from vitctl.models.describe import on_meta
 from vitctl.primitives.image_sizes import check_divisible, format_size
+from vitctl.primitives.memory import check_fits
 from vitctl.primitives.position_embeddings import mean_norm, resample_position_embeddings
+
+COPIES = 3  # of a position table, in memory together while it is resampled; measured (2026-11, timm 1.0)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,14 @@ def change_resolution(model: nn.Module, image_size: tuple[int, int], *, method: 
             f"change. Use --image-size {format_size(before.image_size)}."
         )
     table = position_table(model)
+    if table is not None and before.patch_size is not None:
+        places = image_size[0] // before.patch_size[0] * (image_size[1] // before.patch_size[1])
+        check_fits(
+            COPIES * 4 * places * table.shape[-1],
+            what=f"The position embeddings of {name} at --image-size {format_size(image_size)}",
+            error=partial(SettingError, field="image_size"),
+            advice=f"Use a smaller one; its own is {format_size(before.image_size)}",
+        )
     try:
         _set_input_size(model, image_size)
     except Exception as error:  # the architecture's own code objects to the size

@@ -41,6 +41,7 @@ _ENCODER = re.compile(
     r"Transformer/(posembed_input/pos_embedding|encoder_norm/(scale|bias)|encoderblock(_\d+)?/(LayerNorm_[012]/(scale|bias)"
     r"|(MlpBlock_[03]/Dense_[01]|MultiHeadDotProductAttention_[01]/(query|key|value|out))/(kernel|bias)))"
 )
+MOST_PLACES = 128  # guess: a side of a grid; 64 is the most published (896 px of 14); an image of 300x300 takes minutes
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 
@@ -196,6 +197,11 @@ def _adopt_grid(model: nn.Module, *, num_tokens: int, path: Path, name: str) -> 
             f"{path} has {num_tokens} position embeddings; {name} has {num_embedded_prefix_tokens(model)} prefix "
             f"tokens among them, and the {num_patches} left are no square grid. Give a rectangular grid as a timm "
             "folder (config.json beside the weights)."
+        )
+    if side > MOST_PLACES:
+        raise ModelError(
+            f"{path} has position embeddings of {side}x{side} places; expected at most {MOST_PLACES}x{MOST_PLACES}, as "
+            f"every place is compared with every other. Are they those of {name}?"
         )
     model.set_input_size(img_size=(side * patch[0], side * patch[1]))  # type: ignore[operator]
 

@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from vitctl.primitives.files import cache_folder
+from vitctl.primitives.cache import cache_folder, make_private
 
 COMPILER = "torch._dynamo"
 COMPILED_FILES = "TORCHINDUCTOR_CACHE_DIR"  # read when the compiler is imported, and by every process it starts
@@ -37,13 +38,17 @@ def keep_compiled_files() -> None:
     """
     if os.environ.get(COMPILED_FILES):
         return
-    folder = str(cache_folder() / "compiled")
+    cache = cache_folder()
+    folder = None if cache is None else cache / "compiled"
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if folder is not None:
+            make_private(folder)
     except OSError:
-        folder = tempfile.mkdtemp()
+        folder = None
+    if folder is None:
+        folder = Path(tempfile.mkdtemp())
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ[COMPILED_FILES] = folder
+    os.environ[COMPILED_FILES] = str(folder)
 
 
 class _StandIn(ModuleType):

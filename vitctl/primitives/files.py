@@ -34,28 +34,9 @@ def lies_inside(path: Path, folder: str) -> bool:
     return os.path.isabs(folder) and path.resolve().is_relative_to(Path(folder).resolve())
 
 
-def file_stamp(path: str | Path) -> str:
-    """Return a text that changes when the file does: its size and the time of its last change.
-
-    Raises:
-        OSError: There is no such file.
-    """
-    status = os.stat(path)
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 def short_hash(text: str) -> str:
     """Return 16 hexadecimal digits that stand for ``text``, a path for example."""
     return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be computed again: ``$VITCTL_CACHE``, else ``~/.cache/vitctl``.
-
-    ``$XDG_CACHE_HOME`` takes the place of ``~/.cache``. It may not exist.
-    """
-    given = os.environ.get("VITCTL_CACHE")
-    return user_path(given) if given else user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitctl"
 
 
 @contextmanager

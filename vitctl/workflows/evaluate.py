@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation, Setting
+from vitctl.data.checked_images import good_images
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
@@ -127,7 +128,7 @@ def _check_images(images: Images, config: EvaluateConfig, conversation: Conversa
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
         conversation.warn(f"left out: {line}")
-    return images.split.select(scan.good), skipped
+    return good_images(images.split, scan), skipped
 
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:
