@@ -9,8 +9,7 @@ from pathlib import Path
 PRINTERS = {
     Path("cli/output.py"): 2,  # a JSON document; a line, shown
     Path("cli/app.py"): 2,  # an error, which shows itself; the version
-    Path("cli/guide.py"): 2,  # guides of the package
-    Path("cli/recipes.py"): 1,  # recipes of the package
+    Path("cli/guide.py"): 1,  # guides of the package
     Path("cli/screen.py"): 5,
 }
 WRITERS = {Path("primitives/csv_files.py"): 1}

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from vitctl import __version__
 from vitctl.cli.hints import hint
+from vitctl.cli.output import leave_stdout
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.cache import CacheWarning
@@ -38,7 +39,7 @@ class _ErrorBoundary(TyperGroup):
             with termination_as_error("terminated."), _cache_warnings_said():
                 return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave_stdout()
             raise typer.Exit(0) from error
         except InterruptedRun as error:
             _say("stopped", error)

@@ -1,22 +1,58 @@
 """Results on stdout: one JSON document, or a few aligned lines."""
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import typer
 
+from vitctl.errors import SettingError
 from vitctl.primitives.files import json_text
 from vitctl.results.result import Result
 from vitctl.shown import shown
 
 
+@contextmanager
+def on_stdout() -> Iterator[None]:
+    """Say in a sentence that what the block prints cannot be written (``> /dev/full``); a reader may leave early.
+
+    Raises:
+        SettingError: It cannot.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        leave_stdout()
+        raise SettingError(
+            f"The result cannot be written to standard output: {error.strerror or error}. Send it elsewhere."
+        ) from error
+
+
+def leave_stdout() -> None:
+    """Let what was printed and not yet written go to nowhere, or Python would try again when it ends."""
+    with suppress(OSError, ValueError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(result: Result) -> None:
     """Print a result as one JSON document; NaN and infinities are a bug and raise ValueError."""
-    typer.echo(json_text(result.as_json()), nl=False)
+    print_document(json_text(result.as_json()))
+
+
+def print_document(text: str | bytes) -> None:
+    """Print what is a file as it is, none of it a stranger's: JSON, a guide, a recipe."""
+    with on_stdout():
+        typer.echo(text, nl=False)
 
 
 def print_line(text: str = "") -> None:
     """Print one line. Names in it may be anyone's, so every line a person reads on stdout is printed here."""
-    typer.echo(shown(text))
+    with on_stdout():
+        typer.echo(shown(text))
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ import typer
 from vitctl.cli.command import run as run_workflow
 from vitctl.cli.command import takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.output import on_stdout, print_columns, print_json
 from vitctl.cli.screen import Screen
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.csv_files import write_rows
@@ -74,4 +74,5 @@ def _print_csv(predictions: Sequence[Prediction]) -> None:
         for entry in predictions
         for rank, top in enumerate(entry.top, start=1)
     )
-    write_rows(sys.stdout, [("image", "rank", "class", "probability"), *rows])
+    with on_stdout():
+        write_rows(sys.stdout, [("image", "rank", "class", "probability"), *rows])

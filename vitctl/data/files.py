@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -32,8 +33,12 @@ def list_images(given: str) -> list[str]:
             return [given]
     except OSError:
         return [given]  # reading it will tell what is wrong
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and _is_no_folder(path))
     return sorted((str(path) for path in files if not is_hidden(path, below=folder)), key=natural_key)
+
+
+def _is_no_folder(path: Path) -> bool:
+    return path.exists() and not path.is_dir()  # a FIFO too: reading it will tell
 
 
 def read_batches(
