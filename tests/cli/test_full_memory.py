@@ -1,5 +1,9 @@
 """A full memory of the computer: one sentence and exit code 2, of every command and function, wherever it happens."""
 
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,3 +66,27 @@ def test_predict__an_image_for_which_there_is_no_memory_is_not_unreadable(
     assert result.exit_code == 2
     assert result.stderr.endswith(f"error: {BATCH.format(64)}")
     assert "a.png" not in result.stdout
+
+
+@pytest.mark.slow
+def test_predict__six_images_of_177_megapixels_take_turns() -> None:
+    """Where all are decoded at once 6.6 GiB are resident, measured; 3 GiB of address space is enough for one."""
+    for name, side in {"small": 64, **dict.fromkeys("abcdef", 13_300)}.items():
+        Image.new("RGB", (side, side), "red").save(f"{name}.png", compress_level=1)
+    pictures = sorted(str(path) for path in Path().glob("*.png"))
+
+    def predict(most: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vitctl", "predict", "--model", "demo", *pictures],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most, most)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        )
+
+    enough, too_little = predict(3 * 2**30), predict(3 * 2**29)
+    assert enough.returncode == 0, enough.stderr
+    assert [line.split()[0] for line in enough.stdout.splitlines()][1:] == pictures  # a header first
+    assert too_little.returncode == 2, too_little.stderr
+    assert too_little.stderr.endswith("cpu ran out of memory at a batch of 64 images. Try a smaller --batch-size.\n")
