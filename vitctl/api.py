@@ -79,7 +79,11 @@ def _takes(settings: type[Settings] | Mapping[str, Described]) -> Callable[[_Fun
 
 def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
     talk = conversation(verbose=verbose)
-    return import_module(f"vitctl.workflows.{workflow}").run(config, talk)
+    module = import_module(f"vitctl.workflows.{workflow}")
+    from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: it imports torch
+
+    with enough_memory_on_cpu(getattr(config, "batch_size", None)):
+        return module.run(config, talk)
 
 
 @overload

@@ -39,8 +39,6 @@ HOSTILE = (
     '"../../../../etc/passwd"', '"/dev/zero"', "[]", "[[]]", '[1, "a", null]', "{}", '{"a": {"b": []}}',
     r'{"\ud800": 1}', "[" * 1000 + "]" * 1000, "[" * 100_000, '{"a": 1',
 )  # fmt: skip
-# what makes a model larger than any memory is another matter
-MODEL_HOSTILE = tuple(text for text in HOSTILE if not text.startswith(("1" + "0" * 20, "9" * 299)))
 
 
 def ways(document: Any) -> Iterator[tuple[str | int, ...]]:
@@ -285,27 +283,27 @@ def of_parquet(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 KINDS = {
     "config.json of a model": Kind(
-        "model/config.json", "predict {0}/model {0}/images --json", partial(of_json, hostile=MODEL_HOSTILE), (0, 4)
+        "model/config.json", "predict {0}/model {0}/images --json", partial(of_json, hostile=HOSTILE), (0, 4)
     ),
     "config.json of a model, evaluated": Kind(
         "model/config.json",
         "evaluate --model {0}/model --data {0}/images --out out",
-        partial(of_json, hostile=MODEL_HOSTILE),
+        partial(of_json, hostile=HOSTILE),
         (0, 3, 4),
     ),
     "config.json of a model, exported": Kind(
-        "model/config.json", "export {0}/model --to timm --out out", partial(of_json, hostile=MODEL_HOSTILE)
+        "model/config.json", "export {0}/model --to timm --out out", partial(of_json, hostile=HOSTILE)
     ),
     "config.json of a model, looked into": Kind(
         "model/config.json",
         "inspect pos-embed {0}/model --out out",
-        partial(of_json, hostile=MODEL_HOSTILE),
+        partial(of_json, hostile=HOSTILE),
         (0, 4),
     ),
     "config.json of a model, probed": Kind(
         "model/config.json",
         "fewshot-eval --model {0}/model --data {0}/images --shots 1 --seeds 1 --out out",
-        partial(of_json, hostile=MODEL_HOSTILE),
+        partial(of_json, hostile=HOSTILE),
     ),
     "config.json of a run": Kind("run/config.json", "evaluate {0}/run --out out", of_json, (0, 3)),
     "config.json of a run, other split": Kind("run/config.json", "evaluate {0}/run --split test --out out", of_json),

@@ -97,7 +97,10 @@ def test_check_elsewhere(tmp_path: Path) -> None:
 
 
 def test_enough_memory__says_what_to_make_smaller() -> None:
-    sentence = r"cuda:1 ran out of memory at a batch of 64 images\. Try a smaller --batch-size or --image-size\."
+    sentence = (
+        r"cuda:1 ran out of memory at a batch of 64 images, when it asked for 2 GiB\. Try a smaller --batch-size or "
+        r"--image-size\."
+    )
     with (
         pytest.raises(SettingError, match=sentence) as caught,
         enough_memory(torch.device("cuda:1"), 64, "--image-size"),
@@ -108,7 +111,9 @@ def test_enough_memory__says_what_to_make_smaller() -> None:
 
 def test_enough_memory__without_images() -> None:
     with (
-        pytest.raises(SettingError, match=r"^cuda:1 ran out of memory\. Try another --device\.$") as caught,
+        pytest.raises(
+            SettingError, match=r"^cuda:1 ran out of memory, when it asked for 2 GiB\. Try another --device\.$"
+        ) as caught,
         enough_memory(torch.device("cuda:1"), None),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -120,16 +125,29 @@ PETA = 10**15  # of anything: more than any address space has room for
 
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty, bytearray], ids=["torch", "numpy", "python"])
 def test_enough_memory__of_the_computer_is_known_by_what_is_raised(allocate: Callable[[int], object]) -> None:
-    sentence = r"^cpu ran out of memory at a batch of 64 images\. Try a smaller --batch-size\.$"
+    sentence = (
+        r"^cpu ran out of memory at a batch of 64 images(, when it asked for [\d.e+]+ [TP]iB)?\. Try a smaller --batch"
+    )
     for device in ("cpu", "cuda:1"):  # beside a GPU, too, it is the computer's that was full
         with pytest.raises(SettingError, match=sentence), enough_memory(torch.device(device), 64):
             allocate(PETA)
 
 
+def test_enough_memory__of_the_computer_without_images() -> None:
+    with (
+        pytest.raises(
+            SettingError, match=r"^cpu ran out of memory\. Try a smaller model, or fewer images\.$"
+        ) as caught,
+        enough_memory(torch.device("cpu"), None),
+    ):
+        raise MemoryError
+    assert caught.value.field is None
+
+
 def test_enough_memory__of_onnxruntime() -> None:
     """What onnxruntime 1.32 raised under a limit of the address space."""
     said = "[ONNXRuntimeError] : 1 : FAIL : ... Failed to allocate memory for requested buffer of size 50112000"
-    sentence = r"^cpu ran out of memory\. Try a smaller --image-size\.$"
+    sentence = r"^cpu ran out of memory, when it asked for 47\.8 MiB\. Try a smaller --image-size\.$"
     with (
         pytest.raises(SettingError, match=sentence) as caught,
         enough_memory(torch.device("cpu"), None, "--image-size"),

@@ -88,7 +88,9 @@ def run(workflow: str, config: Settings, screen: Screen | None = None) -> Any:
     screen = screen or Screen()
     with screen.waiting("starting: loading torch and timm"):
         module = _loaded(f"vitctl.workflows.{workflow}")
-    return module.run(config, screen)
+        from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: it imports torch
+    with enough_memory_on_cpu(getattr(config, "batch_size", None)):
+        return module.run(config, screen)
 
 
 def _loaded(name: str) -> ModuleType:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vitctl.data.given import ImageLike, rgb_of
+from vitctl.data.given import ImageLike, rgb_in_flight
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image, reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
@@ -47,7 +47,7 @@ def read_batches(
     """Yield (image, tensor or reason) in order, ``batch_size`` at a time, read in parallel.
 
     Args:
-        images: Paths, or whatever else ``rgb_of`` takes.
+        images: Paths, or whatever else ``rgb_in_flight`` takes.
         transform: Makes the tensor, (3, H, W) float32.
         batch_size: >= 1.
 
@@ -57,7 +57,8 @@ def read_batches(
 
     def _read(image: AnyImage) -> Tensor | str:
         try:
-            return transform(rgb_of(image))
+            with rgb_in_flight(image) as rgb:
+                return transform(rgb)
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)
 

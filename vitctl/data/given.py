@@ -5,12 +5,14 @@ Letters: H W px.
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
 
-from vitctl.data.images import read_rgb, to_rgb
+from vitctl.data.images import decoding, open_image, to_rgb
+from vitctl.data.pixel_budget import IN_FLIGHT
 from vitctl.errors import DataError
 from vitctl.primitives.files import user_path
 
@@ -41,25 +43,33 @@ def list_given(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
         raise DataError(f"images is of type {type(images).__name__}; expected {EXPECTED}, one or many.") from error
 
 
-def rgb_of(image: ImageLike) -> Image.Image:
-    """Return an image as 8-bit RGB: a file's as ``read_rgb`` does, others the same way.
+@contextmanager
+def rgb_in_flight(image: ImageLike) -> Iterator[Image.Image]:
+    """Give an image as 8-bit RGB, when it is its turn; its pixels count as in flight until the block ends.
 
     Raises:
         Exception: Whatever Pillow raises for a file that it cannot decode; it has no common base class.
         ValueError: An array has another type or shape, or ``image`` is something else.
     """
     if isinstance(image, str | os.PathLike):
-        return read_rgb(user_path(os.fspath(image)))
-    if isinstance(image, Image.Image):
-        with _decoding:
-            return to_rgb(image)
+        with open_image(user_path(os.fspath(image))) as opened, decoding(opened) as rgb:
+            yield rgb
+    else:
+        given = image if isinstance(image, Image.Image) else _of_array(image)
+        with IN_FLIGHT.hold(given.size):
+            with _decoding:
+                rgb = to_rgb(given)
+            yield rgb
+
+
+def _of_array(image: np.ndarray) -> Image.Image:
     if not isinstance(image, np.ndarray):
         raise ValueError(f"it is of type {type(image).__name__}")
     if image.dtype != np.uint8:
         raise ValueError(f"it is an array of {image.dtype}, not of uint8 values from 0 to 255")
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
         raise ValueError(f"it is an array of shape {image.shape}")
-    return to_rgb(Image.fromarray(image))
+    return Image.fromarray(image)
 
 
 def unreadable(image: ImageLike, index: int, reason: str) -> DataError:

@@ -178,14 +178,14 @@ def _write(
         )
 
     def pixels(position: int) -> bytes:
+        height, width = (int(side) for side in kept[position])
         try:
-            image = split.read(position, least_side=short_side)
+            with split.reading(position, least_side=short_side) as image:
+                is_resized = image.size != (width, height)
+                resized = image.resize((width, height), Image.Resampling.BICUBIC) if is_resized else image
+                return resized.tobytes()
         except Exception as error:  # a file that changed since it was checked
             raise lost_image(split, position, error) from error
-        height, width = (int(side) for side in kept[position])
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return image.tobytes()
 
     rows = in_parallel(pixels, range(len(split)), num_threads=num_threads)
     with whole_file(path) as partial, partial.open("wb") as file:

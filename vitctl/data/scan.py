@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vitctl.conversation import Conversation
-from vitctl.data.images import decode, pixel_hash, reason_of
+from vitctl.data.images import decoding, pixel_hash, reason_of
 from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
@@ -153,12 +153,12 @@ def look_at(image: Image.Image) -> Look:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if is_scaled and orientation in _SIDEWAYS:
         width, height = height, width
-    pixels = decode(image, least_side=min(image.size) // SCALE if is_scaled else None)
-    if not is_scaled:
-        width, height = pixels.size
-    box = _shown_part(pixels.size, (width / SCALE, height / SCALE), orientation) if is_scaled else None
-    thumb = pixels.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, box=box)
-    return Look(height, width, mode, kind, is_scaled, pixel_hash(pixels), thumb.tobytes().hex())
+    with decoding(image, least_side=min(image.size) // SCALE if is_scaled else None) as pixels:
+        if not is_scaled:
+            width, height = pixels.size
+        box = _shown_part(pixels.size, (width / SCALE, height / SCALE), orientation) if is_scaled else None
+        thumb = pixels.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, box=box)
+        return Look(height, width, mode, kind, is_scaled, pixel_hash(pixels), thumb.tobytes().hex())
 
 
 def _shown_part(
@@ -216,7 +216,8 @@ def _pixel_hashes(
 
     def hash_of(position: int) -> str:
         try:
-            return pixel_hash(split.read(position))
+            with split.reading(position) as image:
+                return pixel_hash(image)
         except Exception as error:  # it could be decoded at 1/8, a moment ago
             raise lost_image(split, position, error) from error
 

@@ -11,13 +11,14 @@ batches, run folder) knows only the classes below.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from vitctl.data.images import decode, reason_of
+from vitctl.data.images import decode, decoding, reason_of
 from vitctl.errors import DataError
 from vitctl.primitives.natural_order import natural_key
 
@@ -92,6 +93,12 @@ class Split:
         """Return the image at ``position`` (0..N-1) as 8-bit RGB; ``least_side`` is that of ``decode``."""
         with self.open(position) as image:
             return decode(image, least_side=least_side)
+
+    @contextmanager
+    def reading(self, position: int, *, least_side: int | None = None) -> Iterator[Image.Image]:
+        """Read as ``read`` does, in one of several threads: the image's pixels are in flight until the block ends."""
+        with self.open(position) as image, decoding(image, least_side=least_side) as rgb:
+            yield rgb
 
     def image_name(self, position: int) -> str:
         """Return what identifies the image at ``position`` to a person."""

@@ -70,7 +70,7 @@ class _Count:
         self._num_tensors = self._num_bytes = self._num_parameters = 0
 
     def add(self, tensor: Tensor | None) -> None:
-        """Count a tensor.
+        """Count a tensor, (A, ...).
 
         Raises:
             ModelError: It is the one too many.

@@ -22,6 +22,7 @@ from vitctl.models.folder_config import FILE, describes_a_model, read_folder_con
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
+from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
@@ -166,6 +167,8 @@ def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
         with hub_access() if address.startswith("hf-hub:") else nullcontext(True) as is_reachable:
             model: nn.Module = timm.create_model(address, pretrained=False, **kwargs)
     except Exception as error:  # the architecture's own code objects to its arguments
+        if is_out_of_memory(error):
+            raise
         if not is_reachable:
             raise ModelError(
                 f"The configuration of {name} is not in the hub's cache and the Hugging Face hub cannot be reached. "
@@ -187,6 +190,8 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
         with nullcontext(True) if folder else hub_access() as is_reachable:
             model: nn.Module = timm.create_model(address, pretrained=True)
     except Exception as error:  # the hub client's errors have no common base class
+        if is_out_of_memory(error):
+            raise
         # of torch's, the second line names what is missing or left over
         reason = (" ".join(str(error).split("\n\t")[:2]).strip().splitlines() or [type(error).__name__])[0][:200]
         if folder is not None and isinstance(error, SafetensorError):

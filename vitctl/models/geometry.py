@@ -17,6 +17,7 @@ from torch import nn
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.anatomy import num_embedded_prefix_tokens, num_prefix_tokens
 from vitctl.models.describe import on_meta
+from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.memory import check_fits
 from vitctl.primitives.position_embeddings import mean_norm, resample_position_embeddings
@@ -149,6 +150,8 @@ def change_resolution(model: nn.Module, image_size: tuple[int, int], *, method: 
     try:
         _set_input_size(model, image_size)
     except Exception as error:  # the architecture's own code objects to the size
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SettingError(
             f"{name} cannot take --image-size {format_size(image_size)} ({reason}); expected one that "

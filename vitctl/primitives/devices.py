@@ -1,16 +1,20 @@
 """Which device to compute on, with how many threads, and what to say when its memory is full."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from vitctl.errors import SettingError, UnavailableError, check_choice
 from vitctl.primitives.cpus import cpu_quota, num_cpus
+from vitctl.primitives.formatting import format_bytes
 from vitctl.settings.words import DEVICES
 
 # torch on the CPU and onnxruntime have no type of error for a full memory, only what their allocators say
 _ALLOCATORS = ("DefaultCPUAllocator: ", "Failed to allocate memory for requested buffer")
+# their words, and those of CUDA and numpy, for how much they could not have
+_ASKED = re.compile(r"(?:allocate|buffer of size) (?P<amount>\d+(?:\.\d+)?)(?: bytes|(?P<unit> [KMGTPE]iB)|$)")
 
 
 def resolve_device(name: str) -> tuple[torch.device, str]:
@@ -76,8 +80,31 @@ def enough_memory(device: torch.device, batch_size: int | None, *others: str) ->
         full = device if isinstance(error, torch.OutOfMemoryError) else torch.device("cpu")
         at = "" if batch_size is None else f" at a batch of {batch_size} images"
         smaller = others if batch_size is None else ("--batch-size", *others)
-        advice = f"a smaller {' or '.join(smaller)}" if smaller else "another --device"
-        first = smaller[0] if smaller else "--device"
+        elsewhere = "a smaller model, or fewer images" if full.type == "cpu" else "another --device"
+        field = smaller[0] if smaller else None if full.type == "cpu" else "--device"
         raise SettingError(
-            f"{full} ran out of memory{at}. Try {advice}.", field=first.removeprefix("--").replace("-", "_")
+            f"{full} ran out of memory{at}{_asked_for(error)}. Try "
+            f"{'a smaller ' + ' or '.join(smaller) if smaller else elsewhere}.",
+            field=None if field is None else field.removeprefix("--").replace("-", "_"),
         ) from error
+
+
+def enough_memory_on_cpu(batch_size: int | None) -> AbstractContextManager[None]:
+    """Say what ``enough_memory`` says of whatever a command does outside of blocks that know more.
+
+    Args:
+        batch_size: Images at a time; None where that is no option, or not given.
+
+    Returns:
+        A context that raises SettingError where the memory is full.
+    """
+    return enough_memory(torch.device("cpu"), batch_size)
+
+
+def _asked_for(error: BaseException) -> str:
+    """Return how much an allocator says it could not have; nothing where it does not say."""
+    found = _ASKED.search(str(error))
+    if found is None:
+        return ""
+    amount = found["amount"] if found["unit"] else format_bytes(int(found["amount"]))
+    return f", when it asked for {amount}{found['unit'] or ''}"
