@@ -141,10 +141,16 @@ def killed_at() -> Callable[[Callable[[], object], int], bool]:
             for name in DISK_CALLS:
                 setattr(os, name, counted(getattr(os, name)))
             atomic._exchanged = counted(atomic._exchanged)
-            opened, opened_to_write = io.open, counted(io.open)
-            io.open = lambda file, mode="r", *args, **kwargs: (  # type: ignore[misc]  # what pathlib opens with
-                (opened if mode in ("r", "rb") else opened_to_write)(file, mode, *args, **kwargs)
-            )
+            opened, opened_to_write, is_empty_now = io.open, counted(io.open), counted(lambda: None)
+
+            def open_file(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+                if mode in ("r", "rb"):
+                    return opened(file, mode, *args, **kwargs)
+                made = opened_to_write(file, mode, *args, **kwargs)
+                is_empty_now()
+                return made
+
+            io.open = open_file  # what pathlib opens with
             try:
                 action()
             except BaseException:
