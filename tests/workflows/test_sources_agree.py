@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,7 @@ def test_second_run__decodes_nothing_in_the_scan(
             return real(image)
 
         monkeypatch.setattr(scan, name, counting)
+    time.sleep(0.03)  # data that have just been written are not believed the next time
     first = run(spec, out="a", steps=1)
     num_images = first.num_train + first.num_val
     assert decoded.count("look_at") == num_images
