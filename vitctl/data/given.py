@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vitctl.data.images import decoding, open_image, to_rgb
-from vitctl.data.pixels import IN_FLIGHT
+from vitctl.data.pixel_budget import IN_FLIGHT
 from vitctl.errors import DataError
 from vitctl.primitives.files import user_path
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from PIL import _imaging as core
 
-from vitctl.data.pixels import IN_FLIGHT
+from vitctl.data.pixel_budget import IN_FLIGHT
 from vitctl.primitives.devices import is_out_of_memory
 
 # Pillow refuses images above twice MAX_IMAGE_PIXELS (179 megapixels), and warns from there to half of it

@@ -14,7 +14,7 @@ from PIL import _imaging as core
 from vitctl.conversation import Conversation
 from vitctl.data import given, images
 from vitctl.data.files import read_batches, split_of_files
-from vitctl.data.pixels import LEAST_IN_FLIGHT, PixelBudget
+from vitctl.data.pixel_budget import LEAST_IN_FLIGHT, PixelBudget
 from vitctl.data.resized import resized_split
 from vitctl.data.scan import scan_images
 
@@ -76,7 +76,7 @@ def test_pixel_budget__room_comes_back_after_an_error() -> None:
 
 def test_pixel_budget__is_a_share_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, room in ((None, LEAST_IN_FLIGHT), (2**30, LEAST_IN_FLIGHT), (2**40, 2**33)):
-        monkeypatch.setattr("vitctl.data.pixels.free_bytes", lambda free=free: free)
+        monkeypatch.setattr("vitctl.data.pixel_budget.free_bytes", lambda free=free: free)
         assert PixelBudget()._room() == room
 
 
