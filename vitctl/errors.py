@@ -10,11 +10,14 @@ The tree::
     +-- InterruptedRun   130  Ctrl-C (or 143: SIGTERM), after everything was saved
 
 A message is one sentence for the person at the keyboard: what was found (with the path), what was
-expected, what to try. Any other exception is a bug of ours and keeps its traceback (exit code 1).
+expected, what to try; lines of a list may follow. Any other exception is a bug of ours and keeps its
+traceback (exit code 1).
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
+
+from vitctl.shown import shown
 
 SYNONYMS = {
     "gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps",
@@ -27,9 +30,21 @@ SYNONYMS = {
 
 
 class VitctlError(Exception):
-    """An expected failure: its text is shown without a traceback."""
+    """An expected failure: its text is shown without a traceback.
+
+    Args:
+        message: One sentence. Names in it may be anyone's: of line breaks and the like in them only escapes are seen.
+        lines: What stands below it, a line each, e.g. one for every file.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *lines: str) -> None:
+        super().__init__(message, *lines)
+
+    def __str__(self) -> str:
+        """Return the lines as a person sees them."""
+        return "\n".join(shown(line) for line in self.args)
 
 
 class SettingError(VitctlError):
@@ -42,8 +57,8 @@ class SettingError(VitctlError):
 
     exit_code = 2
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *lines: str, field: str | None = None) -> None:
+        super().__init__(message, *lines)
         self.field = field
 
 

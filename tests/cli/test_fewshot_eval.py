@@ -428,7 +428,7 @@ def exchange(files: list[Path]) -> None:
     files[1].write_bytes(first)
 
 
-@pytest.mark.parametrize(("damage", "num_damaged"), [(truncate, 1), (flip_a_bit, 1), (empty, 1), (exchange, 2)])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, exchange])
 def test_cache__damaged_features_are_made_again_and_it_is_said(
     evaluate: Callable[..., Evaluation],
     tiny_on_photos: list[object],
@@ -436,14 +436,13 @@ def test_cache__damaged_features_are_made_again_and_it_is_said(
     filled_cache: tuple[Evaluation, Path],
     tmp_path: Path,
     damage: Callable[[list[Path]], None],
-    num_damaged: int,
 ) -> None:
     with_cache = [*tiny_on_photos, "--cache", shutil.copytree(filled_cache[1], tmp_path / "cache")]
     files = sorted((tmp_path / "cache").iterdir())
     assert len(files) == 2  # support and test
     damage(files)
     found = evaluate(*with_cache)
-    assert found.said.count("is damaged: these features are computed again.") == num_damaged
+    assert found.said.count("is damaged: these features are computed again.") == 1  # however many
     assert found.document["cost"]["images_embedded"] > 0
     assert_same_numbers(found.rows, usual.rows)
     assert evaluate(*with_cache).document["cost"]["images_embedded"] == 0

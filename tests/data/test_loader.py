@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vitctl.data.images import to_rgb
-from vitctl.data.loader import TrainingBatch, evaluation_batches, resolve_num_workers, training_batches
+from vitctl.data.loader import TrainingBatch, evaluation_batches, training_batches
 from vitctl.data.order import BatchPlan
 from vitctl.data.source import Split, split_from_names
 from vitctl.data.sources import open_source
@@ -119,33 +119,6 @@ def test_a_file_that_vanished_is_an_error_with_its_name(tmp_path: Path) -> None:
         list(training_batches(split, TRANSFORM, BatchPlan(1, 1, 1, seed=0), num_workers=0))
 
 
-@pytest.mark.parametrize(
-    ("num_cpus", "given", "is_in_memory", "device_type", "expected"),
-    [
-        (8, 3, True, "cpu", 3),
-        (8, 0, False, "cuda", 0),
-        (8, None, True, "cuda", 0),
-        (1, None, False, "cpu", 0),
-        (2, None, False, "cpu", 1),
-        (64, None, False, "cpu", 4),
-        (1, None, False, "cuda", 1),
-        (8, None, False, "cuda", 7),
-        (64, None, False, "cuda", 16),
-        (None, None, False, "cpu", 0),  # Python does not know
-    ],
-)
-def test_resolve_num_workers(
-    monkeypatch: pytest.MonkeyPatch,
-    num_cpus: int | None,
-    given: int | None,
-    is_in_memory: bool,
-    device_type: str,
-    expected: int,
-) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: num_cpus)
-    assert resolve_num_workers(given, is_in_memory=is_in_memory, device_type=device_type)[0] == expected
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_image_gone_after_the_check__one_sentence_also_from_a_worker(
     tmp_path: Path, write_classes: Callable[..., Path], num_workers: int
@@ -172,9 +145,9 @@ class _Watched(TrainingTransform):
 
     seen: list[tuple[int, int]]
 
-    def __call__(self, image: Image.Image, *, view: int, position: int) -> torch.Tensor:
+    def pixels(self, image: Image.Image, *, view: int, position: int) -> torch.Tensor:
         self.seen.append(image.size)
-        return super().__call__(image, view=view, position=position)
+        return super().pixels(image, view=view, position=position)
 
 
 def _watched(*, crop: str, side: int = 16) -> _Watched:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ from vitctl.data.resized import resized_sizes, resized_split
 from vitctl.data.scan import scan_images
 from vitctl.data.source import Split, split_from_names
 from vitctl.data.sources.folder import FileImages
-from vitctl.data.transforms import TrainingTransform
+from vitctl.data.transforms import EvaluationTransform, TrainingTransform
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.cache import CacheWarning
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.files import config_from_file, merge
@@ -86,6 +88,7 @@ def _resized(
     split: Split, *, short_side: int = 32, num_threads: int = 2, conversation: Conversation | None = None
 ) -> tuple[Split, Path]:
     silent = Conversation()
+    time.sleep(0.03)  # files that have just changed are not found again
     sizes = scan_images(Split("", FileImages(tuple(split.image_names())), np.arange(len(split)), split.labels, ()),
                         num_threads=2, conversation=silent).sizes  # fmt: skip
     return resized_split(
@@ -172,7 +175,7 @@ def test_any_number_of_threads_writes_the_same(cache: Path, photos: list[Path]) 
         contents.append(folder.read_bytes())
         folder.unlink()
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 3 * 3 * (32 * 43 + 44 * 32 + 48 * 32 + 20 * 70 + 100 * 32)
+    assert len(contents[0]) == 3 * 3 * (32 * 43 + 44 * 32 + 48 * 32 + 20 * 70 + 100 * 32) + 3 * 5 * 4  # a checksum each
 
 
 def test_the_second_call_decodes_nothing(cache: Path, photos: list[Path]) -> None:
@@ -210,15 +213,31 @@ def test_a_replaced_image_is_seen(cache: Path, photos: list[Path]) -> None:
     assert not np.array_equal(before, after)
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut"])
+def _turn_a_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+_DAMAGES = {
+    "cut": lambda path: os.truncate(path, 100),
+    "a bit of the first image": lambda path: _turn_a_bit(path, 0),
+    "a bit of the last image": lambda path: _turn_a_bit(path, -5 * 4 - 1),
+    "a bit of a checksum": lambda path: _turn_a_bit(path, -1),
+}
+
+
+@pytest.mark.parametrize("damage", ["gone", *_DAMAGES])
 def test_a_folder_that_lost_its_pixels_is_made_again(cache: Path, photos: list[Path], damage: str) -> None:
     split, folder = _resized(_split(photos))
     expected = [np.asarray(split.read(position)) for position in range(5)]
     if damage == "gone":  # what cleans caches removes old files, not always their folders
         folder.unlink()
+        split, _ = _resized(_split(photos))
     else:
-        os.truncate(folder, 100)
-    split, _ = _resized(_split(photos))
+        _DAMAGES[damage](folder)
+        with pytest.warns(CacheWarning, match="resized is damaged, so it is made anew"):
+            split, _ = _resized(_split(photos))
     assert all(np.array_equal(split.read(position), pixels) for position, pixels in enumerate(expected))
 
 
@@ -337,10 +356,9 @@ def test_run__validation_and_evaluate_read_the_originals(
     held_out = json.loads(Path("out/validation.json").read_text())["images"]
     shutil.rmtree(cache)
     opened.clear()
-    seen = []
+    seen, pixels = [], EvaluationTransform.pixels
     monkeypatch.setattr(
-        "vitctl.data.transforms.EvaluationTransform.__call__",
-        lambda self, image: (seen.append(image.size), self._transform(image))[1],
+        EvaluationTransform, "pixels", lambda self, image: (seen.append(image.size), pixels(self, image))[1]
     )
     report = evaluate.run(EvaluateConfig(run="out", num_workers=0), Conversation())
     assert set(opened) == set(held_out)
@@ -357,8 +375,9 @@ def test_run__the_cache_holds_the_training_images_alone_at_twice_the_size(
     finetune.run(FinetuneConfig(**settings), Conversation())
     (folder,) = cache.iterdir()
     # 8 training images; the transfer recipe cuts out 0.3 of the area at least, the model sees 16 px
-    side = round((folder.stat().st_size / (8 * 3)) ** 0.5)
-    assert folder.stat().st_size == 8 * 3 * side**2
+    num_bytes = folder.stat().st_size - 8 * 4  # of checksums
+    side = round((num_bytes / (8 * 3)) ** 0.5)
+    assert num_bytes == 8 * 3 * side**2
     assert 32 <= side <= 40
     held_out = json.loads(Path("out/validation.json").read_text())["images"]
     num_validations = len(validation_steps(6, 10))

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +14,17 @@ import pytest
 from PIL import Image
 
 from vitctl.conversation import Conversation
+from vitctl.data import scan_memory
 from vitctl.data.scan import Scan, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, split_from_names
 from vitctl.data.sources.folder import FileImages
 from vitctl.data.training_data import check_training_data, open_training_sources
-from vitctl.primitives.files import cache_folder
+from vitctl.primitives.cache import CacheWarning, cache_folder
 
 T = TypeVar("T")
 NUM = 12
+SETTLED_S = 0.03  # after that a file counts as unchanged by its times
 
 
 class Ears(Conversation):
@@ -75,6 +78,7 @@ def _opened(split: Split) -> list[int]:
 
 
 def _scan(split: Split, conversation: Conversation | None = None) -> Scan:
+    time.sleep(SETTLED_S)
     return scan_images(split, num_threads=2, conversation=conversation or Conversation())
 
 
@@ -180,7 +184,8 @@ def test_a_removed_file_is_bad_however_well_remembered(paths: list[Path]) -> Non
     paths[6].write_bytes(content)
     os.utime(paths[6], ns=(status.st_atime_ns, status.st_mtime_ns))
     scan, opened = _rescan(paths)
-    assert (scan.bad, opened) == ({}, [])
+    assert (scan.bad, opened) == ({}, [6])  # another file, whatever its name, size and time
+    assert _rescan(paths)[1] == []
 
 
 def test_bad_images_are_not_remembered_so_a_repaired_one_is_seen(paths: list[Path]) -> None:
@@ -444,7 +449,61 @@ def test_an_entry_that_is_not_ours_is_unknown(paths: list[Path], cache: Path, te
     connection = sqlite3.connect(_database(cache))
     with connection:
         connection.execute("UPDATE seen SET text = ?", (text,))
+        rows = (
+            connection.execute("SELECT what, name, stamp, text FROM seen").fetchall() if isinstance(text, str) else []
+        )
+        for what, name, stamp, _ in rows:  # whole, and yet nothing that we wrote
+            digest = scan_memory._checksum(what, name, stamp, text)
+            connection.execute("UPDATE seen SET checksum = ? WHERE name = ?", (digest, name))
     connection.close()
-    again, opened = _rescan(paths)
-    assert again == right
-    assert opened == list(range(NUM))
+    ears, split = Ears(), _split(paths)
+    assert _scan(split, ears) == right
+    assert _opened(split) == list(range(NUM))
+    assert len(ears.warnings) == (not isinstance(text, str))
+
+
+@pytest.mark.parametrize(
+    ("statement", "doubtful"),
+    [
+        ("UPDATE seen SET text = replace(text, 'RGB', 'L') WHERE CAST(name AS TEXT) LIKE '%/4.png'", [4]),
+        ("UPDATE seen SET stamp = 'x' || stamp", list(range(NUM))),
+        ("UPDATE seen SET checksum = checksum + 1 WHERE CAST(name AS TEXT) LIKE '%/1.png'", [1]),
+        ("UPDATE seen SET text = X'FF00', checksum = NULL WHERE CAST(name AS TEXT) LIKE '%/2.png'", [2]),
+        ("UPDATE seen SET text = CAST(X'FFFE' AS TEXT) WHERE CAST(name AS TEXT) LIKE '%/3.png'", [3]),
+        ("DROP TABLE seen; CREATE TABLE seen (colour TEXT)", list(range(NUM))),
+    ],
+)
+def test_an_entry_that_does_not_verify_is_looked_at_again_and_said_once(
+    paths: list[Path], cache: Path, statement: str, doubtful: list[int]
+) -> None:
+    first, _ = _rescan(paths)
+    connection = sqlite3.connect(_database(cache))
+    connection.executescript(statement)
+    connection.close()
+    ears, split = Ears(), _split(paths)
+    assert _scan(split, ears) == first
+    assert _opened(split) == doubtful
+    assert len(ears.warnings) == 1
+    assert "is damaged" in ears.warnings[0]
+    _scan(_split(paths), Ears())  # a table of another shape is made anew first
+    assert _rescan(paths)[1] == []
+
+
+def test_a_file_that_has_just_changed_is_not_believed_later(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = max(path.stat().st_ctime_ns for path in paths) + 1_000_000
+    monkeypatch.setattr("time.time_ns", lambda: now)
+    _rescan(paths)
+    monkeypatch.undo()
+    assert _rescan(paths)[1] != []  # those of the last 20 ms before that moment
+    assert _rescan(paths)[1] == []
+
+
+def test_without_a_home_nothing_is_remembered_and_nothing_made(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VITCTL_CACHE")
+    monkeypatch.setenv("HOME", "")
+    with pytest.warns(CacheWarning, match="no home folder"):
+        scan, opened = _rescan(paths)
+    assert (len(scan.good), len(opened)) == (NUM, NUM)
+    assert list(Path.cwd().iterdir()) == []

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source, shards
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.cache import CacheWarning, keep, recall
 
 BLOCK = 512  # bytes; headers and contents of a tar file start at multiples of it
 
@@ -25,6 +27,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of vitctl's cache, which is not there yet."""
     monkeypatch.setenv("VITCTL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+SETTLED_S = 0.03  # after that a file counts as unchanged by its times
 
 
 def _png(grey: int) -> bytes:
@@ -543,6 +548,7 @@ def test_stamps_follow_their_shard(tmp_path: Path) -> None:
     for number in range(2):
         _tar(tmp_path / "shards" / f"{number}.tar", {**_sample(0, "a"), **_sample(1, "a")})
         os.utime(tmp_path / "shards" / f"{number}.tar", (1_000_000_000, 1_000_000_000 + number))
+    time.sleep(SETTLED_S)
     stamps = [_all(tmp_path / "shards").images.stamp(row) for row in range(4)]
     assert stamps[0] == stamps[1] != stamps[2] == stamps[3]
     os.utime(tmp_path / "shards" / "1.tar", (1_000_000_000, 1_500_000_000))
@@ -561,6 +567,7 @@ def _forbid_tarfile(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_shard_is_indexed_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _tar(tmp_path / "data" / "a.tar", {**_sample(0, "dog"), **_sample(1, "cat")})
     before = _snapshot(tmp_path / "data")
+    time.sleep(SETTLED_S)
     first = _all(path)
     assert len(list((cache / "tar").iterdir())) == 1
     _forbid_tarfile(monkeypatch)
@@ -586,6 +593,7 @@ def test_the_index_is_kept_in_the_home_folder_where_nothing_else_is_said(
 
 def test_the_index_keeps_the_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _tar(tmp_path / "a.tar", {"0.png": _png(0), "0.json": '{"label": "é", "animal": 10, "patient": "p"}'})
+    time.sleep(SETTLED_S)
     _all(path)
     _forbid_tarfile(monkeypatch)
     split = _all(path, label_column="animal", group_column="patient")
@@ -630,13 +638,29 @@ def _damages(document: dict[str, Any]) -> list[bytes]:
 
 def test_a_damaged_index_is_made_anew(tmp_path: Path, cache: Path) -> None:
     path = _tar(tmp_path / "a.tar", _sample(0, "cat"))
+    time.sleep(SETTLED_S)
     _all(path)
     (store,) = (cache / "tar").iterdir()
     whole = store.read_bytes()
-    for content in _damages(json.loads(whole)):
+    text = recall(store) or ""
+    for content in _damages(json.loads(text)):
         store.write_bytes(content)
+        with pytest.warns(CacheWarning, match="tar is damaged"):
+            assert _labels(_all(path)) == ["cat"]
+        assert store.read_bytes() == whole
+        keep(store, content.decode(errors="replace"))  # which verifies, and is something else
         assert _labels(_all(path)) == ["cat"]
         assert store.read_bytes() == whole
+
+
+def test_an_index_with_one_letter_changed_is_made_anew(tmp_path: Path, cache: Path) -> None:
+    path = _tar(tmp_path / "a.tar", _sample(0, "cat"))
+    time.sleep(SETTLED_S)
+    _all(path)
+    (store,) = (cache / "tar").iterdir()
+    store.write_bytes(store.read_bytes().replace(b"cat", b"cow"))
+    with pytest.warns(CacheWarning):
+        assert _labels(_all(path)) == ["cat"]
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(

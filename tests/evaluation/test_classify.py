@@ -43,6 +43,20 @@ def test_logits_are_in_order_and_do_not_depend_on_the_batches(sizes: list[int]) 
     np.testing.assert_allclose(logits, IMAGES.sum(dim=(2, 3)).numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "test_resnet"])
+def test_logits_are_the_same_bits_in_batches_of_every_size(architecture: str) -> None:
+    """As they come, those of an image alone differ in the last bits, of both (measured 2026-11, x86-64)."""
+    import timm
+
+    size = {"img_size": 32} if architecture.startswith("vit") else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, images = timm.create_model(architecture, num_classes=7, **size), torch.randn(9, 3, 32, 32)
+    expected = _predict(model, [images])
+    for size_of_batch in (1, 2, 4, 8):
+        assert np.array_equal(_predict(model, list(images.split(size_of_batch))), expected)
+
+
 @pytest.mark.parametrize("was_training", [True, False])
 def test_the_model_predicts_in_evaluation_mode_and_goes_back(was_training: bool) -> None:
     model = _Classifier().train(was_training)

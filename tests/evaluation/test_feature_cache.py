@@ -241,7 +241,7 @@ def test_a_changed_byte_anywhere_never_gives_other_features(
             unnoticed += 1
             assert found.tobytes() == _features().tobytes()
             assert found.shape == (6, 4)
-    assert len(hearing.warnings) == len(whole) - unnoticed
+    assert len(hearing.warnings) == 1  # once, however many files
     assert unnoticed <= 8  # spaces that fill up the header
 
 

@@ -654,8 +654,10 @@ def test_folder_that_appears_meanwhile__is_not_replaced(sabotage: Any, export: A
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=SLOW)])
 def test_stopped_while_writing(
-    number: signal.Signals, code: int, sabotage: Any, export: Any, assert_refused: Any
+    number: signal.Signals, code: int, sabotage: Any, export: Any, assert_refused: Any, request: pytest.FixtureRequest
 ) -> None:
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     sabotage("npz", lambda folder: os.kill(os.getpid(), number))
     assert_refused(export("timm,npz"), code=code)

@@ -85,7 +85,7 @@ def test_metadata__that_is_incomplete_is_refused(source: Source, missing: str) -
 
 def test_metadata__that_is_cut_off_is_refused(source: Source) -> None:
     texts = metadata_texts(metadata_of(source))
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match="not JSON: (Expecting|Unterminated)"):
         metadata_from_texts(texts | {"class_names": texts["class_names"][:-3]})
 
 

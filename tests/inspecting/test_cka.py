@@ -52,15 +52,21 @@ class _Noise:
         return ""
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1
+class _ToTensor:
+    """Levels to -1 to 1."""
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        return pixels / 127.5 - 1
 
 
 def _stream(num_images: int, *, size: tuple[int, int] = (16, 16), seed: int = 0) -> ImageStream:
     rows = np.arange(num_images)
     split = Split("all", _Noise(size, num_images, seed), rows, np.zeros(num_images, dtype=np.int64), ("noise",))
     preprocessing = Preprocessing(size, "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
-    return ImageStream(split, _to_tensor, preprocessing, batch_size=5, num_workers=0)
+    return ImageStream(split, _ToTensor(), preprocessing, batch_size=5, num_workers=0)
 
 
 def _subject(architecture: str, *, seed: int = 0, size: tuple[int, int] = (16, 16), **arguments: Any) -> Subject:

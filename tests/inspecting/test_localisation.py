@@ -49,15 +49,21 @@ class _Noise:
         return ""
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1
+class _ToTensor:
+    """Levels to -1 to 1."""
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        return pixels / 127.5 - 1
 
 
 def _stream(size: tuple[int, int], num_images: int = 64, *, border: int = 0) -> ImageStream:
     images = _Noise(size, num_images, border)
     split = Split("all", images, np.arange(num_images), np.zeros(num_images, dtype=np.int64), ("noise",))
     preprocessing = Preprocessing(size, "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
-    return ImageStream(split, _to_tensor, preprocessing, batch_size=5, num_workers=0)
+    return ImageStream(split, _ToTensor(), preprocessing, batch_size=5, num_workers=0)
 
 
 def _vit(size: tuple[int, int] = (16, 24), **arguments: Any) -> Subject:

@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from vitctl.primitives import compiler_later as module
-from vitctl.primitives.compiler_later import compiler_later
+from vitctl.primitives.compiler_later import COMPILED_FILES, compiler_later, keep_compiled_files
 
 NAME = "made_up_compiler"
 
@@ -178,3 +180,42 @@ optimizer.load_state_dict(optimizer.state_dict())
 @pytest.mark.parametrize("later", ["within", "afterwards"])
 def test_torchs_own_compiler(name: str, later: str) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", REAL, name, later], check=True)
+
+
+def test_compiled_files__are_kept_in_the_cache_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(COMPILED_FILES, raising=False)
+    keep_compiled_files()
+    kept = Path(os.environ[COMPILED_FILES])
+    assert kept == tmp_path / "cache" / "compiled"
+    assert kept.stat().st_mode & 0o777 == 0o700
+
+
+def test_compiled_files__where_the_user_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMPILED_FILES, "/named")
+    keep_compiled_files()
+    assert os.environ[COMPILED_FILES] == "/named"
+
+
+def test_compiled_files__without_a_cache_in_a_folder_nobody_can_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITCTL_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv(COMPILED_FILES, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    keep_compiled_files()
+    kept = Path(os.environ[COMPILED_FILES])
+    assert kept.parent == tmp_path
+    assert kept.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.slow
+def test_compiled_files__an_export_leaves_nothing_in_tmp(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    env = {name: value for name, value in os.environ.items() if name != COMPILED_FILES}
+    env |= {"TMPDIR": str(tmp_path / "tmp"), "VITCTL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    code = "import vitctl.exporting.to_torch, torch._dynamo, torch._inductor.codecache"
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert (tmp_path / "cache" / "compiled").is_dir()

@@ -64,6 +64,15 @@ def test_num_threads_is_set_for_torch_when_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("_threads_restored")
+def test_num_threads__no_more_than_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    for module in ("devices", "cpus"):
+        monkeypatch.setattr(f"vitctl.primitives.{module}.cpu_quota", lambda: 0.5)
+    assert resolve_num_threads(None) == (1, "as many processors as this container may use")
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.usefixtures("_threads_restored")
 def test_num_threads_is_left_alone_when_not_asked_for() -> None:
     torch.set_num_threads(3)
     assert resolve_num_threads(None)[0] == 3

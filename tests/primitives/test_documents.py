@@ -59,7 +59,7 @@ def test_a_document__has_the_types_of_its_schema(tmp_path: Path) -> None:
         ({"depth": 1, "inner": {"mean": [1, 2, None]}}, "inner.mean.2 is None, not a number"),
         ({"depth": 1, "inner": {"names": 5}}, "inner.names is 5, not a list"),
         ({"depth": 1, "inner": {"names": ["a", 5]}}, "inner.names.1 is 5, not text"),
-        ({"depth": 1, "inner": {"share": float("nan")}}, "inner.share is nan, not a finite number"),
+        ({"depth": 1, "inner": {"share": float("nan")}}, "it holds the number nan"),
         ({"depth": 1, "inner": {"layer": 5}}, "inner.layer is 5, not text or a list"),
         ({"depth": 1, "inner": {"layer": "x" * 99}, "share": "\ud800"}, r"'\ud800' is no text"),
         ({"depth": 1, "inner": {"layer": ["x" * 999, 5]}}, "inner.layer.1 is 5, not text"),
@@ -75,7 +75,7 @@ def test_a_value_that_does_not_fit__is_named_with_its_key(tmp_path: Path, docume
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "it is not JSON: expecting value at line 1, column 1"),
+        ("", "it is not JSON: Expecting value (line 1, column 1)"),
         ('{"depth": 1', "it is not JSON"),
         (b"\xff\xfe", "it is not UTF-8 text: invalid start byte at byte 0"),
         ("[" * 100_000, f"it is nested more than {MAX_DEPTH} deep"),

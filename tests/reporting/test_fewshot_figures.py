@@ -444,8 +444,8 @@ def test_ways__results_that_are_not_of_episodes_are_left_out() -> None:
         (["/x/a/run/best/", "/x/b/run/best"], ["a/run/best", "b/run/best"]),
         (["C:\\runs\\a\\best", "b"], ["a/best", "b"]),
         (["a" * 60 + ".in1k", "a" * 60 + ".in21k"], [f"{'a' * 23}…{'a' * 18}.in1k", f"{'a' * 23}…{'a' * 17}.in21k"]),
-        (["$5", "tab\there"], ["$5", "tab here"]),
-        (["caf\udce9", "/"], ["caf\ufffd", "/"]),
+        (["$5", "tab\there"], ["$5", r"tab\there"]),
+        (["caf\udce9", "/"], [r"caf\xe9", "/"]),
     ],
 )
 def test_models_are_called_by_the_end_of_their_path(models: list[str], labels: list[str]) -> None:

@@ -14,7 +14,7 @@ FLOORS = {
     },  # cli: its screen alone, where asked for; inspecting: its catalogue
     "cli": {
         "workflows", "inspecting", "settings", "recipes", "guides", "conversation", "primitives", "results", "errors",
-        "",
+        "shown", "",
     },  # inspecting: its catalogue alone, which imports no torch
     "workflows": {
         "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "settings",
@@ -25,20 +25,21 @@ FLOORS = {
         "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results", "errors", "",
     },  # settings: a plan is what a person said, and what was decided beside it
     "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
-    "exporting": {"models", "data", "primitives", "conversation", "results", "errors", ""},
+    "exporting": {"models", "data", "primitives", "conversation", "results", "errors", "shown", ""},
     "inspecting": {
         "evaluation", "models", "data", "primitives", "settings", "conversation", "results", "errors",
     },  # evaluation: probes of layers are fewshot-eval's, or they would be others
-    "reporting": {"primitives", "errors"},
+    "reporting": {"primitives", "errors", "shown"},
     "models": {"primitives", "conversation", "results", "errors"},
     "data": {"primitives", "conversation", "results", "errors"},
-    "primitives": {"errors"},
+    "primitives": {"errors", "shown"},
     "settings": {"recipes", "primitives", "errors"},
     "recipes": {"primitives", "errors"},  # primitives: the door for documents alone, which imports nothing heavy
     "guides": {"errors"},
     "conversation": set(),
     "results": set(),
-    "errors": set(),
+    "errors": {"shown"},
+    "shown": set(),
     "telemetry": set(),
     "__main__": {"cli"},
     "": {"api", "classifier", "results", "errors", "telemetry"},

@@ -24,8 +24,10 @@ JOB: Any = SimpleNamespace(
             torch.OutOfMemoryError("CUDA"),
             "cuda ran out of memory at a batch of 512 images. Try a smaller --batch-size or --image-size.",
         ),
-        (OSError(errno.ENOSPC, "full"), "--out runs/a cannot be written: the disk is full. Give another folder."),
-        (OSError(errno.EDQUOT, "quota"), "--out runs/a cannot be written: the disk is full."),
+        (OSError(errno.ENOSPC, "It is full"), "--out runs/a cannot be written: It is full. Give another folder."),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "--out runs/a cannot be written: Quota exceeded."),
+        (OSError(errno.EFBIG, "Too large", "w.bin"), "--out runs/a cannot be written: Too large (w.bin)."),
+        (OSError(errno.ENOENT, "Gone", "runs/a/last"), "--out runs/a cannot be written: Gone (runs/a/last)."),
     ],
 )
 def test_what_is_full_is_said(failure: Exception, sentence: str) -> None:
@@ -34,7 +36,9 @@ def test_what_is_full_is_said(failure: Exception, sentence: str) -> None:
     assert str(refusal.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.EACCES, "no"), ValueError("ours")])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.EACCES, "no"), OSError(errno.ENOENT, "no", "runs/ab"), ValueError("ours")]
+)
 def test_other_failures_stay_what_they_are(failure: Exception) -> None:
     with pytest.raises(type(failure)) as same, full_is_a_sentence(JOB, Path("runs/a")):
         raise failure

@@ -1,8 +1,9 @@
-"""A run on a device that is still computing when Python goes on: the same files as on one that is not."""
+"""Runs that end before their end, and runs on a device that is still computing when Python goes on."""
 
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from vitctl.conversation import Conversation, Progress
+from vitctl.data import loader
+from vitctl.data.workers import LostWorkerError
 from vitctl.errors import DataError, InterruptedRun, SettingError
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import finetune
@@ -109,3 +112,66 @@ def test_device_behind__a_run_that_fails_lacks_no_step(
         finetune.run(FinetuneConfig(**settings, steps=6, out="out"), spoil)
     steps = [json.loads(line)["step"] for line in _metrics("out").splitlines()]
     assert steps == [1, 2, 3, 3, 4, 5]  # after step 3 a validation
+
+
+def _at_reading(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], object]) -> None:
+    """Do something in the place of reading image ``number`` of those that batches are made of, from 1."""
+    count = 0
+    read = loader._read
+
+    def watched(*given: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            do()
+        return read(*given, **named)
+
+    monkeypatch.setattr(loader, "_read", watched)
+
+
+def _stopped_in_a_wait(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+    raise AssertionError("the wait was not broken off")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("image", "steps"), [(26, 3), (20 * 8 // 2 + 3, 10)])  # of training; of the validation
+def test_signal_in_a_wait_for_images__ends_it_and_saves(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, image: int, steps: int, number: signal.Signals, code: int
+) -> None:
+    _at_reading(monkeypatch, image, lambda: _stopped_in_a_wait(number))
+    with pytest.raises(InterruptedRun, match=f"Stopped after step {steps} of 20") as caught:
+        finetune.run(FinetuneConfig(**settings, steps=20, out="out"), Conversation())
+    assert caught.value.exit_code == code
+    assert Path("out/last/model.safetensors").is_file()
+    assert [json.loads(line)["step"] for line in _metrics("out").splitlines()] == list(range(1, steps + 1))
+
+
+def test_signal_in_the_wait_for_the_first_images__leaves_nothing(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _at_reading(monkeypatch, 2, lambda: _stopped_in_a_wait(signal.SIGINT))
+    with pytest.raises(InterruptedRun, match="before the first step"):
+        finetune.run(FinetuneConfig(**settings, steps=20, out="out"), Conversation())
+    assert not Path("out").exists()
+
+
+def test_signal_in_the_last_validation__the_run_is_complete(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _at_reading(monkeypatch, 4 * 8 + 30, lambda: os.kill(os.getpid(), signal.SIGINT))
+    finetune.run(
+        FinetuneConfig(**settings | {"set": ("evaluation.validations=1",)}, steps=4, out="out"), Conversation()
+    )
+    assert Path("out/summary.json").is_file()
+
+
+def test_worker_killed__what_was_trained_is_saved(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _at_reading(monkeypatch, 45, lambda: os.kill(os.getpid(), signal.SIGKILL))  # the worker counts for itself
+    with pytest.raises(
+        LostWorkerError, match=r"memory is full[^\n]* The weights of step [345] of 9 are in [^\n]*last"
+    ) as caught:
+        finetune.run(FinetuneConfig(**settings | {"num_workers": 1}, steps=9, out="out"), Conversation())
+    assert caught.value.exit_code == 2
+    assert Path("out/last/model.safetensors").is_file()

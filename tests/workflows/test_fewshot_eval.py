@@ -13,6 +13,7 @@ from vitctl.evaluation.results import write_arrays
 from vitctl.evaluation.supports import Episodes, draw_support
 from vitctl.evaluation.tasks import FeatureTask
 from vitctl.results.fewshot_eval import FewshotCost, FewshotResult, FewshotRow
+from vitctl.shown import shown
 from vitctl.workflows.fewshot_eval import write_files
 
 
@@ -58,7 +59,7 @@ def result_of(*rows: FewshotRow) -> FewshotResult:
 def write(out: Path, rows: list[FewshotRow], task: FeatureTask | None = None) -> list[dict[str, str]]:
     """Write the files and return the lines of the table."""
     write_files(out, result_of(*rows), [task or task_of()])
-    with (out / "results.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (out / "results.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -80,7 +81,7 @@ def test_csv__what_there_is_not_is_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ['a,b "c"', "two\nlines", "Bäume 树", "caf\udce9", "$x$ %s {y}"])
 def test_any_name_survives(tmp_path: Path, name: str) -> None:
     (line,) = write(tmp_path / "out", [a_row(data=name, model=name)], task_of(name=name))
-    assert (line["data"], line["model"]) == (name, name)
+    assert (line["data"], line["model"]) == (shown(name), shown(name))
     assert json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]["data"] == name
     assert json.loads((tmp_path / "out" / "supports.json").read_text())[0]["data"] == name
 

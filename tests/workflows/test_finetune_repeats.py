@@ -215,7 +215,7 @@ def test_file_name_that_is_not_utf8__trains_and_evaluates(image_folder: Path, ru
     run(val_fraction=0.9)  # so that it is a validation image
     result = run_cli("evaluate", "out", "--num-workers", 0, "--json")
     assert result.exit_code == 0, result.stderr
-    assert b"caf\xe9.png" in Path("out/evaluate-val/predictions.csv").read_bytes()
+    assert rb"caf\xe9.png" in Path("out/evaluate-val/predictions.csv").read_bytes()
 
 
 class StopAfter(Conversation):

@@ -2,6 +2,9 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -9,9 +12,12 @@ from typer.core import TyperGroup
 
 from vitctl import __version__
 from vitctl.cli.hints import hint
-from vitctl.cli.output import printable
+from vitctl.cli.output import leave_stdout
 from vitctl.cli.screen import is_first_process
-from vitctl.errors import InterruptedRun, VitctlError
+from vitctl.errors import InterruptedRun, SettingError, VitctlError
+from vitctl.primitives.cache import CacheWarning
+from vitctl.primitives.interrupts import termination_as_error
+from vitctl.shown import shown
 
 # typer has its own copy of click's, which it does not export
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -30,36 +36,57 @@ class _ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
         try:
-            return super().invoke(ctx)
+            with termination_as_error("terminated."), _cache_warnings_said():
+                return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave_stdout()
             raise typer.Exit(0) from error
         except InterruptedRun as error:
-            _say(f"stopped: {error}")
+            _say("stopped", error)
             raise typer.Exit(error.exit_code) from error
         except _UsageError as error:  # of the sub-command's name, options and arguments
             raise _hinted(error) from error
         except VitctlError as error:
-            _say(f"error: {error}")
+            _say("error", error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say("error: interrupted.")
+            _say("error", InterruptedRun("interrupted."))
             raise typer.Exit(130) from error
+
+
+@contextmanager
+def _cache_warnings_said() -> Iterator[None]:
+    """Say warnings about the cache as everything else is said, each once."""
+    said = set[str]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CacheWarning)
+        shown = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, CacheWarning):
+                shown(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                _say("warning", VitctlError(str(message)))
+
+        warnings.showwarning = say
+        yield
 
 
 def _hinted(error: Exception) -> Exception:
     """Return ``error`` itself, which typer shows below its usage lines, or the end of the command if we know better."""
     sentence = hint(error)
     if sentence is None:
+        error.message = shown(str(getattr(error, "message", "")))  # type: ignore[attr-defined]  # of click's errors
         return error
-    _say(f"error: {sentence}")
+    _say("error", SettingError(sentence))
     return typer.Exit(2)
 
 
-def _say(text: str) -> None:
-    """Say ``text`` on stderr; a process of a distributed run that is not the first says which it is."""
+def _say(word: str, error: VitctlError) -> None:
+    """Say on stderr what happened; a process of a distributed run that is not the first says which it is."""
     prefix = "" if is_first_process() else f"[process {os.environ.get('RANK')}] "
-    typer.echo(printable(prefix + text), err=True)
+    typer.echo(f"{prefix}{word}: {error}", err=True)
 
 
 app = typer.Typer(

@@ -3,11 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import typer
-
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, print_pairs, printable
+from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.results.data import DataReport, DuplicateImage, ImagesReport, SplitReport, Spread
 from vitctl.settings.data import DataConfig
 from vitctl.settings.option import settings_of
@@ -54,12 +52,12 @@ def _print_report(report: DataReport) -> None:
         ("fingerprint", report.fingerprint),
     ]
     print_pairs(pairs)
-    typer.echo()
+    print_line()
     _print_classes(report)
-    typer.echo()
+    print_line()
     for line in [*_findings(report)]:
-        typer.echo(printable(line))
-    typer.echo()
+        print_line(line)
+    print_line()
     print_pairs([("files", report.out)])
 
 
@@ -74,7 +72,7 @@ def _print_classes(report: DataReport) -> None:
     rows = [(name, *(str(one.classes.get(name, 0)) for one in splits.values())) for name in names]
     print_columns(("class", *splits), rows[:MOST_CLASSES])
     if len(rows) > MOST_CLASSES:
-        typer.echo(f"... and {len(rows) - MOST_CLASSES} more classes in report.json")
+        print_line(f"... and {len(rows) - MOST_CLASSES} more classes in report.json")
 
 
 def _order(class_names: Sequence[str]) -> Callable[[str], tuple[int, str]]:

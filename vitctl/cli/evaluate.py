@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import typer
-
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, print_pairs
+from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.results.evaluate import ClassResult, EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.option import settings_of
@@ -50,13 +48,13 @@ def _print_report(report: EvaluateResult) -> None:
             ("ECE", f"{report.ece:.4f}   15 bins"),
         ]
     )
-    typer.echo()
+    print_line()
     rows = report.per_class
     header = ("class", "images", "precision", "recall", "F1")
     print_columns(header, [_row(row) for row in rows[:MOST_CLASSES_SHOWN]])
     if len(rows) > MOST_CLASSES_SHOWN:
-        typer.echo(f"... and {len(rows) - MOST_CLASSES_SHOWN} more classes in evaluation.json")
-    typer.echo()
+        print_line(f"... and {len(rows) - MOST_CLASSES_SHOWN} more classes in evaluation.json")
+    print_line()
     print_pairs([("files", report.out)])
 
 

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import typer
-
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, print_pairs
+from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.primitives.formatting import format_bytes
 from vitctl.results.export import ExportResult, FormatExport, Latency, NpzVerification
 from vitctl.settings.export import ExportConfig
@@ -61,7 +59,7 @@ def _print_report(report: ExportResult) -> None:
         ]
         rows.append(row + _times(export.latency_ms) if timed else row)
     print_columns(header, rows)
-    typer.echo("")
+    print_line()
     pairs = [("verified", f"on {report.images} and noise, at batch 1 and 3, read back from the files")]
     pairs += [(note, text) for export in report.exports for note, text in _notes(export)]
     print_pairs([*pairs, ("files", report.out)])

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import typer
-
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, print_pairs
+from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.primitives.formatting import format_seconds
 from vitctl.results.fewshot_eval import FewshotResult, FewshotRow, PairedDifference
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
@@ -73,11 +71,11 @@ def _print_results(result: FewshotResult) -> None:
         ],
     )
     if len(rows) > len(shown):
-        typer.echo(f"... and {len(rows) - len(shown)} more rows in results.csv")
+        print_line(f"... and {len(rows) - len(shown)} more rows in results.csv")
     _print_cosines(rows)
     _print_pairs_of_models(result.paired)
     cost = result.cost
-    typer.echo()
+    print_line()
     print_pairs(
         [
             (
@@ -121,9 +119,9 @@ def _print_cosines(rows: Sequence[FewshotRow]) -> None:
     for row in rows:
         key = (row.data, str(row.model), str(row.layer), row.pool)
         seen[key] = (row.cosine_within, row.cosine_between)
-    typer.echo()
+    print_line()
     if len(seen) > 1:
-        typer.echo("cosine similarities within and between classes are in results.csv")
+        print_line("cosine similarities within and between classes are in results.csv")
         return
     within, between = next(iter(seen.values()))
     print_pairs(
@@ -138,8 +136,8 @@ def _decimals(value: float | None) -> str:
 def _print_pairs_of_models(paired: Sequence[PairedDifference]) -> None:
     if not paired:
         return
-    typer.echo()
-    typer.echo("differences on the same supports and test images")
+    print_line()
+    print_line("differences on the same supports and test images")
     names = ("data", "layer", "pool", "l2", "neighbours")
     varying = [name for name in names if len({str(getattr(row, name)) for row in paired}) > 1]
     print_columns(

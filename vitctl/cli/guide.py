@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.output import print_columns, print_document, print_json
 from vitctl.errors import SettingError
 from vitctl.guides import ENGLISH, list_guides, read_guide
 from vitctl.results.guide import GuideEntry, GuideResult, GuidesResult
@@ -46,7 +46,7 @@ def guide(
     elif sys.stdout.isatty():
         _lay_out(text)
     else:
-        typer.echo(text.encode("utf-8"), nl=False)  # the same bytes whatever the encoding of stdout
+        print_document(text.encode("utf-8"))  # the same bytes whatever the encoding of stdout
 
 
 def _list(as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from vitctl.cli.command import Body, run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, print_pairs
+from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.inspecting.catalogue import Analysis, catalogue
 from vitctl.results.inspect_model import InspectAllResult, InspectResult
 from vitctl.settings.inspect_model import InspectAllConfig, InspectConfig
@@ -111,13 +111,15 @@ def _command(options: type[InspectConfig]) -> Body:
 def _print_one(result: InspectResult) -> None:
     for number, found in enumerate(result.results):
         if len(result.results) > 1:
-            typer.echo(("\n" if number else "") + found.name)
+            if number:
+                print_line()
+            print_line(found.name)
         print_columns(found.header, found.rows[:MOST_ROWS_SHOWN])
         if len(found.rows) > MOST_ROWS_SHOWN:
-            typer.echo(f"... and {len(found.rows) - MOST_ROWS_SHOWN} more in {result.analysis}.json")
-    typer.echo("")
+            print_line(f"... and {len(found.rows) - MOST_ROWS_SHOWN} more in {result.analysis}.json")
+    print_line()
     print_pairs([("files", f"{result.out}: {', '.join(result.files)}")])
-    typer.echo(f"{result.look_for} {result.random_weights}")
+    print_line(f"{result.look_for} {result.random_weights}")
 
 
 def _print_all(result: InspectAllResult) -> None:
@@ -126,7 +128,7 @@ def _print_all(result: InspectAllResult) -> None:
         rows += [[one.analysis, one.verdict, one.claim], ["", "", f"  {one.numbers}"]]
     if rows:
         print_columns(["analysis", "holds", "claim"], rows)
-        typer.echo("")
+        print_line()
     pairs = []
     for skipped in result.skipped:
         if skipped.model is None:
@@ -134,7 +136,7 @@ def _print_all(result: InspectAllResult) -> None:
         else:  # others have it; the report says what to try
             pairs.append(("left out", f"{skipped.analysis} of {skipped.model}: {skipped.reason.split('; ')[0]}"))
     print_pairs([*pairs, ("report", result.report), ("files", result.out)])
-    typer.echo(
+    print_line(
         "Look at the report for the pictures. Random weights, shown beside the main ones, are what no training looks "
         "like."
     )

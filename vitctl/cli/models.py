@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import typer
-
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json
+from vitctl.cli.output import print_columns, print_json, print_line
 from vitctl.results.models import ModelEntry
 from vitctl.settings.models import ModelsConfig
 from vitctl.settings.option import settings_of
@@ -33,7 +31,7 @@ def models(given: dict[str, Any], as_json: JsonOption = False) -> None:
         print_json(result)
     elif "pattern" not in given:
         for entry in result.models:
-            typer.echo(entry.name)
+            print_line(entry.name)
     else:
         header = ("model", "input", "patch", "grid", "tokens", "parameters", "pretrained weights (licence)")
         print_columns(header, [_row(entry) for entry in result.models])

@@ -1,34 +1,72 @@
 """Results on stdout: one JSON document, or a few aligned lines."""
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import typer
 
+from vitctl.errors import SettingError
 from vitctl.primitives.files import json_text
 from vitctl.results.result import Result
+from vitctl.shown import shown
+
+
+@contextmanager
+def on_stdout() -> Iterator[None]:
+    """Say in a sentence that what the block prints cannot be written (``> /dev/full``); a reader may leave early.
+
+    Raises:
+        SettingError: It cannot.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        leave_stdout()
+        raise SettingError(
+            f"The result cannot be written to standard output: {error.strerror or error}. Send it elsewhere."
+        ) from error
+
+
+def leave_stdout() -> None:
+    """Let what was printed and not yet written go to nowhere, or Python would try again when it ends."""
+    with suppress(OSError, ValueError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(result: Result) -> None:
     """Print a result as one JSON document; NaN and infinities are a bug and raise ValueError."""
-    typer.echo(json_text(result.as_json()), nl=False)
+    print_document(json_text(result.as_json()))
 
 
-def printable(text: str) -> str:
-    """Return ``text`` with the bytes of a file name that are not UTF-8 replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def print_document(text: str | bytes) -> None:
+    """Print what is a file as it is, none of it a stranger's: JSON, a guide, a recipe."""
+    with on_stdout():
+        typer.echo(text, nl=False)
+
+
+def print_line(text: str = "") -> None:
+    """Print one line. Names in it may be anyone's, so every line a person reads on stdout is printed here."""
+    with on_stdout():
+        typer.echo(shown(text))
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Print one ``name  value`` line per pair, values aligned."""
-    rows = list(pairs)
+    rows = [(shown(name), value) for name, value in pairs]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        typer.echo(printable(f"{name:<{width}}  {value}"))
+        print_line(f"{name:<{width}}  {value}")
 
 
 def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table: left-aligned columns, two spaces apart, no trailing blanks."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
+    table = [[shown(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        typer.echo(printable(line.rstrip()))
+        print_line(line.rstrip())

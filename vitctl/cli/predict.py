@@ -1,6 +1,5 @@
 """``vitctl predict RUN IMAGE...`` on the command line."""
 
-import csv
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -10,9 +9,10 @@ import typer
 from vitctl.cli.command import run as run_workflow
 from vitctl.cli.command import takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, printable
+from vitctl.cli.output import on_stdout, print_columns, print_json
 from vitctl.cli.screen import Screen
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.csv_files import write_rows
 from vitctl.results.predict import Prediction
 from vitctl.settings.option import settings_of
 from vitctl.settings.predict import PredictConfig
@@ -69,8 +69,10 @@ def predict(
 
 
 def _print_csv(predictions: Sequence[Prediction]) -> None:
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["image", "rank", "class", "probability"])
-    for entry in predictions:
-        for rank, top in enumerate(entry.top, start=1):
-            writer.writerow([printable(entry.image), rank, top.class_name, f"{top.probability:.6f}"])
+    rows = (
+        (entry.image, rank, top.class_name, f"{top.probability:.6f}")
+        for entry in predictions
+        for rank, top in enumerate(entry.top, start=1)
+    )
+    with on_stdout():
+        write_rows(sys.stdout, [("image", "rank", "class", "probability"), *rows])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, printable
+from vitctl.cli.output import print_columns, print_document, print_json, print_line
 from vitctl.errors import SettingError
 from vitctl.primitives.files import user_path, write_text
 from vitctl.primitives.outputs import cannot_write
@@ -64,7 +64,7 @@ def show(name: NameArgument, as_json: JsonOption = False) -> None:
         told = {key: RecipeSetting(given.value, given.source) for key, given in flat_settings(recipe).items()}
         print_json(RecipeResult(settings=told))
     else:
-        typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
+        print_document(recipe_path(name).read_text(encoding="utf-8"))
 
 
 @app.command("check", epilog="Example:\n\n\b\n  vitctl recipes check mine.toml")
@@ -90,7 +90,7 @@ def check(
         return
     settings = "1 setting" if len(given) == 1 else f"{len(given)} settings"
     rest = f"; {len(defaults)} others are at their defaults" if defaults else ""
-    typer.echo(printable(f"{file}: a recipe of {settings}{rest}"))
+    print_line(f"{file}: a recipe of {settings}{rest}")
 
 
 @app.command("cp", epilog="Example:\n\n\b\n  vitctl recipes cp transfer mine.toml")
@@ -109,9 +109,7 @@ def cp(
     if as_json:
         print_json(RecipeCopyResult(recipe=name, file=str(target.absolute())))
     else:
-        typer.echo(
-            printable(f"{file}: a copy of recipe {name}; use it with vitctl finetune --recipe {shlex.quote(file)}")
-        )
+        print_line(f"{file}: a copy of recipe {name}; use it with vitctl finetune --recipe {shlex.quote(file)}")
 
 
 def _copy(source: Path, target: Path) -> None:

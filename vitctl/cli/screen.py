@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vitctl.conversation import Conversation, Progress, Setting
 from vitctl.primitives.formatting import format_seconds
+from vitctl.shown import shown
 
 LOG_EVERY_S = 10.0  # without a terminal, say where things stand about this often
 LOG_WIDTH = 150
@@ -21,6 +22,11 @@ LOG_WIDTH = 150
 def is_first_process() -> bool:
     """Return whether this process speaks for the run: the only one, or the first that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Return ``text``, in which names may be anyone's, for rich: no markup, no emoji codes, no controls."""
+    return Text(shown(text), style)
 
 
 class _RateColumn(ProgressColumn):
@@ -36,7 +42,7 @@ class _BarProgress(Progress):
 
     def advance(self, amount: int = 1, **facts: str) -> None:
         """Move the bar; ``facts`` appear behind it."""
-        self._bars.update(self._task, advance=amount, facts="  ".join(facts.values()))
+        self._bars.update(self._task, advance=amount, facts=shown("  ".join(facts.values())))
 
 
 class _LogProgress(Progress):
@@ -54,7 +60,7 @@ class _LogProgress(Progress):
         self._said = now
         left = format_seconds((now - self._start) / self._done * (self._total - self._done))
         parts = [f"{self._description} {self._done}/{self._total} {self._unit}", *facts.values(), f"{left} left"]
-        self._console.print("  ".join(parts), markup=False, highlight=False)
+        self._console.print(_plain("  ".join(parts)))
 
 
 class Screen(Conversation):
@@ -72,11 +78,11 @@ class Screen(Conversation):
 
     def line(self, text: str) -> None:
         """Say one sentence."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(_plain(text))
 
     def warn(self, text: str) -> None:
         """Say one sentence, marked as a warning."""
-        self._console.print(Text.assemble(("warning: ", "bold yellow"), text), highlight=False)
+        self._console.print(Text.assemble(("warning: ", "bold yellow"), _plain(text)))
 
     def header(self, title: str, settings: list[Setting]) -> None:
         """Show settings as a table: name, value, reason."""
@@ -85,8 +91,8 @@ class Screen(Conversation):
         table.add_column(overflow="fold")
         table.add_column(style="dim", overflow="fold")
         for setting in settings:
-            table.add_row(*(Text(text) for text in (setting.name, setting.value, setting.reason)))
-        self._console.print(Text(title, style="bold underline"))
+            table.add_row(*(_plain(text) for text in (setting.name, setting.value, setting.reason)))
+        self._console.print(_plain(title, "bold underline"))
         self._console.print(table)
 
     @contextmanager
@@ -100,7 +106,7 @@ class Screen(Conversation):
         if is_outermost:
             self._bars = bars
             bars.start()
-        task = bars.add_task(description, total=total, unit=unit, facts="")
+        task = bars.add_task(shown(description), total=total, unit=unit, facts="")
         try:
             yield _BarProgress(bars, task)
         finally:
@@ -112,12 +118,12 @@ class Screen(Conversation):
 
     def _new_bars(self) -> RichProgress:
         return RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _RateColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}", style="dim"),
+            TextColumn("{task.fields[facts]}", style="dim", markup=False),
             console=self._console,
             transient=True,
             speed_estimate_period=20,
@@ -129,5 +135,5 @@ class Screen(Conversation):
         if not self._console.is_terminal:
             yield
             return
-        with self._console.status(what):
+        with self._console.status(_plain(what)):
             yield

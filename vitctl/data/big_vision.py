@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitctl.data.pixels import fractions
+
 # px, of the original
 RESIZE = 256
 CROP = 224
@@ -42,11 +44,18 @@ class BigVisionTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the (3, S, S) float32 tensor of ``image``."""
+        return self.finished(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return the (3, S, S) uint8 levels of ``image``."""
         squashed = resize_bilinear(np.asarray(image), size=self.resize)
         offset = (self.resize - self.image_size) // 2
         inside = slice(offset, offset + self.image_size)
-        values = squashed[inside, inside].astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        return torch.from_numpy(np.ascontiguousarray(squashed[inside, inside].transpose(2, 0, 1)))
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        """Return (..., 3, S, S) uint8 ``pixels``, on any device, as float32 of -1 to 1."""
+        return fractions(pixels).mul_(2).sub_(1)
 
     def describe(self) -> dict[str, object]:
         """Return what decides the result, as plain values; equal dicts give equal tensors."""

@@ -20,8 +20,8 @@ from PIL import Image
 from vitctl.data.images import open_image
 from vitctl.data.source import SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
+from vitctl.primitives.cache import file_stamp
 from vitctl.primitives.documents import foreign
-from vitctl.primitives.files import file_stamp
 
 if TYPE_CHECKING:
     from datasets import Dataset

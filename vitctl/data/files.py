@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,9 @@ from vitctl.data.given import ImageLike, rgb_in_flight
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image, reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
-from vitctl.primitives.files import file_stamp, user_path
+from vitctl.primitives.cache import file_stamp
+from vitctl.primitives.cpus import num_cpus
+from vitctl.primitives.files import user_path
 from vitctl.primitives.natural_order import natural_key
 
 AnyImage = TypeVar("AnyImage", bound=ImageLike)
@@ -30,8 +33,12 @@ def list_images(given: str) -> list[str]:
             return [given]
     except OSError:
         return [given]  # reading it will tell what is wrong
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and _is_no_folder(path))
     return sorted((str(path) for path in files if not is_hidden(path, below=folder)), key=natural_key)
+
+
+def _is_no_folder(path: Path) -> bool:
+    return path.exists() and not path.is_dir()  # a FIFO too: reading it will tell
 
 
 def read_batches(
@@ -55,7 +62,7 @@ def read_batches(
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=num_cpus() + 4) as pool:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             yield list(zip(batch, pool.map(_read, batch), strict=True))
@@ -83,7 +90,7 @@ class FileImages:
         return self.paths[row]
 
     def stamp(self, row: int) -> str:
-        """Return size and time of the file."""
+        """Return a text that changes with the file."""
         return file_stamp(user_path(self.paths[row]))
 
 

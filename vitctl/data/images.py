@@ -5,7 +5,9 @@ under it, and ignores the camera's orientation. Nothing here ever writes to the 
 """
 
 import hashlib
+import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,7 +118,15 @@ def decoding(image: Image.Image, *, least_side: int | None = None) -> Iterator[I
 
 
 def open_image(file: str | Path | BinaryIO) -> Image.Image:
-    """Return an image as ``Image.open`` does, of the formats in ``FORMATS`` only, whatever its name says."""
+    """Return an image as ``Image.open`` does, of the formats in ``FORMATS`` only, whatever its name says.
+
+    Raises:
+        Exception: As ``decode``; before it is opened, of a FIFO, where one would wait for ever, or a device.
+    """
+    if isinstance(file, (str, Path)):
+        mode = os.stat(file).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails, and says so
+            raise ValueError("not a file: a FIFO, a device or a socket")
     return Image.open(file, formats=_FORMATS)
 
 

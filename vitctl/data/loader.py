@@ -1,13 +1,12 @@
 """Batches whose content is a function of (seed, step): no state to save, no dependence on workers.
 
+Worker processes hand them over as levels of a byte; they become what the model sees on its own device.
 Which images make up a batch is said by ``vitctl.data.order``; of several processes each takes an even, contiguous part.
 
 Letters: B images in a batch, H W px.
 """
 
-import os
-import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,16 +16,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vitctl.data.order import BatchPlan
+from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split, lost_image
-from vitctl.data.transforms import ImageTransform, TrainingTransform
-from vitctl.errors import DataError
+from vitctl.data.transforms import TrainingTransform
+from vitctl.data.workers import handed_over, start_worker, taken
+from vitctl.errors import DataError, VitctlError
+
+CPU = torch.device("cpu")
 
 
 class TrainingBatch(NamedTuple):
     """One process's part of a global batch.
 
     Attributes:
-        images: (B, 3, H, W) float32.
+        images: (B, 3, H, W) float32; uint8 while it travels.
         labels: (B,) int64.
         weights: (B,) float32, 1 (or the weight of its class) for each image that counts, 0 for filling.
         num_global: Images in the global batch.
@@ -91,12 +94,12 @@ class _TrainingImages(Dataset[_TrainingItem | DataError]):
         image = _read(self._split, key.position, least_side=self._transform.least_side)
         if isinstance(image, DataError):
             return image
-        tensor = self._transform(image, view=key.view, position=key.position)
+        tensor = self._transform.pixels(image, view=key.view, position=key.position)
         return tensor, int(self._split.labels[key.position]), key
 
 
 class _EvaluationImages(Dataset[Tensor | DataError]):
-    def __init__(self, split: Split, transform: ImageTransform) -> None:
+    def __init__(self, split: Split, transform: PixelTransform) -> None:
         self._split, self._transform = split, transform
 
     def __len__(self) -> int:
@@ -104,7 +107,7 @@ class _EvaluationImages(Dataset[Tensor | DataError]):
 
     def __getitem__(self, position: int) -> Tensor | DataError:
         image = _read(self._split, position)
-        return image if isinstance(image, DataError) else self._transform(image)
+        return image if isinstance(image, DataError) else self._transform.pixels(image)
 
 
 def _read(split: Split, position: int, *, least_side: int | None = None) -> Image.Image | DataError:
@@ -115,42 +118,29 @@ def _read(split: Split, position: int, *, least_side: int | None = None) -> Imag
         return lost_image(split, position, error)
 
 
-def _raise_errors(loader: Iterable[Any]) -> Iterator[Any]:
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
-
-
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
-
-
-def resolve_num_workers(given: int | None, *, is_in_memory: bool, device_type: str) -> tuple[int, str]:
-    """Return how many processes read images, and why; no result depends on it."""
-    if given is not None:
-        return given, "asked for"
-    if is_in_memory:
-        return 0, "the images are in memory"
-    num_cpus = os.cpu_count() or 1
-    if device_type == "cpu":
-        return min(4, num_cpus // 2), "half of the processors, the model needs them too"
-    return min(16, max(1, num_cpus - 1)), "one per processor, less one"
-
-
-def _stack_evaluation(items: list[Tensor | DataError]) -> Tensor | DataError:
-    tensors = [item for item in items if isinstance(item, Tensor)]
-    return torch.stack(tensors) if len(tensors) == len(items) else next(i for i in items if isinstance(i, DataError))
-
-
-def _stack_training(items: list[_TrainingItem | DataError]) -> TrainingBatch | DataError:
+def _stack_evaluation(items: list[Tensor | DataError]) -> Tensor | VitctlError:
+    tensors = list[Tensor]()
     for item in items:
         if isinstance(item, DataError):
             return item
-    images, labels, keys = zip(*items, strict=True)
-    weights = torch.tensor([key.weight for key in keys])
-    return TrainingBatch(torch.stack(images), torch.tensor(labels), weights, keys[0].num_global, keys[0].weight_global)
+        tensors.append(item)
+    stacked = handed_over(lambda: (torch.stack(tensors),))
+    return stacked[0] if isinstance(stacked, tuple) else stacked
+
+
+def _stack_training(items: list[_TrainingItem | DataError]) -> TrainingBatch | VitctlError:
+    good = list[_TrainingItem]()
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        good.append(item)
+    pixels, numbers, keys = zip(*good, strict=True)
+    shares = [key.weight for key in keys]
+    stacked = handed_over(lambda: (torch.stack(pixels), torch.tensor(numbers), torch.tensor(shares)))
+    if not isinstance(stacked, tuple):
+        return stacked
+    images, labels, weights = stacked
+    return TrainingBatch(images, labels, weights, keys[0].num_global, keys[0].weight_global)
 
 
 def training_batches(
@@ -163,38 +153,49 @@ def training_batches(
     first_step: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
-    pin_memory: bool = False,
-) -> Iterable[TrainingBatch]:
-    """Return a loader that yields this process's ``TrainingBatch`` for each step of ``plan`` from ``first_step`` on.
+    device: torch.device = CPU,
+) -> Iterator[TrainingBatch]:
+    """Yield this process's ``TrainingBatch``, on ``device``, for each step of ``plan`` from ``first_step`` on.
 
-    The content depends on ``plan`` and ``class_weights``, (C,) or None for 1 each, not on ``num_workers``. An
-    image that cannot be read any more raises DataError while the batches are taken.
+    The content depends on ``plan`` and ``class_weights``, (C,) or None for 1 each, not on ``num_workers``.
+
+    Raises:
+        DataError: An image cannot be read any more.
+        LostWorkerError: A process that reads images is gone.
     """
     image_weights = np.ones(len(split)) if class_weights is None else class_weights[split.labels]
-    loader: Iterable[Any] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _TrainingImages(split, transform),
         batch_sampler=_PlanSampler(
             plan, image_weights, first_step=first_step, process_index=process_index, num_processes=num_processes
         ),
         num_workers=num_workers,
         collate_fn=_stack_training,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
     )
-    return _raise_errors(loader)
+    for batch in taken(loader):
+        moved: TrainingBatch = batch.to(device)
+        yield moved._replace(images=transform.finished(moved.images))
 
 
 def evaluation_batches(
-    split: Split, transform: ImageTransform, *, batch_size: int, num_workers: int
-) -> Iterable[Tensor]:
-    """Return a loader that yields (B, 3, H, W) float32 batches of ``split`` in order; the last may be short."""
-    loader: Iterable[Any] = DataLoader(
+    split: Split, transform: PixelTransform, *, batch_size: int, num_workers: int, device: torch.device = CPU
+) -> Iterator[Tensor]:
+    """Yield (B, 3, H, W) float32 batches of ``split`` on ``device``, in order; the last may be short.
+
+    Raises:
+        DataError: An image cannot be read any more.
+        LostWorkerError: A process that reads images is gone.
+    """
+    loader: DataLoader[Any] = DataLoader(
         _EvaluationImages(split, transform),
         batch_size=batch_size,
         num_workers=num_workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0),
         collate_fn=_stack_evaluation,
     )
-    return _raise_errors(loader)
+    for pixels in taken(loader):
+        yield transform.finished(pixels.to(device))

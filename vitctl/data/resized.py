@@ -1,8 +1,9 @@
 """Training images kept decoded and resized, for photos much larger than the size trained at.
 
 Each image lies in one file as raw 8-bit RGB with its short side at most ``short_side`` px, so that a training
-step decodes nothing. The file is in vitctl's cache folder; it is found again by a hash of the images' names
-and stamps, and can be deleted when no run reads it. Validation, evaluate and predict never read it.
+step decodes nothing. Behind the images come their checksums, which are compared before a run reads them. The file is in
+vitctl's cache folder; it is found again by a hash of the images' names and stamps, and can be deleted when no run reads
+it. Validation, evaluate and predict never read it.
 """
 
 import hashlib
@@ -19,10 +20,11 @@ from vitctl.conversation import Conversation
 from vitctl.data.scan import in_parallel
 from vitctl.data.source import Images, Source, Split, lost_image
 from vitctl.errors import SettingError
-from vitctl.primitives.files import cache_folder, whole_file
+from vitctl.primitives.cache import cache_folder, checksum, make_private, say_damaged
+from vitctl.primitives.files import whole_file
 from vitctl.primitives.formatting import format_bytes
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class ResizedImages:
 
 
 def check_worth_keeping(source: Source) -> None:
-    """Refuse to keep images that nothing has to decode.
+    """Refuse to keep images that nothing has to decode, or where there is nowhere to keep them.
 
     Raises:
-        SettingError: The images are in memory.
+        SettingError: The images are in memory, or there is no cache folder.
     """
+    if cache_folder() is None:
+        raise SettingError("--cache resized needs a folder: set HOME, or VITCTL_CACHE to one.", field="cache")
     if source.is_in_memory:
         raise SettingError(f"--cache resized is of no use for {source.spec}: its images are in memory.", field="cache")
 
@@ -96,8 +100,11 @@ def resized_split(
         DataError: An image cannot be read any more.
     """
     kept = resized_sizes(sizes, short_side)
-    pixels = cache_folder() / "resized" / f"{_key(split, short_side)}.bin"
-    if not pixels.is_file() or pixels.stat().st_size != num_bytes(kept):  # a cleaner of caches may have been there
+    folder = cache_folder()
+    if folder is None:
+        raise AssertionError("check_worth_keeping comes first")
+    pixels = folder / "resized" / f"{_key(split, short_side)}.bin"
+    if not _is_whole(pixels, kept, num_threads=num_threads, conversation=conversation):
         try:
             _write(pixels, split, kept, short_side, num_threads=num_threads, conversation=conversation)
         except OSError as error:
@@ -113,8 +120,37 @@ def resized_split(
 
 
 def num_bytes(kept: np.ndarray) -> int:
-    """Return the size of the file that holds images of (N, 2) px."""
+    """Return what images of (N, 2) px take."""
     return int(kept.prod(axis=1).sum()) * 3
+
+
+def _is_whole(path: Path, kept: np.ndarray, *, num_threads: int, conversation: Conversation) -> bool:
+    """Return whether a file holds images of (N, 2) px ``kept``, each with its checksum."""
+    counts = kept.prod(axis=1) * 3
+    starts = np.cumsum(counts) - counts
+    try:
+        if path.stat().st_size != num_bytes(kept) + len(kept) * 4:  # a cleaner of caches may have been there
+            say_damaged(path.parent)
+            return False
+        content = np.memmap(path, dtype=np.uint8, mode="r").data
+        found = in_parallel(
+            lambda image: checksum(content[starts[image] : starts[image] + counts[image]]),
+            range(len(kept)),
+            num_threads=num_threads,
+        )
+        shown = conversation.track(found, "checking resized images", len(kept), "images")
+        is_whole = _as_bytes(list(shown)) == content[num_bytes(kept) :].tobytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        is_whole = False
+    if not is_whole:
+        say_damaged(path.parent)
+    return is_whole
+
+
+def _as_bytes(checksums: list[int]) -> bytes:
+    return np.array(checksums, dtype="<u4").tobytes()
 
 
 def _key(split: Split, short_side: int) -> str:
@@ -132,7 +168,7 @@ def _write(
     path: Path, split: Split, kept: np.ndarray, short_side: int, *, num_threads: int, conversation: Conversation
 ) -> None:
     needed = num_bytes(kept)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     free = shutil.disk_usage(path.parent).free
     if needed > 0.95 * free:
         raise SettingError(
@@ -153,5 +189,8 @@ def _write(
 
     rows = in_parallel(pixels, range(len(split)), num_threads=num_threads)
     with whole_file(path) as partial, partial.open("wb") as file:
+        checksums = []
         for content in conversation.track(rows, "resizing training images", len(split), "images"):
             file.write(content)
+            checksums.append(checksum(content))
+        file.write(_as_bytes(checksums))

@@ -8,12 +8,11 @@ fails as in a full decode, in a fourth of the time. What was seen is remembered 
 """
 
 import json
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
@@ -22,9 +21,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vitctl.conversation import Conversation
 from vitctl.data.images import decoding, pixel_hash, reason_of
+from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
+from vitctl.primitives.cpus import num_cpus, num_local_processes
 from vitctl.primitives.documents import UnusableDocument, parse_document
 
 T = TypeVar("T")
@@ -70,10 +71,12 @@ class Scan:
     Attributes:
         looks: One per image; None for a bad one.
         bad: Reason by position, for the images that cannot be decoded.
+        stamps: Of each image before it was looked at; "" where it has none. Empty where nobody noted them.
     """
 
     looks: list[Look | None]
     bad: dict[int, str]
+    stamps: Sequence[str] = field(default=(), compare=False)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -89,7 +92,7 @@ class Scan:
 
 def num_scan_threads() -> int:
     """Return how many threads decode: this process's share of the processors."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cpus() // num_local_processes())
 
 
 def scan_images(
@@ -97,6 +100,7 @@ def scan_images(
 ) -> Scan:
     """Look at every image of ``split``, in parallel, with progress; those in ``memory`` are not decoded again."""
     with _memory(memory, conversation) as known:
+        stamps = known.note(split, range(len(split)))
         recalled = known.recall("look", split, range(len(split)))
         looks = [_recalled_look(recalled.get(position)) for position in range(len(split))]
         bad: dict[int, str] = {}
@@ -109,7 +113,7 @@ def scan_images(
             else:
                 looks[position] = look
                 known.keep("look", split, position, json.dumps(astuple(look)))
-    return Scan(looks, bad)
+    return Scan(looks, bad, stamps)
 
 
 def _recalled_look(text: str | None) -> Look | None:
@@ -239,17 +243,15 @@ def _candidates(known: dict[Place, Look]) -> set[Place]:
     found = {place for group in same.values() if len(group) > 1 for place in group}
     for full, scaled in by_size.values():
         if full and scaled:
-            from sklearn.neighbors import KDTree
-
-            tree = KDTree(_thumbs(scaled, known), metric="chebyshev")
-            near: Iterable[np.ndarray] = tree.query_radius(_thumbs(full, known), r=THUMB_TOLERANCE)
-            found |= {scaled[index] for indices in near for index in indices}
+            near = near_any(_thumbs(scaled, known), _thumbs(full, known), tolerance=THUMB_TOLERANCE)
+            found |= {scaled[index] for index in np.flatnonzero(near)}
     return found
 
 
 def _thumbs(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
-    """Return the thumbnails, (N, THUMB_SIDE squared) float64, 0-255."""
-    return np.array([list(bytes.fromhex(known[place].thumb)) for place in places], dtype=np.float64)
+    """Return the thumbnails, (N, THUMB_SIDE squared) uint8."""
+    levels = bytes.fromhex("".join(known[place].thumb for place in places))
+    return np.frombuffer(levels, dtype=np.uint8).reshape(len(places), THUMB_SIDE**2)
 
 
 def check_bad_images(
@@ -278,20 +280,21 @@ def check_bad_images(
     lines = [f"{split.image_name(position)}: {reason}" for position, reason in scan.bad.items()]
     if not lines:
         return lines
-    shown = "\n".join(f"  {line}" for line in lines[:20])
+    listed = [f"  {line}" for line in lines[:20]]
     if len(lines) > 20:
-        shown += f"\n  ... and {len(lines) - 20} more"
+        listed.append(f"  ... and {len(lines) - 20} more")
     if not allow:
         ways = "repair or remove them" + (", or leave them out with --on-bad-image skip" if can_skip else "")
-        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:\n{shown}")
+        raise DataError(f"{len(lines)} of {len(split)} {split.name} images cannot be read; {ways}{hint}:", *listed)
     if len(lines) == len(split):
-        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:\n{shown}")
+        raise DataError(f"None of the {len(split)} {split.name} images can be read{hint}:", *listed)
     left = np.bincount(split.labels[scan.good], minlength=len(split.class_names))
     lost = [split.class_names[label] for label in np.unique(split.labels) if not left[label]]
     if lost and needs_every_class:
         raise DataError(
             f"Without the images that cannot be read, {split.name} has no image of class "
-            f"{', '.join(lost)}; repair them:\n{shown}"
+            f"{', '.join(lost)}; repair them:",
+            *listed,
         )
     return lines
 

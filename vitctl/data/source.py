@@ -201,6 +201,8 @@ class Source:
 
 def lost_image(split: Split, position: int, error: Exception) -> DataError:
     """Return the error for an image that could be read when it was checked, and no longer can."""
+    if isinstance(error, DataError):
+        return error
     return DataError(f"{split.image_name(position)} cannot be read any more: {reason_of(error)}.")
 
 

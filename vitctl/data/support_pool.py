@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.checked_images import good_images
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
@@ -125,7 +126,7 @@ def leave_out_bad(
         for split in (pool.pool, pool.test):
             scan = scan_images(split, num_threads=num_threads, conversation=conversation, memory=memory)
             lines += check_bad_images(split, scan, allow=True, needs_every_class=False)
-            kept.append(split.select(scan.good))
+            kept.append(good_images(split, scan))
     return replace(pool, pool=kept[0], test=kept[1]), tuple(lines)
 
 
@@ -165,6 +166,7 @@ def check_used_images(support: Split, test: Split, *, num_threads: int, conversa
             check_bad_images(split, scan, allow=False)
             scans.append((split, scan))
         hashes = exact_duplicates(scans, num_threads=num_threads, conversation=conversation, memory=memory)
+    support, test = (good_images(split, scan) for split, scan in scans)
     return UsedImages(support, test, *hashes)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.checked_images import good_images
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.images import EXTENSIONS
 from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
@@ -140,10 +141,11 @@ def check_training_data(
             seen = scan_images(given, num_threads=num_threads, conversation=conversation, memory=memory)
             check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on others would be another figure
             scanned.append((given, seen))
+            given = good_images(given, seen)
         all_hashes, *val_hashes = exact_duplicates(
             scanned, num_threads=num_threads, conversation=conversation, memory=memory
         )
-    usable, sizes = everything.select(scan.good), scan.sizes[scan.good]
+    usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
 
     def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
+from vitctl.data.pixels import levels_of, normalised
 from vitctl.errors import check_choice
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.preprocessing import Preprocessing
@@ -33,13 +33,22 @@ class EvaluationTransform:
     """RGB image to (3, H, W) float32, the same for every caller."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        self._transform = create_transform(**preprocessing.data_config(), is_training=False)
-        self._is_centred = preprocessing.crop_mode == "center"
+        timms = create_transform(**preprocessing.data_config(), is_training=False, normalize=False)
+        self._shown_part = transforms.Compose(timms.transforms[:-1])  # the last makes a tensor
+        self._preprocessing = preprocessing
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the (3, H, W) float32 tensor of ``image``."""
-        tensor: Tensor = self._transform(without_far_ends(image) if self._is_centred else image)
-        return tensor
+        return self.finished(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return the (3, H, W) uint8 levels of the part of ``image`` that is shown."""
+        is_centred = self._preprocessing.crop_mode == "center"
+        return levels_of(self._shown_part(without_far_ends(image) if is_centred else image))
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        """Return (..., 3, H, W) uint8 ``pixels``, on any device, as float32."""
+        return normalised(pixels, self._preprocessing.mean, self._preprocessing.std)
 
 
 def without_far_ends(image: Image.Image) -> Image.Image:
@@ -97,9 +106,8 @@ class TrainingTransform:
             steps = [squash]
         if flip:
             steps.append(transforms.RandomHorizontalFlip())
-        steps += [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
-        self._transform = transforms.Compose(steps)
-        self._seed = seed
+        self._shown_part = transforms.Compose(steps)
+        self._preprocessing, self._seed = preprocessing, seed
         narrowest = 3 / 4  # torchvision's RandomResizedCrop cuts out parts of aspect 3/4 to 4/3
         smallest_crop = math.sqrt(narrowest * crop_area[0]) if crop == "random-resized-crop" else 1.0
         self.least_side = math.ceil(max(larger if crop == "resize-random-crop" else size) * max(2, 1 / smallest_crop))
@@ -108,6 +116,13 @@ class TrainingTransform:
 
     def __call__(self, image: Image.Image, *, view: int, position: int) -> Tensor:
         """Return the (3, H, W) float32 tensor of ``image`` at its ``view``-th showing, from 0."""
+        return self.finished(self.pixels(image, view=view, position=position))
+
+    def pixels(self, image: Image.Image, *, view: int, position: int) -> Tensor:
+        """Return the (3, H, W) uint8 levels of the part of ``image`` that is shown at its ``view``-th showing."""
         with torch_randomness(self._seed, "augment", view, position):
-            tensor: Tensor = self._transform(image)
-        return tensor.contiguous(memory_format=torch.contiguous_format)
+            return levels_of(self._shown_part(image))
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        """Return (..., 3, H, W) uint8 ``pixels``, on any device, as float32."""
+        return normalised(pixels, self._preprocessing.mean, self._preprocessing.std)

@@ -45,11 +45,21 @@ def predict_logits(
     try:
         with conversation.progress(description, num_images, "images") as bar:
             for batch in batches:
-                logits.append(model(batch.to(device)).float().cpu().numpy())
+                logits.append(_logits(model, batch.to(device)).float().cpu().numpy())
                 bar.advance(len(batch))
     finally:
         model.train(was_training)
     return np.concatenate(logits)
+
+
+def _logits(model: nn.Module, batch: Tensor) -> Tensor:
+    """Return what ``model`` says of each image of ``batch`` (B, 3, H, W), whatever others are in it: (B, C).
+
+    One image alone makes vectors of the classifier's matrices, which libraries multiply in another order; so it is
+    computed twice.
+    """
+    logits: Tensor = model(batch.repeat(2, 1, 1, 1) if len(batch) == 1 else batch)
+    return logits[: len(batch)]
 
 
 def split_logits(
@@ -66,14 +76,20 @@ def split_logits(
     """Return the logits of every image of ``split``, in order: (N, C) float32.
 
     What validation during training and ``vitctl evaluate`` both do. ``batch_size`` and ``num_workers`` change
-    nothing but the speed (and the last bits of float32 sums).
+    nothing but the speed.
 
     Raises:
         DataError: An image cannot be read any more.
     """
     return predict_logits(
         model,
-        evaluation_batches(split, EvaluationTransform(preprocessing), batch_size=batch_size, num_workers=num_workers),
+        evaluation_batches(
+            split,
+            EvaluationTransform(preprocessing),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            device=device,
+        ),
         device=device,
         num_images=len(split),
         description=description,

@@ -15,9 +15,11 @@ import torch
 
 from vitctl.conversation import Conversation
 from vitctl.data.big_vision import BigVisionTransform
-from vitctl.data.loader import evaluation_batches, resolve_num_workers
+from vitctl.data.loader import evaluation_batches
+from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split
-from vitctl.data.transforms import EvaluationTransform, ImageTransform
+from vitctl.data.transforms import EvaluationTransform
+from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import SettingError
 from vitctl.evaluation.feature_cache import FeatureCache, hash_of_images, hash_of_weights
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey, collect_features, stream_features
@@ -181,9 +183,18 @@ class Embedder:
         self._cost.images_embedded += len(split)
 
     def _batches(self, split: Split, is_in_memory: bool) -> Any:
-        device = self._extractor.device.type
-        workers, _ = resolve_num_workers(self._num_workers, is_in_memory=is_in_memory, device_type=device)
-        return evaluation_batches(split, self._transform, batch_size=self._batch_size, num_workers=workers)
+        device = self._extractor.device
+        workers = resolve_num_workers(
+            self._num_workers,
+            is_in_memory=is_in_memory,
+            device_type=device.type,
+            batch_bytes=batch_bytes(self._batch_size, self.opened.image_size),
+        )
+        if workers.is_reduced:
+            self._conversation.line(workers.sentence())
+        return evaluation_batches(
+            split, self._transform, batch_size=self._batch_size, num_workers=workers.number, device=device
+        )
 
     def _told(self, split: Split) -> dict[str, Any]:
         return {
@@ -195,7 +206,7 @@ class Embedder:
 
 def _transform_of(
     opened: PreparedModel, preprocess: str, conversation: Conversation
-) -> tuple[ImageTransform, dict[str, Any]]:
+) -> tuple[PixelTransform, dict[str, Any]]:
     """Return what makes of an RGB image what the model sees, and its description for the cache."""
     preprocessing, size = opened.preprocessing, opened.image_size
     if preprocess == "model":

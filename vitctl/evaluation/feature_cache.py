@@ -56,6 +56,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path, conversation: Conversation) -> None:
         self._folder, self._conversation = folder, conversation
+        self._is_damaged = False
 
     def load(self, identity: Mapping[str, Any], key: FeatureKey, *, num_images: int) -> np.ndarray | None:
         """Return the features, (N, D) or (T, N, D) float32, or None where they are not there whole.
@@ -81,7 +82,9 @@ class FeatureCache:
         except Exception:  # whatever a damaged file provokes
             is_whole = False
         if not is_whole:
-            self._conversation.warn(f"{path} is damaged: these features are computed again.")
+            if not self._is_damaged:
+                self._conversation.warn(f"{path} is damaged: these features are computed again.")
+            self._is_damaged = True
             return None
         result: np.ndarray = features
         return result

@@ -3,7 +3,6 @@
 Letters: S seeds, M test images, T tokens, D width.
 """
 
-import csv
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +16,7 @@ from vitctl.evaluation.fewshot import Probe
 from vitctl.evaluation.fewshot_statistics import cosine_similarities, episode_interval, paired_difference, summarise
 from vitctl.evaluation.probing import Solved
 from vitctl.evaluation.tasks import ImageTask, Task
+from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.files import whole_file, write_json
 from vitctl.results.fewshot_eval import FewshotResult, FewshotRow, PairedDifference
 from vitctl.results.result import JsonObject, JsonValue
@@ -247,10 +247,5 @@ def _write_csv(path: Path, rows: Sequence[JsonObject]) -> None:
             elif not isinstance(value, list):
                 line[key] = value
         flat.append(line)
-    with (
-        whole_file(path) as partial,
-        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.DictWriter(file, list(flat[0]))
-        writer.writeheader()
-        writer.writerows(flat)
+    header = list(flat[0])
+    write_csv(path, [header, *([line.get(name) for name in header] for line in flat)])

@@ -16,6 +16,7 @@ from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.results.export import FormatExport
+from vitctl.shown import shown
 
 TEMPLATE = Path(__file__).with_suffix(".md.jinja")
 MOST_CLASSES = 30
@@ -111,5 +112,5 @@ def resized_size(preprocessing: Preprocessing) -> tuple[int, int]:
 
 def _plain(name: str) -> str:
     """Return a name, which may be anyone's, as Markdown that shows it: on one line, its punctuation escaped."""
-    escaped = "".join(f"\\{letter}" if letter in string.punctuation else letter for letter in name)
+    escaped = "".join(f"\\{letter}" if letter in string.punctuation else letter for letter in shown(name))
     return " ".join(escaped.split()) or '""'

@@ -81,8 +81,7 @@ def inspect_everything(
             conversation.line(f"{name}: done")
             bar.advance(what=name)
     if not outcomes:
-        reasons = "\n".join(f"  {one.analysis}: {one.reason}" for one in skipped)
-        raise ModelError(f"No analysis takes this model:\n{reasons}")
+        raise ModelError("No analysis takes this model:", *(f"  {one.analysis}: {one.reason}" for one in skipped))
     return outcomes, skipped
 
 

@@ -162,6 +162,9 @@ class Inspection:
     def _stream(self, one: LoadedSubject, options: InspectConfig) -> ImageStream:
         if not isinstance(options, OnImages):
             raise AssertionError(f"{options.analysis} shows no images")
+        workers = one.workers(self.images, options)
+        if workers.is_reduced:
+            self._warn_once("workers", workers.sentence())
         return one.stream(self.images, options, count=options.count if options.files is None else None)
 
 

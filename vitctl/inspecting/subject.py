@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.data.loader import evaluation_batches
+from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split
-from vitctl.data.transforms import ImageTransform
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.models.block_anatomy import is_attention
 from vitctl.models.geometry import Geometry
@@ -64,7 +64,7 @@ class ImageStream:
     """
 
     split: Split
-    transform: ImageTransform
+    transform: PixelTransform
     preprocessing: Preprocessing
     batch_size: int
     num_workers: int

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 
 from vitctl.conversation import Conversation
+from vitctl.data.checked_images import good_images
 from vitctl.data.files import split_of_files
-from vitctl.data.loader import resolve_num_workers
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
 from vitctl.data.transforms import EvaluationTransform
+from vitctl.data.workers import Workers, batch_bytes, resolve_num_workers
 from vitctl.errors import DataError
 from vitctl.inspecting.subject import ImageStream, Subject
 from vitctl.models.prepared import PreparedModel, open_model
@@ -80,12 +81,19 @@ class LoadedSubject:
 
     def stream(self, images: "ShownImages", config: OnImages, *, count: int | None = None) -> ImageStream:
         """Return (the first ``count`` of) the images as this model is shown them."""
-        workers, _ = resolve_num_workers(
-            config.num_workers, is_in_memory=images.is_in_memory, device_type=self.subject.device.type
-        )
+        workers = self.workers(images, config)
         split = images.split if count is None else images.split.select(range(min(count, len(images.split))))
         preprocessing = self.opened.preprocessing
-        return ImageStream(split, EvaluationTransform(preprocessing), preprocessing, config.batch_size, workers)
+        return ImageStream(split, EvaluationTransform(preprocessing), preprocessing, config.batch_size, workers.number)
+
+    def workers(self, images: "ShownImages", config: OnImages) -> Workers:
+        """Return how many processes read the images."""
+        return resolve_num_workers(
+            config.num_workers,
+            is_in_memory=images.is_in_memory,
+            device_type=self.subject.device.type,
+            batch_bytes=batch_bytes(config.batch_size, self.subject.geometry.image_size),
+        )
 
 
 def load_subject(
@@ -176,7 +184,7 @@ def choose_images(
     is_listed = config.files is None
     for line in check_bad_images(chosen, scan, allow=allow, needs_every_class=False, may_be_elsewhere=is_listed):
         conversation.warn(f"left out: {line}")
-    return ShownImages(chosen.select(scan.good), spec, reason, len(split), in_memory)
+    return ShownImages(good_images(chosen, scan), spec, reason, len(split), in_memory)
 
 
 def _of_data(config: OnImages) -> tuple[Split, Source, str]:

@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
-from torch import Tensor, nn
+from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.budget import check_arguments, check_buildable
-from vitctl.models.describe import on_meta
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
-from vitctl.models.geometry import geometry_of
 from vitctl.models.weights import LoadReport, head_names, load_weights_file
-from vitctl.models.weights_fit import check_finite, unused_in_file
+from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.devices import is_out_of_memory
-from vitctl.primitives.documents import reason_of, why_unreadable
+from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access
 from vitctl.primitives.preprocessing import Preprocessing
@@ -153,7 +150,7 @@ def load_model(
             report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
     model = model.float()
     if folder is not None and folder != DEMO_FOLDER:
-        _check_computes(model, folder)
+        check_computes(model, folder / FILE)
     if report is not None:
         check_finite(model, source=report.source)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
@@ -163,30 +160,6 @@ def load_model(
     )
     licence = config.get("license") if weights == PRETRAINED else None
     return LoadedModel(model, name, class_names, descriptions, licence, report)
-
-
-@torch.no_grad()
-def _check_computes(model: nn.Module, folder: Path) -> None:
-    """Check, without computing anything, that the architecture a ``config.json`` describes gives its classes.
-
-    Raises:
-        ModelError: It cannot take an image of its own size, or gives something else.
-    """
-    where = f"The model that {folder / FILE} describes"
-    try:
-        outputs = on_meta(model).eval()(torch.empty(1, 3, *geometry_of(model).image_size, device="meta"))
-    except NotImplementedError:
-        return  # some operators need values
-    except Exception as error:  # layers whose sizes do not fit together object each in its own way
-        raise ModelError(
-            f"{where} takes no image ({reason_of(error)}); expected the model_args of its weights."
-        ) from error
-    num_classes = int(getattr(model, "num_classes", 0))
-    if num_classes and getattr(outputs, "shape", None) != (1, num_classes):
-        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ModelError(
-            f"{where} gives {found} for an image, not (1, {num_classes}); expected a pooling before its head."
-        )
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:

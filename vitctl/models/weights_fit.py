@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitctl.errors import ModelError
 from vitctl.models.anatomy import is_in_block
+from vitctl.models.describe import on_meta
+from vitctl.models.geometry import geometry_of
+from vitctl.primitives.documents import reason_of
 
 _RUNNING = ("running_mean", "running_var")
 
@@ -32,7 +36,7 @@ def check_finite(model: nn.Module, *, source: str) -> None:
 
 
 def not_finite(source: str | Path, name: str, array: np.ndarray) -> str:
-    """Return the sentence about a tensor, of any shape, with numbers that are not finite."""
+    """Return the sentence about an array, (A, ...), with numbers that are not finite."""
     bad = int((~np.isfinite(array)).sum())
     kind = "NaN" if np.isnan(array).any() else "infinite"
     return (
@@ -41,12 +45,40 @@ def not_finite(source: str | Path, name: str, array: np.ndarray) -> str:
     )
 
 
+@torch.no_grad()
+def check_computes(model: nn.Module, config: Path) -> None:
+    """Check, without computing anything, that the architecture a ``config.json`` describes gives its classes.
+
+    Args:
+        model: A timm model.
+        config: The ``config.json``, for the message.
+
+    Raises:
+        ModelError: It cannot take an image of its own size, or gives something else.
+    """
+    where = f"The model that {config} describes"
+    try:
+        outputs = on_meta(model).eval()(torch.empty(1, 3, *geometry_of(model).image_size, device="meta"))
+    except NotImplementedError:
+        return  # some operators need values
+    except Exception as error:  # layers whose sizes do not fit together object each in its own way
+        raise ModelError(
+            f"{where} takes no image ({reason_of(error)}); expected the model_args of its weights."
+        ) from error
+    num_classes = int(getattr(model, "num_classes", 0))
+    if num_classes and getattr(outputs, "shape", None) != (1, num_classes):
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ModelError(
+            f"{where} gives {found} for an image, not (1, {num_classes}); expected a pooling before its head."
+        )
+
+
 def misfits(own: Mapping[str, Tensor], found: Mapping[str, tuple[Sequence[int], bool]]) -> list[str]:
     """Return a phrase for each tensor of a file that does not fit the model's of its name.
 
     Args:
-        own: The model's tensors, of any shapes.
-        found: By name (shape, whether it holds floating-point numbers).
+        own: The model's tensors by name, each (A, ...).
+        found: The shape of the file's, and whether it holds floating-point numbers, by name.
     """
     phrases = []
     for key, tensor in own.items():

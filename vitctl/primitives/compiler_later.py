@@ -9,17 +9,46 @@ nothing else.
 The standard library's ``importlib.util.LazyLoader`` loads at the first attribute that is read; all three read one.
 """
 
+import atexit
 import functools
 import importlib
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from vitctl.primitives.cache import cache_folder, make_private
+
 COMPILER = "torch._dynamo"
+COMPILED_FILES = "TORCHINDUCTOR_CACHE_DIR"  # read when the compiler is imported, and by every process it starts
+
+
+def keep_compiled_files() -> None:
+    """Let the compiler keep its files, which are executed, in vitctl's cache folder; called before it is imported.
+
+    Of itself it takes ``/tmp/torchinductor_USER``, a name that another user of the machine can be first to take. Where
+    the cache cannot be written it gets a folder that goes when the process does; what a user has named stays.
+    """
+    if os.environ.get(COMPILED_FILES):
+        return
+    cache = cache_folder()
+    folder = None if cache is None else cache / "compiled"
+    try:
+        if folder is not None:
+            make_private(folder)
+    except OSError:
+        folder = None
+    if folder is None:
+        folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[COMPILED_FILES] = str(folder)
 
 
 class _StandIn(ModuleType):
@@ -60,6 +89,7 @@ class _Part(MetaPathFinder, Loader):
 
 def _compiler(name: str) -> ModuleType:
     """Return the module ``name`` of the compiler itself; where stand-ins are in its place, import it."""
+    keep_compiled_files()
     _leave()
     return importlib.import_module(name)
 

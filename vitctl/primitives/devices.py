@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from vitctl.errors import SettingError, UnavailableError, check_choice
+from vitctl.primitives.cpus import cpu_quota, num_cpus
 from vitctl.primitives.formatting import format_bytes
 from vitctl.settings.words import DEVICES
 
@@ -44,6 +45,9 @@ def resolve_num_threads(num_threads: int | None) -> tuple[int, str]:
     the last bits of a result.
     """
     if num_threads is None:
+        if torch.get_num_threads() > cpu_quota():  # torch knows the affinity, not what a container may use
+            torch.set_num_threads(num_cpus())
+            return torch.get_num_threads(), "as many processors as this container may use"
         return torch.get_num_threads(), "what torch chose for this machine"
     torch.set_num_threads(num_threads)
     return num_threads, "asked for"

@@ -13,12 +13,13 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vitctl.errors import VitctlError
+from vitctl.primitives.schema_mistakes import mistake_of, shortened
 
 SchemaT = TypeVar("SchemaT")
 Syntax = Literal["JSON", "TOML"]
@@ -30,7 +31,6 @@ MAX_LISTING_BYTES = 128 * 2**20  # guess: names of two million images; read, a l
 MAX_TOML_BYTES = 2**18  # guess: recipes have 5 kB
 MAX_DEPTH = 64  # guess: no configuration we know is nested above 8
 MAX_DIGITS = 300  # a longer whole number is larger than any float
-MAX_SHOWN = 60  # characters of a value in a sentence
 
 # json.dumps writes a file name's bytes that are no UTF-8 as these halves (PEP 383); any other half is no text
 _NO_TEXT = re.compile("[\ud800-\udc7f\udd00-\udfff]")
@@ -92,7 +92,7 @@ def parse_document(
         UnusableDocument: It is not of the syntax or the schema, is nested too deeply, or holds what is no text.
     """
     document = _parsed(content, syntax)
-    _check_values(document, is_strict=is_strict)
+    _check_values(document, is_strict=is_strict and syntax == "JSON")  # TOML has NaN, and no halves
     return _typed(document, schema)
 
 
@@ -188,8 +188,8 @@ def _parsed(content: bytes | str, syntax: Syntax) -> Any:
     except UnicodeDecodeError as cause:
         raise UnusableDocument(f"it is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
     except json.JSONDecodeError as cause:
-        place = f"at line {cause.lineno}, column {cause.colno}"
-        raise UnusableDocument(f"it is not JSON: {cause.msg.lower()} {place}") from cause
+        place = f"line {cause.lineno}, column {cause.colno}"
+        raise UnusableDocument(f"it is not JSON: {cause.msg} ({place})") from cause
     except tomllib.TOMLDecodeError as cause:
         raise UnusableDocument(f"it is not TOML: {cause}") from cause
     except UnusableDocument:
@@ -236,37 +236,6 @@ def _too_long() -> str:
     return f"it holds a whole number of more than {MAX_DIGITS} digits"
 
 
-def shortened(value: Any) -> str:
-    """Return a value as Python writes it, of a long one the beginning."""
-    text = repr(value[: 2 * MAX_SHOWN] if isinstance(value, (str, list)) else value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-# --- by the schema -------------------------------------------------------------------------------------------
-
-_WORDS = {
-    "string_type": "text",
-    "string_unicode": "text",
-    "is_instance_of": "text",  # of vitctl.primitives.schemas.Name
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "an object of keys and values",
-    "model_type": "an object of keys and values",
-    "finite_number": "a finite number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number, {ge:g} or more",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number, {le:g} or less",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
-    "literal_error": "{expected}",
-}
-"""pydantic's name of a mistake -> what was expected, in words."""
-
-
 @functools.cache
 def _adapter(schema: Any) -> Any:
     from pydantic import TypeAdapter  # here, not above: it takes longer to load than a help page does
@@ -281,38 +250,5 @@ def _typed(document: Any, schema: type[SchemaT]) -> SchemaT:
     try:
         found: SchemaT = _adapter(kind).validate_python(document)
     except ValidationError as error:
-        raise UnusableDocument(_mistake(document, error.errors(include_url=False))) from error
+        raise UnusableDocument(mistake_of(document, error.errors(include_url=False))) from error
     return found
-
-
-def _mistake(document: Any, mistakes: Sequence[Any]) -> str:
-    """Return what pydantic found first: a key, its value, and what was expected there."""
-    first = _way(document, mistakes[0]["loc"])
-    if mistakes[0]["type"] == "missing":
-        return f"{f'{_key(first)} has' if first else 'it has'} no {mistakes[0]['loc'][-1]!r}"
-    # of a key that takes text or a list there are two mistakes or more; that in the list is nearer to what was meant
-    ways = [_way(document, one["loc"]) for one in mistakes]
-    way = max((one for one in ways if one[: len(first)] == first), key=len)
-    words = dict.fromkeys(_words(one) for one, its_way in zip(mistakes, ways, strict=True) if its_way == way)
-    value = functools.reduce(lambda inner, step: inner[step], way, document)
-    return f"{f'{_key(way)} is' if way else 'it holds'} {shortened(value)}, not {' or '.join(words)}"
-
-
-def _way(document: Any, steps: Sequence[str | int]) -> list[str | int]:
-    """Return those of the steps of pydantic's ``loc`` that are keys; the others name a type."""
-    way = []
-    for step in steps:
-        is_key = isinstance(document, dict) and step in document
-        if is_key or (isinstance(document, list) and isinstance(step, int) and step < len(document)):
-            document = document[step]
-            way.append(step)
-    return way
-
-
-def _key(way: Sequence[str | int]) -> str:
-    return ".".join(map(str, way))
-
-
-def _words(mistake: Any) -> str:
-    found: str = _WORDS.get(mistake["type"], mistake["msg"].removeprefix("Input should be "))
-    return found.format(**mistake.get("ctx", {})) if mistake["type"] in _WORDS else found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.primitives.atomic import partial_beside, put_in_place, recover, sync, sync_names
+from vitctl.shown import shown_json
 
 
 def user_path(text: str) -> Path:
@@ -33,28 +34,9 @@ def lies_inside(path: Path, folder: str) -> bool:
     return os.path.isabs(folder) and path.resolve().is_relative_to(Path(folder).resolve())
 
 
-def file_stamp(path: str | Path) -> str:
-    """Return a text that changes when the file does: its size and the time of its last change.
-
-    Raises:
-        OSError: There is no such file.
-    """
-    status = os.stat(path)
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 def short_hash(text: str) -> str:
     """Return 16 hexadecimal digits that stand for ``text``, a path for example."""
     return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be computed again: ``$VITCTL_CACHE``, else ``~/.cache/vitctl``.
-
-    ``$XDG_CACHE_HOME`` takes the place of ``~/.cache``. It may not exist.
-    """
-    given = os.environ.get("VITCTL_CACHE")
-    return user_path(given) if given else user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vitctl"
 
 
 @contextmanager
@@ -126,12 +108,8 @@ def json_text(document: Any) -> str:
     Raises:
         ValueError: It holds NaN or an infinity, which JSON cannot say.
     """
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, it survives the round trip
-        text = json.dumps(document, indent=2, allow_nan=False)
-    return text + "\n"
+    # a file name that is not UTF-8, escaped, survives the round trip
+    return shown_json(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -11,11 +11,16 @@ from vitctl.errors import InterruptedRun
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
+class StopNow(BaseException):
+    """The user asked to stop inside a block that need not be finished; ``except Exception`` does not stop it."""
+
+
 class StopRequest:
     """Whether the user has asked to stop. Falsy until then."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._is_breaking = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -24,6 +29,31 @@ class StopRequest:
     def exit_code(self) -> int:
         """130 for Ctrl-C, 143 for SIGTERM."""
         return EXIT_CODES[self.signal or signal.SIGINT]
+
+    @contextmanager
+    def breaking(self) -> Iterator[None]:
+        """Leave the block at the first signal, or do not enter it after one: a wait, which may have no end.
+
+        Raises:
+            StopNow: The user asked to stop.
+        """
+        self._is_breaking = True
+        try:
+            if self:
+                raise StopNow
+            yield
+        finally:
+            self._is_breaking = False
+
+    def note(self, number: int) -> None:
+        """Note that the signal ``number`` has come.
+
+        Raises:
+            StopNow: Where a block need not be finished.
+        """
+        self.signal = signal.Signals(number)
+        if self._is_breaking:
+            raise StopNow
 
 
 @contextmanager
@@ -39,9 +69,9 @@ def stop_requests() -> Iterator[StopRequest]:
     previous = {number: signal.getsignal(number) for number in EXIT_CODES}
 
     def note(number: int, _frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number)
         for one, handler in previous.items():
             signal.signal(one, handler)
+        request.note(number)
 
     for number in EXIT_CODES:
         signal.signal(number, note)

@@ -1,5 +1,6 @@
 """Where results go: whether they can be written there, and what to say where they cannot."""
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,17 +9,34 @@ from pathlib import Path
 from vitctl.errors import SettingError
 from vitctl.primitives.files import lies_inside, user_path
 
+# of the place, not of what is written: no space, quota, size limit, read-only, broken or gone
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV}
+
 
 def cannot_write(path: Path, why: object, *, option: str = "--out") -> SettingError:
     """Return the error of a path that cannot be written.
 
     Args:
         path: What was to be written, or a folder of it.
-        why: What is in the way.
+        why: What is in the way; of an ``OSError`` the system's words, and which file it was.
         option: The option that says where to write; empty for an argument.
     """
-    sentence = f"{option} {path} cannot be written: {why}. Give another folder.".lstrip()
+    told = _in_words(why, path) if isinstance(why, OSError) else why
+    sentence = f"{option} {path} cannot be written: {told}. Give another folder.".lstrip()
     return SettingError(sentence, field=option.removeprefix("--") or None)
+
+
+def _in_words(error: OSError, path: Path) -> str:
+    """Return what the system says (numpy, of a file that stays too short, has only its own words)."""
+    words = error.strerror or str(error)
+    is_known = error.filename in (None, str(path)) or not isinstance(error.filename, str)
+    return words if is_known else f"{words} ({error.filename})"
+
+
+def is_of_writing(error: OSError, path: Path) -> bool:
+    """Return whether an error is one of writing below ``path``: it names a file there, or the disk is to blame."""
+    names = (name for name in (error.filename, error.filename2) if isinstance(name, str))
+    return error.errno in _OF_THE_DISK or any(Path(name).is_relative_to(path) for name in names)
 
 
 def check_writable(path: Path, *, option: str = "--out") -> None:

@@ -255,7 +255,7 @@ def _rebuilt(base: RecipeT, given: Mapping[str, Given], mistakes: list[str], *, 
     if len(mistakes) == 1:
         raise SettingError(f"{where}: {mistakes[0]}")
     if mistakes:
-        raise SettingError("\n  ".join((f"{where} has {len(mistakes)} mistakes:", *mistakes)))
+        raise SettingError(f"{where} has {len(mistakes)} mistakes:", *(f"  {one}" for one in mistakes))
     sources = {**base.sources, **{path: found.source for path, found in given.items()}}
     return replace(base, **changes, sources=sources)
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from vitctl.primitives.documents import parse_document
 from vitctl.primitives.files import whole_file
+from vitctl.shown import shown
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX<>*"
@@ -138,8 +139,8 @@ def draw_contact_sheet(
         axes.text(x + side / 2, y + side + 3, "\n".join(lines), ha="center", va="top", fontsize=6.5, parse_math=False)
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    shown = fitted(title, canvas.shape[1] // 7)
-    figure.text(0.01, 1 - 0.5 * top / (canvas.shape[0] + top), shown, va="center", fontsize=9, parse_math=False)
+    heading = fitted(title, canvas.shape[1] // 7)
+    figure.text(0.01, 1 - 0.5 * top / (canvas.shape[0] + top), heading, va="center", fontsize=9, parse_math=False)
     save(figure, path, dpi=dpi)
 
 
@@ -158,9 +159,9 @@ def series_style(number: int) -> dict[str, Any]:
 
 
 def fitted(text: str, longest: int) -> str:
-    """Return ``text`` cut to ``longest`` characters, bytes that are not UTF-8 (of a file name) replaced."""
-    printable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return printable if len(printable) <= longest else printable[: longest - 1] + "…"
+    """Return ``text``, as it is shown on a screen, cut to ``longest`` characters."""
+    seen = shown(text)
+    return seen if len(seen) <= longest else seen[: longest - 1] + "…"
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 130) -> None:

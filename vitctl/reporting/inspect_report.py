@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitctl.primitives.files import write_text
+from vitctl.shown import shown
 
 TEMPLATE = Path(__file__).with_suffix(".html.jinja")
 NO_VALUE = "none"  # as the tables say it
 WIDE_PX = 1900  # measured: the letters of wider pictures are too small when they are shrunk to the page
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?[\d.,]+(e[-+]?\d+)?( ?(%|px|nats))?")
-_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters that HTML does not allow
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def write_report(
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
+    environment = Environment(autoescape=True, finalize=_seen, trim_blocks=True, undefined=StrictUndefined)
     environment.filters |= {"anchor": _anchor, "png": _png, "table": _table}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
@@ -150,7 +150,7 @@ def write_report(
         left_out=[(one.analysis, one.reason) for one in skipped],
         outcomes=_OUTCOMES,
     )
-    write_text(path, _printable(page.lstrip()))
+    write_text(path, page.lstrip())
 
 
 def _anchor(name: str) -> str:
@@ -171,14 +171,11 @@ def _table(panel: Panel) -> list[list[tuple[str, bool]]]:
     Columns that hold nothing but "none" are left out, e.g. a pooling that the model does not have.
     """
     columns = [[row[index] for row in panel.rows if index < len(row)] for index in range(len(panel.header))]
-    shown = [index for index, column in enumerate(columns) if set(column) != {NO_VALUE}]
+    kept = [index for index, column in enumerate(columns) if set(column) != {NO_VALUE}]
     numbers = [all(map(_NUMBER.fullmatch, column)) for column in columns]
-    return [
-        [(row[index], numbers[index]) for index in shown if index < len(row)] for row in (panel.header, *panel.rows)
-    ]
+    return [[(row[index], numbers[index]) for index in kept if index < len(row)] for row in (panel.header, *panel.rows)]
 
 
-def _printable(text: str) -> str:
-    """Return text of which what UTF-8 or HTML cannot say is replaced."""
-    encoded = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", encoded)
+def _seen(value: object) -> object:
+    """Return what stands on the page for a value of the template; what a macro made has been shown already."""
+    return shown(value) if type(value) is str else value

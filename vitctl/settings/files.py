@@ -33,7 +33,7 @@ def config_from_file(path: Path) -> FinetuneConfig:
     settings = {key: value for key, value in document.items() if key not in NOT_SETTINGS}
     found = mistakes(FinetuneConfig, settings, where=f"--config {path}")
     if found:
-        raise SettingError("\n".join(found))
+        raise SettingError(*found)
     return settings_of(FinetuneConfig, settings)
 
 

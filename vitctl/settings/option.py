@@ -83,11 +83,11 @@ class Opt:
         if self.choices:
             for one in value if isinstance(value, tuple) else (value,):
                 check_choice(one, self.choices, what=option, field=name)
-        if isinstance(value, int) and abs(value) >= 2**63:  # of steps, images and bytes alike
-            raise SettingError(f"{option} is out of range; expected less than 2^63.", field=name)
         for limit in self.limits:
             if not limit.holds(value):
                 raise SettingError(f"{option} is {value}; expected {limit.expected}", field=name)
+        if isinstance(value, int) and abs(value) >= 2**63:  # of steps, images and bytes alike
+            raise SettingError(f"{option} is {value}; expected less than 2^63.", field=name)
 
 
 ARGUMENTS = ("analysis", "run", "pattern", "images")

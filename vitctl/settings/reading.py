@@ -74,7 +74,7 @@ def values_from_python(settings: type[Settings], values: Mapping[str, Any], *, w
     typed = {name: value for name, value in plain.items() if value is None or not _is_parsed(known.get(name))}
     found = mistakes(settings, typed, where=where, otherwise=f" help({where}) lists those it has.")
     if found:
-        raise SettingError("\n".join(found))
+        raise SettingError(*found)
     return plain
 
 

@@ -19,7 +19,8 @@ from vitctl.primitives.decision import Decision
 from vitctl.results.finetune import LinearProbe, Score
 from vitctl.settings.words import FINAL
 from vitctl.training.job import Job
-from vitctl.training.validation import MIN_EVALUATION_BATCH, validate
+from vitctl.training.plan import MIN_EVALUATION_BATCH
+from vitctl.training.validation import validate
 
 if TYPE_CHECKING:
     from vitctl.evaluation.ridge_head import RidgeHead
@@ -109,6 +110,7 @@ def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> Ri
             EvaluationTransform(job.preprocessing),
             batch_size=MIN_EVALUATION_BATCH,
             num_workers=job.num_workers,
+            device=job.accelerator.device,
         ),
         num_images=len(job.train),
         description="embedding training images",

@@ -7,8 +7,8 @@ from vitctl.data.resized import num_bytes, resized_sizes
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
 from vitctl.models.geometry import Geometry, Resolution, geometry_of
+from vitctl.primitives.cache import cache_folder
 from vitctl.primitives.decision import Decision
-from vitctl.primitives.files import cache_folder
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job

@@ -135,7 +135,7 @@ def train_steps(
     Args:
         state: Where to go on from; kept up to date.
         model: Its model as ``accelerator.prepare`` returned it.
-        batches: This process's share of each global batch, from the state's step on.
+        batches: This process's share of each global batch, on its device, from the state's step on.
         schedule: The learning rate of each step.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
@@ -147,8 +147,7 @@ def train_steps(
     """
     before: StepLoss | None = None
     step_start = time.perf_counter()
-    for given in batches:
-        batch = given.to(accelerator.device)
+    for batch in batches:
         data_s = time.perf_counter() - step_start
         lr = schedule.at(state.step + 1)
         set_learning_rate(state.optimizer, lr)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from vitctl.data.loader import resolve_num_workers
 from vitctl.data.training_data import TrainingData
+from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.models import choices
+from vitctl.primitives.cpus import num_local_processes
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.durations import (
@@ -33,6 +34,13 @@ from vitctl.recipes import (
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
+
+MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
+
+
+def evaluation_batch_size(batch_size: int) -> int:
+    """Return how many images a validation takes at a time, where training takes ``batch_size``."""
+    return max(MIN_EVALUATION_BATCH, batch_size)
 
 
 def is_overridden(recipe: Recipe, path: str) -> bool:
@@ -255,7 +263,14 @@ def make_plan(
     recipe, name, num_train = first.values, first.recipe.value, len(data.train)
     batch = decide_batch_size(config.batch_size, recipe, num_train, recipe_name=name)
     is_flippable = data.source.may_flip(data.train.class_names)
-    is_in_memory, device_type = data.source.is_in_memory, first.device.value.type
+    # training images stay under way while those of a validation are read
+    num_images = -(-batch.value // num_local_processes()) + evaluation_batch_size(batch.value)
+    workers = resolve_num_workers(
+        config.num_workers,
+        is_in_memory=data.source.is_in_memory,
+        device_type=first.device.value.type,
+        batch_bytes=batch_bytes(num_images, image_size.value),
+    )
     return Plan(
         **vars(first),
         data=Decision(data.source.spec, data.source.description if config.data else "the default: no --data is given"),
@@ -267,5 +282,5 @@ def make_plan(
         length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
         lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
-        workers=Decision(*resolve_num_workers(config.num_workers, is_in_memory=is_in_memory, device_type=device_type)),
+        workers=Decision(workers.number, workers.reason),
     )

@@ -78,10 +78,11 @@ class RunFolder:
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         """Add one line to a ``.jsonl`` file; a line is written in one piece."""
-        line = json.dumps(record, allow_nan=False) + "\n"
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
         handle = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            os.write(handle, line.encode())
+            while line:  # on a disk that is nearly full a part of it fits, and only the rest is an error
+                line = line[os.write(handle, line) :]
         finally:
             os.close(handle)
 

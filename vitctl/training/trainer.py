@@ -4,18 +4,22 @@ Everything is decided before; see ``vitctl.training.plan`` and the finetune work
 """
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
+from vitctl.data.workers import LostWorkerError
 from vitctl.errors import InterruptedRun
 from vitctl.primitives.compiler_later import compiler_later
-from vitctl.primitives.interrupts import StopRequest
+from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.primitives.seeds import torch_randomness
+from vitctl.results.finetune import Score
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
@@ -41,11 +45,13 @@ def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, convers
     """
     num_steps, accelerator = job.batches.num_steps, job.accelerator
     state = new_state(job)
+    # of several processes none may leave a step, or a validation, that the others wait for
+    is_alone = accelerator.num_processes == 1
     pauses = set(validation_steps(num_steps, job.recipe.evaluation.validations))
     reports = train_steps(
         state,
         accelerator.prepare(job.model),
-        _batches(job, state),
+        _until_stopped(_batches(job, state), stop) if is_alone else _batches(job, state),
         job.schedule,
         accelerator=accelerator,
         clip_norm=job.recipe.optimizer.clip_norm,
@@ -68,7 +74,16 @@ def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, convers
                     recorder.save(job.model, "last")
                     raise _interrupted(state.step, num_steps, out, stop)
                 if state.step in pauses:
-                    _look_at_model(job, state, recorder, conversation)
+                    with stop.breaking() if is_alone and state.step < num_steps else nullcontext():
+                        validated = validate(job, state.step, conversation)
+                    _choose(job, state, recorder, validated)
+        except StopNow:  # out of a wait for images
+            if state.step < num_steps:
+                _record(unread.rest(), recorder, bar)
+                raise _stopped_waiting(job, state, recorder, out, stop) from None
+        except LostWorkerError as error:
+            _record(unread.rest(), recorder, bar)
+            raise _lost(error, job, state, recorder, out) from error
         finally:
             _record(unread.rest(), recorder, bar)  # no step is missing, whatever ended the run
     # too few validation images to choose by: best/ is what the last step left, and is written once
@@ -88,7 +103,7 @@ def new_state(job: Job) -> TrainingState:
     return TrainingState(job.model, optimizer)
 
 
-def _batches(job: Job, state: TrainingState) -> Iterable[TrainingBatch]:
+def _batches(job: Job, state: TrainingState) -> Iterator[TrainingBatch]:
     return training_batches(
         job.train,
         job.training_transform(),
@@ -98,8 +113,18 @@ def _batches(job: Job, state: TrainingState) -> Iterable[TrainingBatch]:
         first_step=state.step,
         process_index=job.accelerator.process_index,
         num_processes=job.accelerator.num_processes,
-        pin_memory=job.accelerator.device.type == "cuda",
+        device=job.accelerator.device,
     )
+
+
+def _until_stopped(batches: Iterator[TrainingBatch], stop: StopRequest) -> Iterator[TrainingBatch]:
+    """Yield the batches; a wait for one is broken off by ``stop``, with StopNow."""
+    while True:
+        with stop.breaking():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _record(reports: Iterable[StepReport], recorder: Recorder, bar: Progress) -> None:
@@ -129,9 +154,28 @@ def _interrupted(step: int, num_steps: int, out: Path, stop: StopRequest) -> Int
     )
 
 
-def _look_at_model(job: Job, state: TrainingState, recorder: Recorder, conversation: Conversation) -> None:
-    """Validate, save, and choose."""
-    state.last, logits = validate(job, state.step, conversation)
+def _stopped_waiting(
+    job: Job, state: TrainingState, recorder: Recorder, out: Path, stop: StopRequest
+) -> InterruptedRun:
+    if not state.step:
+        return InterruptedRun("Stopped before the first step; nothing was written.", exit_code=stop.exit_code)
+    recorder.save(job.model, "last")
+    return _interrupted(state.step, job.batches.num_steps, out, stop)
+
+
+def _lost(error: LostWorkerError, job: Job, state: TrainingState, recorder: Recorder, out: Path) -> LostWorkerError:
+    """Return ``error`` with what is left of the training, which is saved."""
+    if not state.step:
+        return error
+    recorder.save(job.model, "last")
+    return LostWorkerError(
+        f"{error} The weights of step {state.step} of {job.batches.num_steps} are in {out / 'last'}.", field=error.field
+    )
+
+
+def _choose(job: Job, state: TrainingState, recorder: Recorder, validated: tuple[Score, np.ndarray | None]) -> None:
+    """Save what was validated, and choose."""
+    state.last, logits = validated
     # before saving: last/ and best/ stay those of an earlier validation, which can be used
     check_finite(job, state.last)
     recorder.validation(state.last)

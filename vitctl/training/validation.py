@@ -13,9 +13,8 @@ from vitctl.evaluation.metrics import mean_nll, top_k_accuracy, wilson_interval
 from vitctl.results.finetune import Score
 from vitctl.training.job import Job
 from vitctl.training.loop import diverged
+from vitctl.training.plan import evaluation_batch_size
 from vitctl.training.state import Best
-
-MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 
 
 def validation_steps(num_steps: int, num_validations: int) -> list[int]:
@@ -40,7 +39,7 @@ def validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np
         job.model,
         job.val,
         job.preprocessing,
-        batch_size=max(MIN_EVALUATION_BATCH, job.batches.batch_size),
+        batch_size=evaluation_batch_size(job.batches.batch_size),
         num_workers=job.num_workers,
         device=job.accelerator.device,
         description="validating",

@@ -1,26 +1,27 @@
 """``vitctl evaluate``: how good a classifier is on a split, with intervals, calibration and every prediction."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.loader import resolve_num_workers
+from vitctl.data.checked_images import good_images
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
+from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder
+from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.documents import why_unreadable
-from vitctl.primitives.files import user_path, whole_file, write_json
+from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.results.evaluate import EvaluateResult
@@ -48,8 +49,11 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     for note in opened.notes:
         conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
-    workers, _ = resolve_num_workers(
-        config.num_workers, is_in_memory=images.source.is_in_memory, device_type=device.type
+    workers = resolve_num_workers(
+        config.num_workers,
+        is_in_memory=images.source.is_in_memory,
+        device_type=device.type,
+        batch_bytes=batch_bytes(config.batch_size, opened.image_size),
     )
     conversation.header(
         "vitctl evaluate",
@@ -58,6 +62,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
+            *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
             Setting("files", str(out)),
         ],
     )
@@ -67,7 +72,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             split,
             opened.preprocessing,
             batch_size=config.batch_size,
-            num_workers=workers,
+            num_workers=workers.number,
             device=device,
             description="evaluating",
             conversation=conversation,
@@ -123,7 +128,7 @@ def _check_images(images: Images, config: EvaluateConfig, conversation: Conversa
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
         conversation.warn(f"left out: {line}")
-    return images.split.select(scan.good), skipped
+    return good_images(images.split, scan), skipped
 
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:
@@ -145,35 +150,24 @@ def _write_files(
     matrix = confusion(predicted, split.labels, num_classes=len(class_names))
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with (
-            whole_file(out / "predictions.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(["image", "true", "predicted", "probability", "probability_of_true"])
-            for index in range(len(split)):
-                true, guess = int(split.labels[index]), int(predicted[index])
-                writer.writerow(
-                    [
-                        split.image_name(index),
-                        class_names[true],
-                        class_names[guess],
-                        f"{shares[index, guess]:.6f}",
-                        f"{shares[index, true]:.6f}",
-                    ]
-                )
-        with (
-            whole_file(out / "confusion.csv") as partial,
-            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(["true \\ predicted", *class_names])
-            writer.writerows([name, *row.tolist()] for name, row in zip(class_names, matrix, strict=True))
+        write_csv(out / "predictions.csv", _prediction_rows(split, predicted, shares, class_names))
+        counts = [(name, *row.tolist()) for name, row in zip(class_names, matrix, strict=True)]
+        write_csv(out / "confusion.csv", [("true \\ predicted", *class_names), *counts])
         from vitctl.reporting.figures import draw_confusion
 
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
         _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
         write_json(out / "evaluation.json", report.as_json())
+
+
+def _prediction_rows(
+    split: Split, predicted: np.ndarray, shares: np.ndarray, class_names: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    yield "image", "true", "predicted", "probability", "probability_of_true"
+    for index in range(len(split)):
+        true, guess = int(split.labels[index]), int(predicted[index])
+        figures = (f"{shares[index, guess]:.6f}", f"{shares[index, true]:.6f}")
+        yield split.image_name(index), class_names[true], class_names[guess], *figures
 
 
 def _draw_highest_loss(

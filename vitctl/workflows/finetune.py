@@ -63,12 +63,13 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
         run_folder_of(job.accelerator, out, overwrite=config.overwrite, conversation=conversation) as folder,
         stop_requests() as stop,
     ):
-        _write_start(prepared, folder)
-        recorder = Recorder(folder, _identity(prepared), job.batches)
-        if ridge is not None:
-            recorder.validation(ridge.score)
-        with full_is_a_sentence(job, out):
-            state = train(job, recorder, stop, out=folder.path if folder else out, conversation=conversation)
+        place = folder.path if folder else out
+        with full_is_a_sentence(job, out, place=place):
+            _write_start(prepared, folder)
+            recorder = Recorder(folder, _identity(prepared), job.batches)
+            if ridge is not None:
+                recorder.validation(ridge.score)
+            state = train(job, recorder, stop, out=place, conversation=conversation)
             if ridge is not None and (advice := ridge.advice(state.best.score)):
                 conversation.warn(advice)
             sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")

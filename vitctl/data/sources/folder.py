@@ -17,7 +17,8 @@ from PIL import Image
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
-from vitctl.primitives.files import file_stamp, user_path
+from vitctl.primitives.cache import file_stamp
+from vitctl.primitives.files import user_path
 from vitctl.primitives.natural_order import natural_key
 
 OPTIONS: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class FileImages:
         return self.paths[row]
 
     def stamp(self, row: int) -> str:
-        """Return size and time of the last change."""
+        """Return a text that changes with the file."""
         return file_stamp(self.paths[row])
 
 

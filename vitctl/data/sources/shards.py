@@ -27,13 +27,14 @@ from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES, is_text
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
-from vitctl.primitives.documents import MAX_LISTING_BYTES, foreign, parse_document, read_document
-from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path, write_text
+from vitctl.primitives.cache import cache_folder, file_stamp, keep, recall
+from vitctl.primitives.documents import UnusableDocument, foreign, parse_document
+from vitctl.primitives.files import short_hash, user_path
 from vitctl.primitives.natural_order import natural_key
 from vitctl.primitives.schemas import Name, Schema
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 MAX_TEXT = 1_000  # a longer field of a .json is a caption, no class or group
 MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
 Start = Annotated[int, Field(ge=0, lt=2**63)]
@@ -65,13 +66,11 @@ class ShardImages:
 
     Attributes:
         shards: Paths of the shards.
-        stamps: Of each shard.
         names: (N,) member names.
         places: (N, 3) int64: shard, first byte, number of bytes.
     """
 
     shards: tuple[str, ...]
-    stamps: tuple[str, ...]
     names: tuple[str, ...]
     places: np.ndarray
 
@@ -91,7 +90,7 @@ class ShardImages:
 
     def stamp(self, row: int) -> str:
         """Return a text that changes with the shard."""
-        return self.stamps[int(self.places[row, 0])]
+        return file_stamp(self.shards[self.places[row, 0]])
 
 
 def recognises(spec: str) -> bool:
@@ -185,7 +184,6 @@ def _read_split(name: str, paths: list[Path], options: SourceOptions) -> Split:
     labels = _labels([member for _, member in members], options.label_column, where=where)
     images = ShardImages(
         tuple(map(str, paths)),
-        tuple(file_stamp(path) for path in paths),
         tuple(member.name for _, member in members),
         np.array([(shard, member.start, member.size) for shard, member in members], dtype=np.int64),
     )
@@ -264,16 +262,19 @@ def _stem(name: str) -> str:
 
 def _indexed(path: Path) -> list[Member]:
     """Return the images of a shard in the order they lie there, from the cache where it is known."""
-    store = cache_folder() / "tar" / f"{path.name}-{short_hash(str(path))}.json"
+    folder = cache_folder()
+    if folder is None:
+        return _index(path)
+    store = folder / "tar" / f"{path.name}-{short_hash(str(path))}.index"
     stamp = f"{INDEX_VERSION}-{file_stamp(path)}"
-    with contextlib.suppress(DataError):  # unknown, or not what we wrote
-        kept = read_document(store, _Index, error=DataError, advice="", most_bytes=MAX_LISTING_BYTES, is_strict=False)
+    known = recall(store)
+    with contextlib.suppress(UnusableDocument):  # unknown, or not what we wrote
+        kept = parse_document(known or "", _Index, is_strict=False)
         if kept.stamp == stamp:
             return [Member(*row) for row in kept.members]
     members = _index(path)
     rows = [[member.name, member.start, member.size, member.fields] for member in members]
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
-        write_text(store, json.dumps({"path": str(path), "stamp": stamp, "members": rows}))
+    keep(store, json.dumps({"path": str(path), "stamp": stamp, "members": rows}))
     return members
 
 

@@ -9,12 +9,14 @@ and a row with a comma too many shifts the columns. So those are read with the s
 stays the text it is.
 """
 
+import atexit
 import contextlib
 import csv
 import glob
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +39,24 @@ from vitctl.data.columns import (
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.cache import (
+    alone,
+    cache_folder,
+    file_checksum,
+    file_stamp,
+    keep,
+    make_private,
+    recall,
+    say_damaged,
+)
 from vitctl.primitives.documents import UnusableDocument, foreign, parse_document
-from vitctl.primitives.files import cache_folder, file_stamp, short_hash, user_path
+from vitctl.primitives.files import short_hash, user_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 OPTIONS: tuple[str, ...] = ("image_root", "image_column", "label_column", "group_column")
+_CHECKSUMS = "checksums"
 KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".parquet": "Parquet"}
 
 
@@ -162,29 +175,68 @@ def _text(value: Any) -> str:
 
 def _read_parquet(path: Path) -> "Dataset":
     import pyarrow.parquet as pq
-    from datasets import Dataset
 
     expected = "a whole Parquet file; it may be truncated: copy it again"
     with foreign(path, DataError, expected=expected, kind="Parquet"):
         num_rows = pq.ParquetFile(path).metadata.num_rows
     if not num_rows:
         raise DataError(f"{path} has no rows; expected one per image.")
-    folder = cache_folder() / "parquet" / f"{short_hash(str(path))}-{file_stamp(path)}"
-    link = folder / "table.parquet"  # a name without characters that datasets takes for a pattern
+    folder = _place_of_copy(path)
     try:
-        for old in folder.parent.glob(f"{short_hash(str(path))}-*"):  # of a table that has changed since
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # from before, or by another process
-            link.symlink_to(path)
+        make_private(folder.parent)
+        with alone(folder.parent.with_suffix(".lock")):  # or two that start together undo each other's
+            return _mapped(path, folder)
     except OSError as error:
         raise SettingError(
             f"{path} cannot be copied to {folder.parent}: {error.strerror}. Set VITCTL_CACHE to a folder with room."
         ) from error
+
+
+def _mapped(path: Path, folder: Path) -> "Dataset":
+    """Return the table from its copy in ``folder``, which is made where it is not there whole."""
+    from datasets import Dataset
+
+    for old in folder.parent.glob(f"{short_hash(str(path))}-*"):  # of a table that has changed since
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
+    if not _is_whole(folder):
+        say_damaged(folder.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+    make_private(folder)
+    link = folder / "table.parquet"  # a name without characters that datasets takes for a pattern
+    with contextlib.suppress(FileExistsError):  # from before
+        link.symlink_to(path)
     expected = f"a whole Parquet file, and room for a copy in {folder.parent}"
     with foreign(path, DataError, expected=expected, kind="Parquet"), quiet_datasets():
-        return Dataset.from_parquet(glob.escape(str(link)), cache_dir=str(folder))
+        dataset = Dataset.from_parquet(glob.escape(str(link)), cache_dir=str(folder))
+    if not (folder / _CHECKSUMS).exists():
+        keep(folder / _CHECKSUMS, json.dumps(_checksums(folder)))
+    return dataset
+
+
+def _place_of_copy(path: Path) -> Path:
+    """Return the folder for the copy of ``path`` that Arrow can map; without a cache, one for this process alone."""
+    cache = cache_folder()
+    if cache is not None:
+        return cache / "parquet" / f"{short_hash(str(path))}-{file_stamp(path)}"
+    folder = Path(tempfile.mkdtemp(prefix="vitctl-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder / "parquet" / "copy"
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """Return the checksums of the Arrow files in and below ``folder``, by relative path."""
+    return {str(file.relative_to(folder)): file_checksum(file) for file in sorted(folder.rglob("*.arrow"))}
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether the Arrow files in ``folder``, if there are any, are those that were written."""
+    known = recall(folder / _CHECKSUMS)
+    try:
+        found = _checksums(folder)
+        return not found if known is None else bool(found == parse_document(known, dict[str, int]))
+    except (OSError, UnusableDocument):
+        return False
 
 
 def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: Path) -> tuple[Split, int]:
