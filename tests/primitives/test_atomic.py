@@ -174,6 +174,12 @@ def test_no_locks__each_writer_has_a_name_of_its_own(tmp_path: Path, monkeypatch
     assert not (tmp_path / ".a.txt.partial").read_text()  # was made to be locked, and is empty
 
 
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_where_nothing_can_be_made__is_an_error(write: Callable[[Path, str], None]) -> None:
+    with pytest.raises(FileNotFoundError):
+        write(Path("/proc/self/nothing"), "new")
+
+
 def test_own_folder__is_in_use_until_the_end(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert not atomic.is_in_use(run)

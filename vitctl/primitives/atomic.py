@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_TRIES = 100  # guess: of others that rename in the same moment there are a few
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, linux/fs.h
 _FOLDER, _FILE = os.O_RDONLY | os.O_DIRECTORY, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK  # a FIFO is opened, and refused
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # an old kernel; NFS, FUSE; a sandbox
@@ -72,16 +73,16 @@ def _locked(place: Path, *, is_folder: bool) -> int | None:
     Raises:
         BlockingIOError: Another process that is alive has it.
     """
-    while True:
+    missing: FileNotFoundError | None = None
+    for _ in range(_TRIES):
         if is_folder:
             with suppress(FileExistsError):
                 place.mkdir()
         try:
             handle = os.open(place, (_FOLDER if is_folder else _FILE) | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
-            if not place.parent.is_dir():
-                raise
-            continue  # its owner has just renamed or removed it
+        except FileNotFoundError as error:
+            missing = error
+            continue  # its owner has just renamed or removed it; or nothing can be made there: /proc, no such folder
         except OSError:
             return None
         status = os.fstat(handle)
@@ -100,6 +101,9 @@ def _locked(place: Path, *, is_folder: bool) -> int | None:
                 raise
             return None
         os.close(handle)
+    if missing is not None:
+        raise missing
+    return None
 
 
 @contextmanager
@@ -195,11 +199,29 @@ def put_in_place(new: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        with own_folder(path):  # or the next to write here would take the old one, under its new name, for its own
+        with _held(path):  # or the next to write here would take the old one, under its new name, for its own
             old = new if _exchanged(new, path) else _renamed_one_by_one(new, path)
             sync_names(path.parent)  # only then: the old one is lost, the new one must not be
             shutil.rmtree(old, ignore_errors=True)
     sync_names(path.parent)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock the folder that stands at a path, when whoever has just put it there has let go of it."""
+    handle = None
+    with suppress(OSError):  # gone, or on a file system without locks
+        while handle is None or not os.path.samestat(os.fstat(handle), os.stat(folder)):
+            if handle is not None:
+                os.close(handle)
+                handle = None
+            handle = os.open(folder, _FOLDER)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _renamed_one_by_one(new: Path, path: Path) -> Path:
