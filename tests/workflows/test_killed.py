@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 
@@ -106,3 +108,77 @@ def test_overwrite__killed_anywhere_the_old_run_or_the_whole_new_one_stands(
     start_new()
     assert files_of(out) == new
     assert sorted(path.name for path in Path().iterdir()) == ["out"]
+
+
+def kill_and_repeat(
+    killed_at: Callable[[Callable[[], object], int], bool], action: Callable[[], object], check: Callable[[], None]
+) -> None:
+    """Kill ``action`` at up to fifteen seeded calls, ``check`` what is left each time, and let it end once."""
+    numbers = np.random.default_rng(0).choice(np.arange(1, 60), 15, replace=False)
+    was_killed = [killed_at(action, number) for number in sorted(numbers.tolist()) if check() is None]
+    assert any(was_killed)
+    check()
+
+
+def check_whole(folder: Path) -> None:
+    """Check that each file in ``folder`` that has its name is whole: JSON, arrays and weights can be read."""
+    for path in (path for path in folder.rglob("*") if path.is_file() and ".partial" not in str(path)):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                assert all(arrays[key] is not None for key in arrays.files)
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+
+
+@pytest.mark.slow
+def test_export__killed_anywhere_each_format_is_whole_or_not_there(
+    tiny_model_folder: Path, killed_at: Callable[[Callable[[], object], int], bool]
+) -> None:
+    from vitctl.conversation import Conversation
+    from vitctl.settings.export import ExportConfig
+    from vitctl.workflows import export
+
+    out = Path("exports").absolute()
+    config = ExportConfig(model=str(tiny_model_folder), to=("timm", "npz"), out=str(out))
+
+    def export_again() -> None:
+        shutil.rmtree(out / "timm", ignore_errors=True)  # nothing is replaced
+        shutil.rmtree(out / "npz", ignore_errors=True)
+        export.run(config, Conversation())
+
+    def check() -> None:
+        check_whole(out)
+        for name, file in (("timm", "model.safetensors"), ("npz", "model.npz")):
+            assert not (out / name / "export.json").exists() or (out / name / file).is_file()
+
+    kill_and_repeat(killed_at, export_again, check)
+    export_again()
+    assert sorted(path.name for path in out.iterdir()) == ["npz", "timm"]
+
+
+@pytest.mark.slow
+def test_inspect_and_fewshot__killed_anywhere_leave_whole_files_and_a_cache_that_is_right(
+    image_folder: Path, tiny_model_folder: Path, killed_at: Callable[[Callable[[], object], int], bool]
+) -> None:
+    from vitctl.conversation import Conversation
+    from vitctl.settings.fewshot_eval import FewshotEvalConfig
+    from vitctl.settings.inspect_model import InspectAllConfig
+    from vitctl.workflows import fewshot_eval, inspect_model
+
+    common = {"model": (str(tiny_model_folder),), "num_workers": 0}
+    fewshot = FewshotEvalConfig(data=(str(image_folder),), shots=(2,), seeds=1, cache="cache", out="few", **common)
+    inspection = InspectAllConfig(data=str(image_folder), out="seen", num_images=6, shots=2, seeds=1, **common)
+    right = fewshot_eval.run(fewshot, Conversation()).as_json()["results"]
+    shutil.rmtree("cache")
+    for name, action in (
+        ("few", lambda: fewshot_eval.run(fewshot, Conversation())),
+        ("seen", lambda: inspect_model.run(inspection, Conversation())),
+    ):
+        kill_and_repeat(killed_at, action, lambda name=name: check_whole(Path(name)))
+        check_whole(Path("cache"))
+    assert fewshot_eval.run(fewshot, Conversation()).as_json()["results"] == right
