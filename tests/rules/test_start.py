@@ -52,7 +52,7 @@ USES = {
         "timm.optim accelerate matplotlib",
     ("finetune", "--data", "DATA", "--model", "demo", "--steps", "1", "--out", "OUT"):
         "timm.optim accelerate scipy.linalg scipy.optimize matplotlib",
-    ("inspect", "filters", "RUN", "--out", "OUT"): "scipy.linalg matplotlib",
+    ("inspect", "filters", "RUN", "--out", "OUT"): "matplotlib",
     # figures of scikit-learn, which imports pandas where there is one
     ("evaluate", "RUN", "--data", "DATA", "--out", "OUT"):
         "scipy.linalg scipy.optimize scipy.stats sklearn pandas pyarrow matplotlib",

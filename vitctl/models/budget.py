@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from vitctl.errors import ModelError
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.files import path_exists
 from vitctl.primitives.formatting import format_bytes, format_count
 from vitctl.primitives.memory import free_bytes
@@ -38,6 +39,7 @@ def check_arguments(arguments: Any, *, name: str, where: str = "model_args") -> 
         )
 
 
+@compiler_later()  # random numbers on the meta device ask for it
 def check_buildable(build: Callable[[], nn.Module], *, name: str, weights: Path | None) -> None:
     """Check that a model has no more parameters than its weights file, and than fit into memory.
 

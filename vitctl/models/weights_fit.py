@@ -14,6 +14,7 @@ from vitctl.errors import ModelError
 from vitctl.models.anatomy import is_in_block
 from vitctl.models.describe import on_meta
 from vitctl.models.geometry import geometry_of
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
 
 _RUNNING = ("running_mean", "running_var")
@@ -45,6 +46,7 @@ def not_finite(source: str | Path, name: str, array: np.ndarray) -> str:
     )
 
 
+@compiler_later()  # operators on the meta device ask for it
 @torch.no_grad()
 def check_computes(model: nn.Module, config: Path) -> None:
     """Check, without computing anything, that the architecture a ``config.json`` describes gives its classes.
