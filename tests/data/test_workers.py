@@ -111,7 +111,11 @@ class _Dying(Dataset[Tensor]):
     ("number", "cause"),
     [(signal.SIGKILL, "the memory is full"), (signal.SIGBUS, "/dev/shm is full"), (None, "exit code 7")],
 )
-def test_taken__a_worker_that_dies_is_one_sentence(number: signal.Signals | None, cause: str) -> None:
+def test_taken__a_worker_that_dies_is_one_sentence(
+    number: signal.Signals | None, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(looks, "__defaults__", (0.2,))  # s between looks at silent workers; 5 in torch
     before = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(
         LostWorkerError, match=rf"^A process that reads images [^\n]*{cause}[^\n]*--num-workers"
