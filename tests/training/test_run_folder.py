@@ -174,6 +174,17 @@ def test_new_run_folder__a_link_stays_and_what_it_points_to_is_replaced(tmp_path
     assert sorted(found.name for found in (tmp_path / "disk").iterdir()) == ["run"]
 
 
+def test_new_run_folder__a_link_in_the_partials_place_is_not_followed(tmp_path: Path) -> None:
+    path = old_run(tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_text("precious")
+    (tmp_path / ".run.partial").symlink_to(tmp_path / "photos")
+    before = contents(tmp_path)
+    with pytest.raises(SettingError, match="Not a directory"), new_run_folder(path, overwrite=True):
+        pass
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("is_there", [False, True], ids=["a new folder", "an old run"])
 def test_new_run_folder__not_where_another_process_is_writing(tmp_path: Path, is_there: bool) -> None:
     path = old_run(tmp_path / "run") if is_there else tmp_path / "run"

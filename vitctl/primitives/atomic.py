@@ -114,13 +114,15 @@ def own_folder(path: Path) -> Iterator[bool]:
         False if another process that is alive has it.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be made, or is a link: who clears his folder must not clear what a link points to.
     """
     try:
         handle = _locked(path, is_folder=True)
     except BlockingIOError:
         yield False
         return
+    if handle is None and (path.is_symlink() or not path.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     try:
         yield True
     finally:
