@@ -50,13 +50,13 @@ demo-weights: setup ## train the embedded weights again, from scratch on Fashion
 
 # Two processes with one thread each: two cores do no better. A file stays in one process, as its fixtures are shared;
 # files go in the order of their names, which begins with the long ones.
-DEFAULT_TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup ## the default tests: CPU, no network, under three minutes
-	$(DEFAULT_TESTS) --durations=20
+	$(TESTS) --durations=20
 
 test-slow: setup ## architecture sweeps, interruption, several processes: under thirty minutes
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow --durations=20
 
 bench: setup ## cost of decoding, few-shot classifiers and starting against plain ones in the same run (five minutes)
 	$(BIN)/python tests/benchmarks/decode.py
@@ -67,7 +67,7 @@ check: setup ## format, lint, types, tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(DEFAULT_TESTS) --cov --cov-report=term:skip-covered
+	$(TESTS) --cov --cov-report=term:skip-covered
 
 format: setup ## rewrite the code in the house format
 	$(BIN)/ruff format .
