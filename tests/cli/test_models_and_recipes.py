@@ -31,6 +31,18 @@ def test_models__demo(run_cli) -> None:
     assert "mit" in out
 
 
+def test_models__a_pattern_shows_weights_and_with_long_what_is_built(run_cli) -> None:
+    (short, *_), (entry, *_) = (
+        run_cli("models", "vit_tiny_patch16_*", *more, "--json").json["models"] for more in ((), ("--long",))
+    )
+    assert set(short) == {"name", "image_size", "pretrained"}
+    assert set(entry) == {*short, "patch_size", "grid", "tokens", "parameters"}
+    lines = run_cli("models", "vit_tiny_patch16_*").stdout.splitlines()
+    assert lines[0].split() == ["model", "input", "pretrained", "weights", "(licence)"]
+    assert lines[1].split()[:4] == ["vit_tiny_patch16_224", "224x224", "augreg_in21k", "(apache-2.0),"]
+    assert "  16x16  14x14  197     5.7 M  " in run_cli("models", "vit_tiny_patch16_*", "--long").stdout
+
+
 def test_models__nothing_matches(run_cli) -> None:
     result = run_cli("models", "vit_bse_patch16_224")
     assert result.exit_code == 4

@@ -21,18 +21,18 @@ class ModelEntry(Result):
 
     name: str
     """timm's, or demo."""
-    image_size: tuple[int, int] | None = field(default=None, metadata=left_out_if_none("parameters"))
+    image_size: tuple[int, int] | None = field(default=None, metadata=left_out_if_none("pretrained"))
     """(H, W) px it was made for."""
     patch_size: tuple[int, int] | None = field(default=None, metadata=left_out_if_none("parameters"))
-    """(H, W) px per token; None without a patch grid, like the two below."""
+    """(H, W) px per token; None without a patch grid, like the two below, and where it was not built."""
     grid: tuple[int, int] | None = field(default=None, metadata=left_out_if_none("parameters"))
     """(h, w) patches."""
     tokens: int | None = field(default=None, metadata=left_out_if_none("parameters"))
     """Length of the sequence, prefix tokens included."""
     parameters: int | None = field(default=None, metadata=left_out_if_none())
     """Numbers in it, with its own head."""
-    pretrained: tuple[Tag, ...] | None = field(default=None, metadata=left_out_if_none("parameters"))
-    """Its weights."""
+    pretrained: tuple[Tag, ...] | None = field(default=None, metadata=left_out_if_none())
+    """Its weights; where a pattern matches tags rather than the name, those."""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

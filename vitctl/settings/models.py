@@ -10,6 +10,7 @@ from vitctl.settings.option import Opt, Settings
 class ModelsConfig(Settings):
     """Settings of ``vitctl models``."""
 
-    pattern: Annotated[str | None, Opt("Part of a name, or a pattern with * and ?.", "PATTERN", is_argument=True)] = (
-        None
-    )
+    pattern: Annotated[
+        str | None, Opt("Part of a name or of NAME.TAG, or a pattern with * and ?.", "PATTERN", is_argument=True)
+    ] = None
+    long: Annotated[bool, Opt("Build each model: patch, grid, tokens, parameters too; 0.1 to 1 s for each.")] = False

@@ -1,19 +1,18 @@
 """``vitctl models``: the names ``--model`` takes, and what is behind them."""
 
 from vitctl.conversation import Conversation
-from vitctl.models.catalogue import describe_model, model_names
-from vitctl.results.models import ModelEntry, ModelsResult
+from vitctl.models.catalogue import build_entry, find_models
+from vitctl.results.models import ModelsResult
 from vitctl.settings.models import ModelsConfig
 
 
 def run(config: ModelsConfig, conversation: Conversation) -> ModelsResult:
-    """Return every name, or with a pattern the details of those that match.
+    """Return every name, or those that match a pattern with what is behind them; more of it where they are built.
 
     Raises:
         ModelError: Nothing matches the pattern.
     """
-    names = model_names(config.pattern)
-    if config.pattern is None:
-        return ModelsResult(models=tuple(map(ModelEntry, names)))
-    shown = conversation.track(map(describe_model, names), "building models", len(names), "models")
-    return ModelsResult(models=tuple(shown))
+    found = find_models(config.pattern)
+    if config.long or found[0].name == config.pattern:
+        found = list(conversation.track(map(build_entry, found), "building models", len(found), "models"))
+    return ModelsResult(models=tuple(found))
