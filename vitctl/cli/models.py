@@ -16,7 +16,7 @@ Examples:
   vitctl models                         every name
   vitctl models vit_small               names that hold "vit_small", their weights and licences
   vitctl models dino                    also weights whose tag holds "dino"
-  vitctl models 'vit_*_384' --long      a pattern; patch, grid, tokens, parameters too
+  vitctl models 'vit_tiny*' --long      a pattern; patch, grid, tokens, parameters too
 """
 
 
