@@ -117,8 +117,11 @@ def test_many_columns_are_not_all_listed() -> None:
         (Value("uint64"), [2**62, 0], ["4611686018427387904", "0"]),
         (Value("large_string"), ["a", "b"], ["a", "b"]),
         (ClassLabel(names=["dog", "cat"]), [1, 0, 1], ["cat", "dog", "cat"]),
+        (Value("float64"), [1.0, -2.0, 1e3], ["1", "-2", "1000"]),
+        (Sequence(TEXT), [["01"], ["b"]], ["01", "b"]),
+        (Sequence(Value("float32")), [[3.0], [4.0]], ["3", "4"]),
     ],
-    ids=["text", "int8", "uint64", "large_string", "ClassLabel"],
+    ids=["text", "int8", "uint64", "large_string", "ClassLabel", "whole floats", "lists of one", "lists of one float"],
 )
 def test_labels_keep_what_they_are_called(kind: Any, values: list[Any], expected: list[str]) -> None:
     dataset = Dataset.from_dict({"label": values}, features=Features({"label": kind}))
@@ -131,12 +134,15 @@ def test_labels_keep_what_they_are_called(kind: Any, values: list[Any], expected
         (TEXT, ["a", None, "b", None], "pets has 2 of 4 rows without a label in column 'label', row 2 first"),
         (TEXT, ["a", "b", ""], "1 of 3 rows without a label in column 'label', row 3 first"),
         (ClassLabel(names=["a"]), [0, -1, -1, -1], "3 of 4 rows without a label in column 'label', row 2 first"),
-        (Value("float32"), [1.0, 2.0], "holds float values in column 'label', 1.0 first; expected class names or int"),
+        (Value("float32"), [1.0, 2.5], "holds float values in column 'label', 2.5 first; expected class names or int"),
+        (Value("float64"), [1.0, float("nan")], "1 of 2 rows without a label in column 'label', row 2 first"),
+        (Value("float64"), [1.0, float("inf")], "holds float values in column 'label', inf first"),
         (Value("bool"), [True, False], "holds bool values in column 'label', True first"),
-        (Sequence(TEXT), [["a"], ["a", "b"]], r"is multi-label: column 'label' of row 1 holds \['a'\]"),
+        (Sequence(TEXT), [["a"], ["a", "b"]], r"is multi-label: column 'label' of row 2 holds \['a', 'b'\]"),
+        (Sequence(TEXT), [["a"], []], "1 of 2 rows without a label in column 'label', row 2 first"),
         ({"name": TEXT}, [{"name": "a"}], "is multi-label"),
     ],
-    ids=["null", "empty", "ClassLabel -1", "float", "bool", "list", "struct"],
+    ids=["null", "empty", "ClassLabel -1", "float", "NaN", "infinity", "bool", "list", "empty list", "struct"],
 )
 def test_labels_that_name_no_single_class_are_an_error(kind: Any, values: list[Any], sentence: str) -> None:
     dataset = Dataset.from_dict({"label": values}, features=Features({"label": kind}))

@@ -360,13 +360,13 @@ def test_of_members_with_one_name_the_last_counts(tmp_path: Path) -> None:
     [
         (
             '{"label": ["cat", "dog"]}',
-            r"is multi-label: 'label' of 0\.png holds \['cat', 'dog'\]\. vitctl needs exactly one",
+            r"is multi-label: column 'label' of 0\.png holds \['cat', 'dog'\]\. vitctl needs exactly one",
         ),
         ('["cat", "dog"]', "is multi-label"),
-        ('{"label": null}', r"'label' of 0\.png in .*a\.tar is None; expected a class name or an integer"),
-        ('{"label": ""}', "is ''; expected a class name or an integer"),
-        ('{"label": true}', "is True; expected a class name or an integer"),
-        ('{"label": 1.5}', r"is 1\.5; expected a class name or an integer"),
+        ('{"label": null}', r"a\.tar has 1 of 1 rows without a label in column 'label', 0\.png first"),
+        ('{"label": ""}', r"1 of 1 rows without a label in column 'label', 0\.png first"),
+        ('{"label": true}', "holds bool values in column 'label', True first; expected class names or integers"),
+        ('{"label": 1.5}', r"holds float values in column 'label', 1\.5 first; expected class names or integers"),
         ("{", r"0\.json in .*a\.tar cannot be read \(.*\)"),
         ("[" * 100_000, r"0\.json in .*a\.tar cannot be read"),
     ],
@@ -380,7 +380,9 @@ def test_json_without_a_single_class_is_an_error(tmp_path: Path, fields: str, se
 
 @pytest.mark.parametrize("content", [b" \n", b"caf\xe9"], ids=["blank", "latin-1"])
 def test_cls_without_a_class_is_an_error(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(DataError, match=r"'cls' of 0\.png .* is ''|0\.cls in .* cannot be read .*expected UTF-8 text"):
+    with pytest.raises(
+        DataError, match=r"without a label in column 'cls', 0\.png|0\.cls in .* cannot be read .*expected UTF-8 text"
+    ):
         _all(_tar(tmp_path / "a.tar", {"0.png": _png(0), "0.cls": content}))
 
 

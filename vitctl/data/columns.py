@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vitctl.data.images import open_image
+from vitctl.data.labels import class_names, is_text
 from vitctl.data.source import SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
 from vitctl.primitives.cache import file_stamp
@@ -175,17 +176,17 @@ def column_values(dataset: "Dataset", column: str, *, where: str) -> list[Any]:
 
 
 def label_names(dataset: "Dataset", column: str, *, where: str) -> list[str]:
-    """Return the class name of every row: of integers their digits, of ``ClassLabel`` its names.
+    """Return the class name of every row: of ``ClassLabel`` its names, of others what ``class_names`` makes of them.
 
     Raises:
-        DataError: The labels are neither, or a row has none, or several (multi-label).
+        DataError: A row has no label, or several (multi-label), or what is no class name.
     """
     from datasets import ClassLabel
 
     kind, values = dataset.features[column], column_values(dataset, column, where=where)
     if isinstance(kind, ClassLabel):
         values = [None if value is None or value < 0 else value for value in values]
-    check_labels(values, column, where=where)
+    written = class_names(values, column, where=where)
     if isinstance(kind, ClassLabel):
         wrong = [name for name in kind.names if not isinstance(name, str) or not is_text(name)]
         if wrong:
@@ -197,45 +198,7 @@ def label_names(dataset: "Dataset", column: str, *, where: str) -> list[str]:
                 f"{len(kind.names)} classes; expected numbers from 0 to {len(kind.names) - 1}."
             )
         return [kind.names[value] for value in values]
-    return [str(value) for value in values]
-
-
-def check_labels(values: Sequence[Any], column: str, *, where: str) -> None:
-    """Check that ``values`` are one class name or integer each.
-
-    Raises:
-        DataError: A row has none, or several (multi-label), or something else.
-    """
-    several = next((row for row, value in enumerate(values) if isinstance(value, (list, dict))), None)
-    if several is not None:
-        raise DataError(
-            f"{where} is multi-label: column {column!r} of row {several + 1} holds {str(values[several])[:60]}. vitctl "
-            "needs exactly one class per image for now."
-        )
-    is_missing = [value is None or value == "" for value in values]
-    if any(is_missing):
-        raise DataError(
-            f"{where} has {sum(is_missing)} of {len(values)} rows without a label in column {column!r}, row "
-            f"{is_missing.index(True) + 1} first; expected a class in every row. Fill or remove them."
-        )
-    half = next((value for value in values if isinstance(value, str) and not is_text(value)), None)
-    if half is not None:
-        raise DataError(f"{where} holds {half!r} in column {column!r}, which is no text; expected class names.")
-    wrong = next((value for value in values if not isinstance(value, (int, str)) or isinstance(value, bool)), None)
-    if wrong is not None:
-        raise DataError(
-            f"{where} holds {type(wrong).__name__} values in column {column!r}, {wrong!r} first; expected class names "
-            "or integers. Name another with --label-column."
-        )
-
-
-def is_text(value: str) -> bool:
-    """Return whether ``value`` can be written; JSON can name half of a surrogate pair."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return written
 
 
 def column_split(

@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES, is_text
+from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
 from vitctl.data.images import EXTENSIONS, is_hidden, open_image
+from vitctl.data.labels import class_names
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
 from vitctl.primitives.cache import cache_folder, file_stamp, keep, recall
@@ -190,17 +191,17 @@ def _read_split(name: str, paths: list[Path], options: SourceOptions) -> Split:
     split = split_from_names(name, images, labels)
     if options.group_column is None:
         return split
-    groups = [_field(member, options.group_column, "--group-column", where) for _, member in members]
+    groups = _fields_of([member for _, member in members], options.group_column, "--group-column", where)
     return replace(split, groups=np.array(groups, dtype=object))
 
 
 def _labels(members: list[Member], column: str | None, *, where: str) -> list[str]:
     if column is not None:
-        return [_field(member, column, "--label-column", where) for member in members]
+        return _fields_of(members, column, "--label-column", where)
     names = sorted({key for member in members for key in member.fields if key.lower() in LABEL_COLUMNS})
     column = "cls" if "cls" in names else names[0] if len(names) == 1 else None
     if column is not None:
-        return [_field(member, column, "", where) for member in members]
+        return _fields_of(members, column, "", where)
     if names:
         raise DataError(f"{where} has more than one label field: {', '.join(names)}. Choose with --label-column.")
     ways = [[part for part in member.name.split("/")[:-1] if part not in ("", ".")] for member in members]
@@ -222,23 +223,15 @@ def _labels(members: list[Member], column: str | None, *, where: str) -> list[st
     return classes
 
 
-def _field(member: Member, column: str, option: str, where: str) -> str:
-    if column not in member.fields:
-        has = ", ".join(member.fields) or "none"
+def _fields_of(members: list[Member], column: str, option: str, where: str) -> list[str]:
+    without = next((member for member in members if column not in member.fields), None)
+    if without is not None:
+        has = ", ".join(without.fields) or "none"
         raise DataError(
-            f"{member.name} in {where} has no field {column!r}{f' ({option})' * bool(option)}; it has: {has}."
+            f"{without.name} in {where} has no field {column!r}{f' ({option})' * bool(option)}; it has: {has}."
         )
-    value = member.fields[column]
-    if isinstance(value, (list, dict)):
-        raise DataError(
-            f"{where} is multi-label: {column!r} of {member.name} holds {str(value)[:60]}. vitctl needs exactly one "
-            "class per image for now."
-        )
-    if value is None or value == "" or isinstance(value, (bool, float)):
-        raise DataError(f"{column!r} of {member.name} in {where} is {value!r}; expected a class name or an integer.")
-    if isinstance(value, str) and not is_text(value):
-        raise DataError(f"{column!r} of {member.name} in {where} is {value!r}, no text; expected a class name.")
-    return str(value)
+    values = [member.fields[column] for member in members]
+    return class_names(values, column, where=where, rows=[member.name for member in members])
 
 
 # --- the index ---------------------------------------------------------------------------------------------

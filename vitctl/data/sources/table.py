@@ -27,7 +27,6 @@ import numpy as np
 from vitctl.data.columns import (
     SPLIT_NAMES,
     ColumnImages,
-    check_labels,
     column_split,
     column_values,
     find_columns,
@@ -37,6 +36,7 @@ from vitctl.data.columns import (
     root_cause,
     with_groups,
 )
+from vitctl.data.labels import class_names, typed
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
 from vitctl.errors import DataError, SettingError
@@ -78,8 +78,11 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     kind = KINDS[path.suffix.lower()]
     dataset, values = _read_table(path, kind)
     options = find_columns(dataset, options, where=str(path))
+    label = str(options.label_column)
+    names = None
     if values:  # as they stand in the file: in Arrow a column has one type
-        check_labels(values[str(options.label_column)], str(options.label_column), where=str(path))
+        given = values[label] if kind == "JSON lines" else typed(values[label])
+        names = class_names(given, label, where=str(path))
     root = path.parent
     if options.image_root is not None:
         root = user_path(options.image_root).absolute()
@@ -88,10 +91,10 @@ def open_source(spec: str, options: SourceOptions) -> Source:
                 f"--image-root {root} is not a folder; expected the one that the paths in {path} start from."
             )
         options = replace(options, image_root=str(root))
-    split, num_absolute = _whole_split(dataset, options, path, root)
+    split, num_absolute = _whole_split(dataset, names, options, path, root)
     splits, notes = _divide(split, dataset, path)
     absolute = f" ({num_absolute:,} of {len(split):,} paths absolute)" if num_absolute else ""
-    columns = f"images in column {options.image_column!r}{absolute}, classes in {options.label_column!r}"
+    columns = f"images in column {options.image_column!r}{absolute}, classes in {label!r}"
     return Source(
         spec=str(path),
         description=f"a {kind} table: {columns}",
@@ -125,7 +128,8 @@ def _read_csv(path: Path, kind: str) -> dict[str, list[str]]:
         first = file.readline()
         file.seek(0)
         separator = "\t" if kind == "TSV" else next((mark for mark in ",;\t" if mark in first), ",")
-        reader = csv.reader(file, delimiter=separator, strict=True)
+        is_spaced = all(cell.startswith(" ") for cell in first.split(separator)[1:])  # "image, label": in every row
+        reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=is_spaced)
         header = [name.strip() for name in next(reader, [])]
         if not any(header):
             raise DataError(f"{path} is empty; expected a first line with the names of the columns.")
@@ -241,16 +245,19 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _whole_split(dataset: "Dataset", options: SourceOptions, path: Path, root: Path) -> tuple[Split, int]:
+def _whole_split(
+    dataset: "Dataset", names: list[str] | None, options: SourceOptions, path: Path, root: Path
+) -> tuple[Split, int]:
     """Return all rows as the split ``all``, and how many of its paths are absolute."""
     from datasets import Value
 
-    image, label = str(options.image_column), str(options.label_column)
+    image = str(options.image_column)
     is_text = isinstance(dataset.features[image], Value) and dataset.features[image].dtype in ("string", "large_string")
     if not is_text:
         split = column_split("all", dataset, options, where=str(path), prefix=str(path), root=root)
         return split, sum(not Path(name).is_relative_to(root) for name in _paths(split))
-    names = label_names(dataset, label, where=str(path))
+    if names is None:
+        names = label_names(dataset, str(options.label_column), where=str(path))
     texts = column_values(dataset, image, where=str(path))
     paths = _resolved(texts, root, path)
     _check_one_label_each(paths, names, path)
