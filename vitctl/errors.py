@@ -88,6 +88,10 @@ class InterruptedRun(VitctlError):
         self.exit_code = exit_code
 
 
+class SaidWarning(UserWarning):
+    """Something that a person should know and that ends nothing. The command line says each sentence once."""
+
+
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 3, synonyms: Mapping[str, str] = SYNONYMS) -> str:
     """Return ``" Did you mean 'a' or 'b'?"`` for the names nearest to ``word``, or an empty string.
 

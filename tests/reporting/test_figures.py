@@ -10,6 +10,8 @@ from PIL import Image
 
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet, draw_curves
 
+pytestmark = pytest.mark.filterwarnings("ignore::vitctl.reporting.fonts.FontWarning")  # as this machine has no font
+
 
 def write_metrics(path: Path, *, num_steps: int, validate_after: tuple[int, ...]) -> Path:
     lines = []

@@ -14,8 +14,7 @@ from vitctl import __version__
 from vitctl.cli.hints import hint
 from vitctl.cli.output import leave_stdout
 from vitctl.cli.screen import is_first_process
-from vitctl.errors import InterruptedRun, SettingError, VitctlError
-from vitctl.primitives.cache import CacheWarning
+from vitctl.errors import InterruptedRun, SaidWarning, SettingError, VitctlError
 from vitctl.primitives.interrupts import termination_as_error
 from vitctl.shown import shown
 
@@ -36,7 +35,7 @@ class _ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
         try:
-            with termination_as_error("terminated."), _cache_warnings_said():
+            with termination_as_error("terminated."), _warnings_said():
                 return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
             leave_stdout()
@@ -55,15 +54,15 @@ class _ErrorBoundary(TyperGroup):
 
 
 @contextmanager
-def _cache_warnings_said() -> Iterator[None]:
-    """Say warnings about the cache as everything else is said, each once."""
+def _warnings_said() -> Iterator[None]:
+    """Say our own warnings as everything else is said, each once."""
     said = set[str]()
     with warnings.catch_warnings():
-        warnings.simplefilter("always", CacheWarning)
+        warnings.simplefilter("always", SaidWarning)
         shown = warnings.showwarning
 
         def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, CacheWarning):
+            if not issubclass(category, SaidWarning):
                 shown(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))

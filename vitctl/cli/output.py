@@ -1,4 +1,4 @@
-"""Results on stdout: one JSON document, or a few aligned lines."""
+"""Results on stdout: one JSON document, or a few lines, aligned as a terminal shows them (Korean takes two places)."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import typer
+from rich.cells import cell_len, set_cell_size
 
 from vitctl.errors import SettingError
 from vitctl.primitives.files import json_text
@@ -58,15 +59,15 @@ def print_line(text: str = "") -> None:
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Print one ``name  value`` line per pair, values aligned."""
     rows = [(shown(name), value) for name, value in pairs]
-    width = max(len(name) for name, _ in rows)
+    width = max(cell_len(name) for name, _ in rows)
     for name, value in rows:
-        print_line(f"{name:<{width}}  {value}")
+        print_line(f"{set_cell_size(name, width)}  {value}")
 
 
 def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a plain table: left-aligned columns, two spaces apart, no trailing blanks."""
     table = [[shown(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    widths = [max(cell_len(row[column]) for row in table) for column in range(len(header))]
     for row in table:
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True))
         print_line(line.rstrip())

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vitctl.errors import SaidWarning
 from vitctl.primitives.files import user_path, whole_file
 
 _TICK_NS = 20_000_000  # file systems keep time in the kernel's ticks, of at most 10 ms
 _COARSE_TICK_NS = 2_000_000_000  # those that keep whole seconds; FAT keeps even ones
 
 
-class CacheWarning(UserWarning):
-    """Something that is kept cannot be used; it costs time, and nothing else. The command line says each once."""
+class CacheWarning(SaidWarning):
+    """Something that is kept cannot be used; it costs time, and nothing else."""
 
 
 def cache_folder() -> Path | None:

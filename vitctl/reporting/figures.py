@@ -3,6 +3,7 @@
 Colours: Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow, faint on white.
 """
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from vitctl.primitives.documents import parse_document
 from vitctl.primitives.files import whole_file
+from vitctl.reporting.fonts import use_fonts_with_all_letters
 from vitctl.shown import shown
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -159,13 +161,15 @@ def series_style(number: int) -> dict[str, Any]:
 
 
 def fitted(text: str, longest: int) -> str:
-    """Return ``text``, as it is shown on a screen, cut to ``longest`` characters."""
+    """Return ``text``, as it is shown on a screen, cut to the width of ``longest`` Latin letters (Korean takes two)."""
     seen = shown(text)
-    return seen if len(seen) <= longest else seen[: longest - 1] + "…"
+    ends = np.cumsum([2 if unicodedata.east_asian_width(letter) in "FW" else 1 for letter in seen])
+    return seen if not seen or ends[-1] <= longest else seen[: int(np.searchsorted(ends, longest, "left"))] + "…"
 
 
 def save(figure: Figure, path: Path, *, dpi: int = 130) -> None:
-    """Write ``figure`` as a PNG, whole or not at all."""
+    """Write ``figure`` as a PNG, whole or not at all, in fonts that have its letters."""
+    use_fonts_with_all_letters(figure)
     with whole_file(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # boxes stand for such letters
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # said already
         figure.savefig(partial, format="png", dpi=dpi)
