@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from vitctl.conversation import Conversation
-from vitctl.data.files import list_images, read_batches
 from vitctl.data.endings import EXTENSIONS
+from vitctl.data.files import list_images, read_batches
 from vitctl.data.images import pixel_hash, to_rgb
 from vitctl.data.loader import evaluation_batches
 from vitctl.data.scan import Scan, exact_duplicates, scan_images
