@@ -22,13 +22,13 @@ def test_list_images__a_folder_gives_the_images_in_and_below_it_in_natural_order
     expected = [_image(tmp_path / name) for name in ("2.png", "10.PNG", "b/1.jpg")]
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "folder.png").mkdir()
-    assert list_images(str(tmp_path)) == expected
+    assert list_images(str(tmp_path)) == (expected, {})
 
 
 def test_list_images__a_file_is_itself_whether_or_not_it_is_there(tmp_path: Path) -> None:
     path = _image(tmp_path / "1.png")
-    assert list_images(path) == [path]
-    assert list_images("missing.png") == ["missing.png"]
+    assert list_images(path) == ([path], {})
+    assert list_images("missing.png") == (["missing.png"], {})
 
 
 def test_list_images__hidden_files_and_other_files_are_left_alone(tmp_path: Path) -> None:
@@ -36,11 +36,11 @@ def test_list_images__hidden_files_and_other_files_are_left_alone(tmp_path: Path
     (tmp_path / "._1.png").write_bytes(b"")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "1.png").write_bytes(b"")
-    assert list_images(str(tmp_path)) == []
+    assert list_images(str(tmp_path)) == ([], {})
 
 
 def test_list_images__a_path_that_the_system_refuses_is_left_to_the_reader() -> None:
-    assert list_images("a" * 300) == ["a" * 300]
+    assert list_images("a" * 300) == (["a" * 300], {})
 
 
 def test_read_batches_keeps_the_order_and_the_reasons(tmp_path: Path) -> None:

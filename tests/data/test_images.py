@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from vitctl.data.images import EXTENSIONS, decode, pixel_hash, read_rgb, reason_of, to_rgb
+from vitctl.data.endings import EXTENSIONS
+from vitctl.data.images import decode, pixel_hash, read_rgb, reason_of, to_rgb
 
 ORIENTATION = 0x0112  # EXIF tag
 

@@ -78,7 +78,7 @@ def test_another_folder_beside_train_makes_every_folder_a_class(tmp_path: Path, 
     assert split.counts().tolist() == [1, 1, 2]
 
 
-@pytest.mark.parametrize("names", [("val", "test"), ("test",), ("Train", "Test")])
+@pytest.mark.parametrize("names", [("val", "test"), ("test",), ("test", "control")])
 def test_without_train_every_folder_is_a_class(tmp_path: Path, write_classes: Write, names: tuple[str, ...]) -> None:
     source = open_source(str(write_classes(tmp_path, **dict.fromkeys(names, 1))))
     assert list(source.splits) == ["all"]

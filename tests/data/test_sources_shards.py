@@ -449,7 +449,7 @@ def test_what_is_no_tar_file_is_an_error(tmp_path: Path, content: bytes) -> None
 
 def test_a_shard_without_images_is_an_error(tmp_path: Path) -> None:
     for members in ({}, {"0.cls": "cat"}):
-        with pytest.raises(DataError, match=r"a\.tar holds no image; expected members that end in \.bmp "):
+        with pytest.raises(DataError, match=r"a\.tar holds no image; expected members that end in \.apng "):
             _all(_tar(tmp_path / "a.tar", members))
 
 

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from vitctl.conversation import Conversation
+from vitctl.data.endings import EXTENSIONS
 from vitctl.data.files import list_images, read_batches
-from vitctl.data.images import EXTENSIONS, pixel_hash, to_rgb
+from vitctl.data.images import pixel_hash, to_rgb
 from vitctl.data.loader import evaluation_batches
 from vitctl.data.scan import Scan, exact_duplicates, scan_images
 from vitctl.data.source import Split
@@ -223,7 +224,7 @@ def test_pixels__are_the_same_three_ways(storm: Storm, split: Split) -> None:
     expected = torch.stack([storm.tensors[name] for name in names])
     batches = evaluation_batches(good, TRANSFORM, batch_size=50, num_workers=2)
     assert torch.equal(torch.cat(list(batches)), expected)
-    listed = list_images(str(storm.folder))
+    listed, _ = list_images(str(storm.folder))
     assert sorted(listed) == sorted(storm.hashes)
     predicted = dict(item for batch in read_batches(listed, TRANSFORM, batch_size=50) for item in batch)
     assert {path for path, item in predicted.items() if isinstance(item, str)} == storm.rejected

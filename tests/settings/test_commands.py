@@ -96,6 +96,8 @@ def test_finetune__the_ends_of_the_ranges_are_allowed() -> None:
         ({"run": "r", "image_root": "photos"}, "--image-root is given without --data; the run's own data know theirs"),
         ({"run": "r", "image_column": "scan"}, "--image-column is given without --data"),
         ({"run": "r", "label_column": "breed"}, "--label-column is given without --data"),
+        ({"run": "r", "class_depth": 2}, "--class-depth is given without --data"),
+        ({"run": "r", "data": "photos", "class_depth": 0}, "--class-depth is 0"),
     ],
 )
 def test_evaluate__an_unusable_value_is_refused(settings: dict[str, Any], sentence: str) -> None:

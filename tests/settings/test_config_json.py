@@ -23,6 +23,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
     return [
         {
             "data": str(folder),
+            "class_depth": 1,
             "val_fraction": 0.25,
             "group_pattern": "{group}.png",
             "model": str(model),

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,15 @@ def as_tar(rows: list[Row], folder: Path) -> Path:
     return folder / "pets.tar"
 
 
-CONTAINERS: list[Callable[[list[Row], Path], Path]] = [as_csv, as_jsonl, as_parquet, as_saved, as_tar]
+def as_zip(rows: list[Row], folder: Path) -> Path:
+    """A folder around the class folders, as archives have; the order of the members means nothing."""
+    with zipfile.ZipFile(folder / "pets.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, label, content in reversed(rows):
+            archive.writestr(f"pets/{label}/{name}.png", content)
+    return folder / "pets.zip"
+
+
+CONTAINERS: list[Callable[[list[Row], Path], Path]] = [as_csv, as_jsonl, as_parquet, as_saved, as_tar, as_zip]
 
 
 @pytest.fixture
@@ -201,7 +210,7 @@ def test_order_of_the_rows_matters_to_the_order_of_training_only(image_folder: P
 # --- what was looked at once is remembered -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("write", [None, as_csv, as_parquet, as_tar, as_saved])
+@pytest.mark.parametrize("write", [None, as_csv, as_parquet, as_tar, as_saved, as_zip])
 def test_second_run__decodes_nothing_in_the_scan(
     image_folder: Path, rows: list[Row], run: Any, monkeypatch: pytest.MonkeyPatch, write: Any
 ) -> None:
@@ -348,3 +357,20 @@ def test_group_pattern_across_given_splits__warned_of(image_folder: Path, run: A
     (warning,) = (text for text in listener.warnings if "group" in text)
     for words in ("Training and validation share 1 group", "'p2'", "too good to be true"):
         assert words in warning
+
+
+# --- a run on folders in folders ---------------------------------------------------------------------------
+
+
+def test_class_depth__is_kept_in_the_run_and_used_again(image_folder: Path, run: Any) -> None:
+    for colour, group in (("red", "warm"), ("green", "cold"), ("blue", "cold")):
+        (image_folder / group).mkdir(exist_ok=True)
+        (image_folder / colour).rename(image_folder / group / colour)
+    summary = run(image_folder, class_depth=2, steps=1)
+    assert summary.num_classes == 3
+    assert json.loads(Path("out/config.json").read_text())["class_depth"] == 2
+    own, everything = evaluate_run(run="out"), evaluate_run(run="out", split="all", out="e")
+    assert own.num_images == summary.num_val == 7
+    for report in (own, everything):
+        assert [row.class_name for row in report.per_class] == ["blue", "green", "red"]
+    assert everything.num_images == 36

@@ -7,6 +7,7 @@ and how an image is opened from bytes or a path.
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_SET = re.compile(r"[ _-]?set$")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class ColumnImages:
     def stamp(self, row: int) -> str:
         """Return a text that changes with the file at the path, or with those of the data set."""
         return file_stamp(self.paths[row]) if row in self.paths else self.version
+
+
+def split_named(text: str) -> str | None:
+    """Return the split that somebody calls ``text``, in any case, with or without "set"; None where it is another."""
+    return SPLIT_NAMES.get(_SET.sub("", text.strip().lower()))
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from vitctl.data.endings import is_hidden, part_images
 from vitctl.data.given import ImageLike, rgb_in_flight
-from vitctl.data.images import EXTENSIONS, is_hidden, open_image, reason_of
+from vitctl.data.images import open_image, reason_of
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.primitives.cache import file_stamp
@@ -22,19 +23,20 @@ from vitctl.primitives.natural_order import natural_key
 AnyImage = TypeVar("AnyImage", bound=ImageLike)
 
 
-def list_images(given: str) -> list[str]:
+def list_images(given: str) -> tuple[list[str], dict[str, int]]:
     """Return ``given`` itself, or the image files in and below it, in natural order, where it is a folder.
 
-    Hidden files and folders in it are left alone.
+    Hidden files and folders in it are left alone; images of kinds that are not read are counted, by ending.
     """
     folder = user_path(given)
     try:
         if not folder.is_dir():
-            return [given]
+            return [given], {}
     except OSError:
-        return [given]  # reading it will tell what is wrong
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and _is_no_folder(path))
-    return sorted((str(path) for path in files if not is_hidden(path, below=folder)), key=natural_key)
+        return [given], {}  # reading it will tell what is wrong
+    seen = (path for path in folder.rglob("*") if not is_hidden(path, below=folder) and _is_no_folder(path))
+    images, left_out = part_images(map(str, seen))
+    return sorted(images, key=natural_key), left_out
 
 
 def _is_no_folder(path: Path) -> bool:

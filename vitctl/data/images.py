@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL import _imaging as core
 
+from vitctl.data.heif import NUM_MARK_BYTES, is_heif, open_heif
 from vitctl.data.pixel_budget import IN_FLIGHT
 from vitctl.primitives.devices import is_out_of_memory
 
@@ -26,25 +27,13 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # what Pillow says of odd EXIF data and the like; what it cannot decode it raises
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-# what Pillow opens without a further program; a class folder's other files are left alone
-EXTENSIONS = (
-    ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-
-
-# the formats of those endings (and AVIF where Pillow has it): others, such as EPS, would start further programs
+# of the endings in ``vitctl.data.endings`` (AVIF where Pillow has it); others, such as EPS, would start programs
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 Image.init()
 _FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
 
 LARGE_PX, BLOCK_BYTES = 2**26, 64 * 2**20
 STRIP_PX = 2**22  # of a transparent image that are laid over white at a time
-LITTER = ("__MACOSX", "__pycache__")
-
-
-def is_hidden(path: Path, *, below: Path) -> bool:
-    """Return whether a part of ``path`` below ``below`` is hidden or litter (``._1.jpg``, ``__MACOSX``)."""
-    return any(part.startswith(".") or part in LITTER for part in path.relative_to(below).parts)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -118,7 +107,7 @@ def decoding(image: Image.Image, *, least_side: int | None = None) -> Iterator[I
 
 
 def open_image(file: str | Path | BinaryIO) -> Image.Image:
-    """Return an image as ``Image.open`` does, of the formats in ``FORMATS`` only, whatever its name says.
+    """Return an image as ``Image.open`` does, of the formats in ``FORMATS`` or HEIF only, whatever its name says.
 
     Raises:
         Exception: As ``decode``; before it is opened, of a FIFO, where one would wait for ever, or a device.
@@ -127,7 +116,23 @@ def open_image(file: str | Path | BinaryIO) -> Image.Image:
         mode = os.stat(file).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails, and says so
             raise ValueError("not a file: a FIFO, a device or a socket")
-    return Image.open(file, formats=_FORMATS)
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        if not is_heif(_beginning(file)):
+            raise
+    return open_heif(file)
+
+
+def _beginning(file: str | Path | BinaryIO) -> bytes:
+    """Return the first bytes of a file, which is left where it was opened."""
+    if isinstance(file, (str, Path)):
+        with open(file, "rb") as opened:
+            return opened.read(NUM_MARK_BYTES)
+    file.seek(0)
+    mark = file.read(NUM_MARK_BYTES)
+    file.seek(0)
+    return mark
 
 
 def read_rgb(path: Path) -> Image.Image:

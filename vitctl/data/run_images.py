@@ -26,11 +26,12 @@ class _Settings(Schema):
     image_column: Name | None = None
     label_column: Name | None = None
     group_column: Name | None = None
+    class_depth: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def options(self) -> SourceOptions:
         """How the data were read."""
-        return SourceOptions(self.image_root, self.image_column, self.label_column, self.group_column)
+        return SourceOptions.of(self)
 
 
 class _Listing(Schema):

@@ -10,10 +10,11 @@ there. Everything after it (class map, scan, split, transforms,
 batches, run folder) knows only the classes below.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -48,14 +49,21 @@ class SourceOptions:
         image_column: Column of images or paths; None finds it.
         label_column: Column of classes; None finds it.
         group_column: Column whose equal values stay on one side of a split.
+        class_depth: Level of the folder that names the class, >= 1; None is 1.
     """
 
     image_root: str | None = None
     image_column: str | None = None
     label_column: str | None = None
     group_column: str | None = None
+    class_depth: int | None = None
 
-    def given(self) -> dict[str, str]:
+    @classmethod
+    def of(cls, settings: object) -> "SourceOptions":
+        """Return what the settings of a command (or of a run) say of it; what they do not know is None."""
+        return cls(**{one.name: getattr(settings, one.name, None) for one in fields(cls)})
+
+    def given(self) -> dict[str, Any]:
         """Return the options that are not None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
@@ -72,6 +80,8 @@ class Split:
         class_names: Names of the classes, in natural order (2 before 10).
         empty_classes: Class folders without an image; no class of the split, but worth a word in training.
         groups: (N,) str, images with the same one belong together (a patient, a video); None where unknown.
+        left_out: Files of other kinds that lie among the images and are not read, by ending (``.heic``).
+        notes: Sentences the user should see.
     """
 
     name: str
@@ -81,6 +91,8 @@ class Split:
     class_names: tuple[str, ...]
     empty_classes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -187,6 +199,15 @@ class Source:
             return self.is_flippable
         return not all(len(name) == 1 and name.isalnum() for name in class_names)
 
+    def told_split(self, name: str) -> Split:
+        """Return a split that tells what its source has to say as well."""
+        split = self.split(name)
+        return replace(split, notes=(*self.notes, *split.notes))
+
+    def sentences(self, *splits: Split) -> list[str]:
+        """Return what a user of ``splits`` should be told of them and of the source, each sentence once."""
+        return list(dict.fromkeys([*self.notes, *(note for split in splits for note in split.notes)]))
+
     def training_split(self) -> Split:
         """Return the images to train on: split ``train``, or all of a source without splits.
 
@@ -207,11 +228,32 @@ def lost_image(split: Split, position: int, error: Exception) -> DataError:
 
 
 def split_from_names(name: str, images: Images, label_names: Sequence[str]) -> Split:
-    """Return a split whose classes are the distinct ``label_names`` (one per image), in natural order."""
-    class_names = tuple(sorted(set(label_names), key=natural_key))
+    """Return a split whose classes are the distinct ``label_names`` (one per image), in natural order.
+
+    Names that differ in how Unicode composes their letters only (macOS takes ``é`` apart) are one class.
+    """
+    composed = {label: composed_name(label) for label in dict.fromkeys(label_names)}
+    class_names = tuple(sorted(set(composed.values()), key=natural_key))
     position = {class_name: index for index, class_name in enumerate(class_names)}
-    labels = np.array([position[label] for label in label_names], dtype=np.int64)
-    return Split(name, images, np.arange(len(labels), dtype=np.int64), labels, class_names)
+    labels = np.array([position[composed[label]] for label in label_names], dtype=np.int64)
+    rows = np.arange(len(labels), dtype=np.int64)
+    return Split(name, images, rows, labels, class_names, notes=_on_spelling(composed))
+
+
+def composed_name(class_name: str) -> str:
+    """Return the name of a class with composed letters (Unicode's NFC), as Linux and Windows write them."""
+    return unicodedata.normalize("NFC", class_name)
+
+
+def _on_spelling(composed: Mapping[str, str]) -> tuple[str, ...]:
+    taken_apart = [name for given, name in composed.items() if given != name]
+    if not taken_apart:
+        return ()
+    number = "1 class is" if len(taken_apart) == 1 else f"{len(taken_apart)} classes are"
+    return (
+        f"{number} spelt with letters taken apart (Unicode NFD, as macOS does), {taken_apart[0]!r} first; both "
+        "spellings count as one class, with composed letters (NFC).",
+    )
 
 
 def align_classes(
@@ -219,7 +261,7 @@ def align_classes(
 ) -> Split:
     """Return ``split`` with labels that are positions in ``class_names``, matched by name.
 
-    A class that ``split`` lacks shifts nothing.
+    A class that ``split`` lacks shifts nothing. Composed and decomposed letters (NFC, NFD) are the same.
 
     Args:
         split: Any split.
@@ -230,14 +272,14 @@ def align_classes(
     Raises:
         DataError: ``split`` has images of classes that the map lacks; the sentence lists them.
     """
-    known = {class_name: index for index, class_name in enumerate(class_names)}
+    known = {composed_name(class_name): index for index, class_name in enumerate(class_names)}
     present = [split.class_names[label] for label in np.unique(split.labels)]
-    extra = [class_name for class_name in present if class_name not in known]
+    extra = [class_name for class_name in present if composed_name(class_name) not in known]
     if extra:
         listed = ", ".join(repr(class_name) for class_name in extra[:10]) + (", ..." if len(extra) > 10 else "")
         raise DataError(
             f"{where} has {len(extra)} class{'es' * (len(extra) > 1)} unknown in training: {listed}; the "
             f"{len(known)} known are {', '.join(list(class_names)[:5])}{' and others' * (len(known) > 5)}. {advice}"
         )
-    table = np.array([known.get(class_name, -1) for class_name in split.class_names], dtype=np.int64)
+    table = np.array([known.get(composed_name(class_name), -1) for class_name in split.class_names], dtype=np.int64)
     return replace(split, labels=table[split.labels], class_names=tuple(class_names))

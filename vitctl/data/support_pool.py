@@ -4,13 +4,14 @@ Letters: N images of the pool, M test images, C classes.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
+from vitctl.data.endings import left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
@@ -34,6 +35,7 @@ class SupportPool:
         test_spec: Spec of the test images' source.
         test_reason: Where they come from.
         is_in_memory: Whether reading any of them costs next to nothing.
+        left_out: Files of other kinds that lie among the images and are not read, by ending.
     """
 
     source: Source
@@ -42,6 +44,7 @@ class SupportPool:
     test_spec: str
     test_reason: str
     is_in_memory: bool
+    left_out: Mapping[str, int]
 
 
 def open_support_pool(
@@ -71,7 +74,7 @@ def open_support_pool(
     if pool.empty_classes:
         raise DataError(
             f"{source.spec} has class folders without an image: {', '.join(pool.empty_classes[:10])}; expected one or "
-            "more in each. Fill or remove them."
+            "more in each. Fill or remove them." + f" {left_out_sentence(pool.left_out)}" * bool(pool.left_out)
         )
     if len(pool.class_names) < 2:
         raise DataError(
@@ -83,7 +86,7 @@ def open_support_pool(
         name = next((name for name in _TEST_SPLITS if name in other.splits), None)
         if name is None:
             raise DataError(f"--test {test} has the splits {', '.join(other.splits)}; expected test, val, or none.")
-        found, spec, is_in_memory = other.splits[name], other.spec, source.is_in_memory and other.is_in_memory
+        found, spec, is_in_memory = other.told_split(name), other.spec, source.is_in_memory and other.is_in_memory
         why = "given" if name == "all" else f"given, its split {name}"
     else:
         name = next((name for name in ("test", "val") if name in source.splits), None)
@@ -97,7 +100,8 @@ def open_support_pool(
         where=f"the test set {spec}",
         advice="Rename or remove them.",
     )
-    return SupportPool(source, pool.select(range(len(pool)), name="pool"), found, spec, why, is_in_memory)
+    left_out = together(pool.left_out, found.left_out)
+    return SupportPool(source, pool.select(range(len(pool)), name="pool"), found, spec, why, is_in_memory, left_out)
 
 
 def _with_drawn_test(source: Source, pool: Split) -> SupportPool:
@@ -114,6 +118,7 @@ def _with_drawn_test(source: Source, pool: Split) -> SupportPool:
         source.spec,
         reason,
         source.is_in_memory,
+        pool.left_out,
     )
 
 

@@ -1,14 +1,14 @@
 """From data specs to checked training and validation images with one class map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
+from vitctl.data.endings import image_endings, left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
-from vitctl.data.images import EXTENSIONS
 from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
@@ -29,6 +29,7 @@ class TrainingData:
         val_spec: Spec of the validation images' source.
         val_reason: Where the validation images come from.
         skipped: One line per training image left out: name and reason.
+        left_out: Files of other kinds that lie among the images and are not read, by ending.
     """
 
     source: Source
@@ -38,6 +39,7 @@ class TrainingData:
     val_spec: str
     val_reason: str
     skipped: tuple[str, ...]
+    left_out: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def open_training_sources(
     if everything.empty_classes:
         raise DataError(
             f"{source.spec} has class folders without an image: {', '.join(everything.empty_classes[:10])}; expected "
-            f"image files ({' '.join(EXTENSIONS)}). Fill or remove them."
+            f"image files ({' '.join(image_endings())}). Fill or remove them."
+            + f" {left_out_sentence(everything.left_out)}"
+            * bool(everything.left_out)
         )
     given, val_spec, val_reason = _given_validation(source, val, val_fraction, options)
     if given is not None:
@@ -148,8 +152,10 @@ def check_training_data(
     usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
 
+    left_out = together(everything.left_out, {} if given is None else given.left_out)
+
     def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:
-        return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped)
+        return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped, left_out)
 
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):
@@ -241,13 +247,10 @@ def _given_validation(
     if val is not None:
         other = open_source(val, options, is_strict=False)
         if "val" in other.splits:
-            return other.splits["val"], other.spec, f"split val of {other.spec}"
+            return other.told_split("val"), other.spec, f"split val of {other.spec}"
         if "all" in other.splits:
-            return (
-                other.splits["all"].select(range(len(other.splits["all"])), name="val"),
-                other.spec,
-                other.spec,
-            )
+            everything = other.told_split("all")
+            return everything.select(range(len(everything)), name="val"), other.spec, other.spec
         raise DataError(
             f"--val {val} has the splits {', '.join(other.splits)}; expected a split val, or a source without splits. "
             "For a folder of splits, give the path of the one to validate on."

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation, Setting
+from vitctl.data.endings import left_out_settings
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
 from vitctl.data.support_pool import (
@@ -204,7 +205,7 @@ def open_image_tasks(
             check_elsewhere(path, (images.source.spec, images.test_spec), option=option)
         if images.source.spec in {task.name for task in tasks}:
             raise SettingError(f"--data {spec} is given twice; expected different ones.", field="data")
-        for note in images.source.notes:
+        for note in images.source.sentences(images.pool, images.test):
             conversation.warn(note)
         if skip_bad:
             images, skipped = leave_out_bad(images, num_threads=num_scan_threads(), conversation=conversation)
@@ -327,6 +328,7 @@ def task_settings(task: Task, *, reason: str) -> list[Setting]:
         saved = f"the rest of {num_pool:,} need not be embedded" if len(used.support) < num_pool else "all"
         settings.append(Setting("support", f"{len(used.support):,} images in any draw", saved))
         settings.append(Setting("test", f"{len(used.test):,} images", f"{pool.test_reason} ({pool.test_spec})"))
+        settings += left_out_settings(pool.left_out)
     return [*settings, Setting("classes", str(len(task.class_names)))]
 
 

@@ -49,6 +49,8 @@ def choose_images(
         opened = open_source(verify, SourceOptions())
         split_name = preferred_split(opened)
         split = opened.split(split_name)
+        for sentence in opened.sentences(split):
+            conversation.warn(sentence)
         labelled = _labelled(split, source, place)
         if labelled is None and source.has_classifier:
             conversation.line("The classes of the images are not the model's, so accuracy is not measured.")

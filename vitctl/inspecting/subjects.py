@@ -6,6 +6,7 @@ import torch
 
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
+from vitctl.data.endings import left_out_sentence
 from vitctl.data.files import split_of_files
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import Source, SourceOptions, Split
@@ -176,6 +177,8 @@ def choose_images(
         order = list(range(len(split)))
     else:
         split, source, reason = of_run or _of_data(config)
+        for sentence in (*source.sentences(split), *filter(None, [left_out_sentence(split.left_out)])):
+            conversation.warn(sentence)
         spec, in_memory = source.spec, source.is_in_memory
         order = random_generator(config.seed, "inspection").permutation(len(split))[:most].tolist()
     chosen = split.select(order, name="chosen")
@@ -188,9 +191,7 @@ def choose_images(
 
 
 def _of_data(config: OnImages) -> tuple[Split, Source, str]:
-    source = open_source(
-        config.data or DIGITS, SourceOptions(config.image_root, config.image_column, config.label_column)
-    )
+    source = open_source(config.data or DIGITS, SourceOptions.of(config))
     name = next(name for name in SPLIT_PREFERENCE if name in source.splits)
     why = f"split {name}" if config.data is not None else f"the embedded ones, split {name}: no --data is given"
     return source.split(name), source, why

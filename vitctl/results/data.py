@@ -194,3 +194,5 @@ class DataReport(Result):
     """Of all images and their classes; the same in any order and container."""
     out: str
     """Folder of the files, absolute."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""

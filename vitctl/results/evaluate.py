@@ -1,5 +1,6 @@
 """What ``vitctl evaluate`` returns: accuracy with its interval, calibration, every class."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitctl.results.result import Result, key
@@ -55,3 +56,5 @@ class EvaluateResult(Result):
     """One row per class, in the model's order."""
     out: str
     """Folder of the files, absolute."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""

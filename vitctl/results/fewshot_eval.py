@@ -118,3 +118,5 @@ class FewshotResult(Result):
     """Those that results depend on, and the version of vitctl."""
     out: str
     """Folder of the files, absolute."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""

@@ -1,7 +1,7 @@
 """What ``vitctl finetune`` returns: the run's summary, or with ``dry_run`` what the run would cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vitctl.results.result import JsonValue, Result
 
@@ -70,6 +70,8 @@ class FinetuneResult(Result):
     """Share of the training time that went by waiting for images, 0-1."""
     wall_s: float
     """Seconds from start to end, loading and validation included."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,3 +124,5 @@ class DryRunResult(Result):
     """Seconds of all steps, without validation and start-up; estimated."""
     groups: tuple[GroupReport, ...]
     """Parameter groups, lowest rate first."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""

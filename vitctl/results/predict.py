@@ -1,5 +1,6 @@
 """What ``vitctl predict`` returns: the most probable classes of each image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitctl.results.result import Result, key
@@ -43,3 +44,5 @@ class PredictResult(Result):
     """In the order given."""
     skipped: tuple[SkippedImage, ...]
     """What could not be read."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""

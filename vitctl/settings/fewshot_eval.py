@@ -6,7 +6,7 @@ from typing import Annotated
 from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.settings import words
-from vitctl.settings.groups import BadImages, Columns, Compute, ExactBatches, Groups, check_weights_of_models
+from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, ExactBatches, Groups, check_weights_of_models
 from vitctl.settings.option import Opt, Settings, at_least, at_most, option_of
 from vitctl.settings.parsing import listed, names, penalties, pixels, whole_numbers
 from vitctl.settings.words import ALL, PRETRAINED
@@ -174,6 +174,6 @@ class FewshotEvalConfig(
 
 
 _OF_IMAGES = (
-    "model", "weights", "data", "test", "image_root", "image_column", "label_column", "group_column", "group_pattern",
+    "model", "weights", "data", "test", *HOW_READ, "group_column", "group_pattern",
     "on_bad_image", "layers", "pool", "image_size", "preprocess", "cache", "batch_size", "num_workers", "device",
 )  # fmt: skip

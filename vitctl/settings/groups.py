@@ -8,21 +8,31 @@ from vitctl.settings import words
 from vitctl.settings.option import SEED, Opt, Settings, at_least
 from vitctl.settings.words import PRETRAINED
 
+HOW_READ = ("image_root", "image_column", "label_column", "class_depth")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Columns(Settings):
-    """How a table, a saved data set or shards are read."""
+    """How a folder, a table, a saved data set or shards are read."""
 
     image_root: Annotated[
         str | None, Opt("Folder that a table's relative paths start from; else the table's own.", "DIR")
     ] = None
     image_column: Annotated[str | None, Opt("Column of images or paths, if not found.", "NAME")] = None
     label_column: Annotated[str | None, Opt("Column of classes, if not found.", "NAME")] = None
+    class_depth: Annotated[
+        int | None,
+        Opt(
+            "Level of the folders that are the classes: 1 (the default) takes dogs/poodle/1.jpg as dogs, 2 as poodle.",
+            "N",
+            limits=(at_least(1),),
+        ),
+    ] = None
 
     def refuse_columns_without_data(self, data: str | None, *, why: str) -> None:
         """Refuse columns beside data that know their own."""
         if data is None:
-            for name in ("image_root", "image_column", "label_column"):
+            for name in HOW_READ:
                 if getattr(self, name) is not None:
                     raise SettingError(f"--{name.replace('_', '-')} is given without --data; {why}", field=name)
 

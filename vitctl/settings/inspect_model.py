@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar
 from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.settings import words
-from vitctl.settings.groups import BadImages, Columns, Device, Run, Threads, Workers, check_weights_of_models
+from vitctl.settings.groups import (
+    HOW_READ,
+    BadImages,
+    Columns,
+    Device,
+    Run,
+    Threads,
+    Workers,
+    check_weights_of_models,
+)
 from vitctl.settings.option import SEED, Opt, Settings, at_least, at_most, between
 from vitctl.settings.parsing import layer_name, listed, patch, pixels, token
 from vitctl.settings.words import PRETRAINED
@@ -149,7 +158,7 @@ class OnImages(InspectConfig, _Data, Columns, BadImages, _Shown, Size, Workers):
         """Check the models, and refuse what would do nothing."""
         super().check_together()
         if self.data is None:
-            self.refuse("image_root", "image_column", "label_column", why="without --data")
+            self.refuse(*HOW_READ, why="without --data")
 
 
 @dataclass(frozen=True, kw_only=True)

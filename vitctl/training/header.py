@@ -3,6 +3,7 @@
 import numpy as np
 
 from vitctl.conversation import Setting
+from vitctl.data.endings import left_out_settings
 from vitctl.data.resized import num_bytes, resized_sizes
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
@@ -36,6 +37,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
         Setting("validation images", f"{num_val:,}", data.val_reason),
+        *left_out_settings(data.left_out),
         Setting("model", loaded.name, plan.model.reason),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),

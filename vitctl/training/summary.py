@@ -55,6 +55,7 @@ def summarise(
         images_per_s=round(clock.num_images / clock.training_s, 3),
         data_wait_fraction=round(clock.data_s / clock.training_s, 4),
         wall_s=round(wall_s, 3),
+        left_out=data.left_out,
     )
 
 
@@ -77,4 +78,5 @@ def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
         step_s=cost.step_s,
         training_s=cost.training_s,
         groups=cost.groups,
+        left_out=data.left_out,
     )

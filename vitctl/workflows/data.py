@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.endings import left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
 from vitctl.data.scan_memory import ScanMemory
@@ -41,8 +42,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     Raises:
         VitctlError: The data cannot be opened, or no image decodes; nothing was written.
     """
-    options = SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column)
-    source = open_source(str(config.data), options)
+    source = open_source(str(config.data), SourceOptions.of(config))
     out = _decide_out(config, source)
     check_writable(out)
     with ScanMemory(conversation) as memory:
@@ -52,6 +52,8 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     split, scan = scanned[main]
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
+    left_out = together(*(one.left_out for one, _ in scanned.values()))
+    unread = [left_out_sentence(left_out)] if left_out else []
     report = DataReport(
         data=source.spec,
         description=source.description,
@@ -61,6 +63,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         validation=validation,
         images=describe_images([scan for _, scan in scanned.values()]),
         suggested_image_size=SuggestedSize(size.value, size.reason),
+        left_out=left_out,
         bad=tuple(
             BadImage(one.image_name(position), name, reason)
             for name, (one, seen) in scanned.items()
@@ -69,7 +72,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         duplicates=describe_duplicates(scanned, hashes, kept_in),
         imbalance=describe_imbalance(split),
         aspect_ratios=strange_shapes(scanned),
-        warnings=(*source.notes, *_warnings(scanned, hashes, main)),
+        warnings=(*source.sentences(*(one for one, _ in scanned.values())), *unread, *_warnings(scanned, hashes, main)),
         fingerprint=fingerprint(scanned),
         out=str(out),
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.checked_images import good_images
+from vitctl.data.endings import left_out_settings
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
@@ -46,7 +47,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     out = _decide_out(config, images)
     check_writable(out)
     check_elsewhere(out, [images.spec])
-    for note in opened.notes:
+    for note in (*opened.notes, *images.source.sentences(images.split)):
         conversation.warn(note)
     split, skipped = _check_images(images, config, conversation)
     workers = resolve_num_workers(
@@ -60,6 +61,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         [
             Setting("model", opened.name),
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
+            *left_out_settings(images.split.left_out),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
@@ -88,6 +90,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         num_skipped=len(skipped),
         per_class=per_class_report(predicted, split.labels, class_names),
         out=str(out),
+        left_out=images.split.left_out,
     )
     _write_files(out, report, split, predicted, shares, class_names)
     return report
@@ -106,7 +109,7 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
             field="data",
         )
     else:
-        source = open_source(config.data, SourceOptions(config.image_root, config.image_column, config.label_column))
+        source = open_source(config.data, SourceOptions.of(config))
         name = config.split or preferred_split(source)
         why = (
             "given"

@@ -7,6 +7,7 @@ import torch
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
+from vitctl.data.endings import together
 from vitctl.data.source import SourceOptions
 from vitctl.evaluation.embedding import Cost, Embedder, FeatureChoice
 from vitctl.evaluation.feature_cache import FeatureCache
@@ -16,6 +17,7 @@ from vitctl.evaluation.results import DRAWN, Record, write_arrays, write_tables
 from vitctl.evaluation.scoring import Scorer
 from vitctl.evaluation.tasks import (
     EpisodePlan,
+    ImageTask,
     LinearPlan,
     Plan,
     Task,
@@ -64,6 +66,7 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
         cost=cost.result(),
         settings={"vitctl": __version__} | config.as_json(without=_NOT_OF_RESULTS),
         out=str(out),
+        left_out=together(*(task.images.left_out for task in tasks if isinstance(task, ImageTask))),
     )
     write_files(out, result, tasks)
     if config.predictions is not None:
@@ -104,7 +107,7 @@ def _score_models(
         data,
         config.test or (None,) * len(data),
         plan,
-        options=SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column),
+        options=SourceOptions.of(config),
         group_pattern=config.group_pattern,
         skip_bad=config.on_bad_image == "skip",
         conversation=talk,

@@ -95,7 +95,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
         first.data_spec,
         val=config.val,
         val_fraction=config.val_fraction,
-        options=SourceOptions(config.image_root, config.image_column, config.label_column, config.group_column),
+        options=SourceOptions.of(config),
         group_pattern=config.group_pattern,
     )
     check_classes(sources)
@@ -135,7 +135,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     plan = make_plan(config, first, data, image_size=size, interpolation=interpolation, head=head)
     job = build_job(config, plan, data, prepared)
     check_batch_norm(job)
-    for note in (*data.source.notes, *prepared.notes):
+    for note in (*data.source.sentences(data.train, *([] if data.val is None else [data.val])), *prepared.notes):
         conversation.warn(note)
     if spec == DEMO and Path(DEMO).is_dir():
         conversation.warn(f"'{DEMO}' is the embedded model; the folder here is './{DEMO}'.")

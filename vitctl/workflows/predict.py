@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vitctl.conversation import Conversation
+from vitctl.data.endings import left_out_sentence, together
 from vitctl.data.files import list_images, read_batches
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.classify import predict_logits, probabilities
@@ -24,15 +25,16 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
     """
     device, _ = resolve_device(config.device)
     listed = {given: list_images(given) for given in config.images}
-    paths = [path for given in config.images for path in listed[given]]
+    paths = [path for given in config.images for path in listed[given][0]]
+    left_out = together(*(others for _, others in listed.values()))
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
     opened = open_model(spec, weights=config.weights)
     names = [opened.loaded.class_descriptions.get(name, name) for name in opened.class_names]
-    for note in opened.notes:
+    for note in (*opened.notes, *([left_out_sentence(left_out)] if left_out else [])):
         conversation.warn(note)
     predictions: list[Prediction] = []
-    skipped = [SkippedImage(given, "a folder that holds no image") for given, found in listed.items() if not found]
+    skipped = [SkippedImage(given, "a folder that holds no image") for given, (found, _) in listed.items() if not found]
     model = opened.model.to(device)
     transform = EvaluationTransform(opened.preprocessing)
     memory = enough_memory(device, config.batch_size)
@@ -52,7 +54,7 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
                 for (path, _), shares in zip(good, probabilities(logits), strict=True):
                     predictions.append(Prediction(path, top_classes(shares, names, config.top_k)))
             bar.advance(len(batch))
-    return PredictResult(predictions=tuple(predictions), skipped=tuple(skipped))
+    return PredictResult(predictions=tuple(predictions), skipped=tuple(skipped), left_out=left_out)
 
 
 def top_classes(shares: np.ndarray, names: Sequence[str], top_k: int) -> tuple[ClassProbability, ...]:

@@ -7,7 +7,7 @@ any that would also recognise its specs.
 from typing import Protocol
 
 from vitctl.data.source import Source, SourceOptions
-from vitctl.data.sources import digits, folder, hub, idx, saved, shards, table
+from vitctl.data.sources import digits, folder, hub, idx, saved, shards, table, zips
 from vitctl.errors import DataError, SettingError
 
 
@@ -23,7 +23,7 @@ class SourceKind(Protocol):
         """Return what ``spec`` stands for; DataError with one sentence where it cannot."""
 
 
-SOURCES: tuple[SourceKind, ...] = (digits, hub, table, shards, saved, idx, folder)
+SOURCES: tuple[SourceKind, ...] = (digits, hub, table, shards, saved, idx, zips, folder)
 
 
 def open_source(spec: str, options: SourceOptions | None = None, *, is_strict: bool = True) -> Source:
@@ -31,7 +31,7 @@ def open_source(spec: str, options: SourceOptions | None = None, *, is_strict: b
 
     Args:
         spec: ``digits``, ``hub:OWNER/NAME``, or the path of a table, of tar shards, of a saved data set, of a
-            folder of IDX files or of class folders.
+            folder of IDX files, or of class folders, which may be a ``.zip``.
         options: How to read it; None leaves everything to the source.
         is_strict: Refuse an option that means nothing to this kind of source, instead of passing it over.
 

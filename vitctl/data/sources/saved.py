@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitctl.data.columns import SPLIT_NAMES, check_columns, column_split, find_columns, quiet_datasets
+from vitctl.data.columns import check_columns, column_split, find_columns, quiet_datasets, split_named
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split
 from vitctl.errors import DataError
 from vitctl.primitives.documents import foreign, read_document
@@ -76,7 +76,7 @@ def source_of(
     options = find_columns(next(iter(parts.values())), options, where=spec)
     readers = {}
     for given, dataset in parts.items():
-        name = SPLIT_NAMES.get(given, given)
+        name = split_named(given) or given
         if name in readers:
             raise DataError(f"{spec} holds two splits for {name}: {', '.join(parts)}. Keep one of them.")
         readers[name] = partial(_read_split, name, dataset, options, spec, given, root, inside)

@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES
-from vitctl.data.images import EXTENSIONS, is_hidden, open_image
+from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES, split_named
+from vitctl.data.endings import ending_of, image_endings, is_hidden, left_out_sentence, part_images, together
+from vitctl.data.images import open_image
 from vitctl.data.labels import class_names
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
@@ -35,7 +36,7 @@ from vitctl.primitives.natural_order import natural_key
 from vitctl.primitives.schemas import Name, Schema
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 MAX_TEXT = 1_000  # a longer field of a .json is a caption, no class or group
 MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
 Start = Annotated[int, Field(ge=0, lt=2**63)]
@@ -178,17 +179,20 @@ def _absolute(spec: str) -> str:
 
 
 def _read_split(name: str, paths: list[Path], options: SourceOptions) -> Split:
-    members = [(shard, member) for shard, path in enumerate(paths) for member in _indexed(path)]
+    indexes = [_indexed(path) for path in paths]
+    members = [(shard, member) for shard, index in enumerate(indexes) for member in index.members]
+    left_out = together(*(index.left_out for index in indexes))
     where = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     if not members:
-        raise DataError(f"{where} holds no image; expected members that end in {' '.join(EXTENSIONS)}.")
+        unread = f" {left_out_sentence(left_out)}" * bool(left_out)
+        raise DataError(f"{where} holds no image; expected members that end in {' '.join(image_endings())}.{unread}")
     labels = _labels([member for _, member in members], options.label_column, where=where)
     images = ShardImages(
         tuple(map(str, paths)),
         tuple(member.name for _, member in members),
         np.array([(shard, member.start, member.size) for shard, member in members], dtype=np.int64),
     )
-    split = split_from_names(name, images, labels)
+    split = replace(split_from_names(name, images, labels), left_out=left_out)
     if options.group_column is None:
         return split
     groups = _fields_of([member for _, member in members], options.group_column, "--group-column", where)
@@ -215,7 +219,7 @@ def _labels(members: list[Member], column: str | None, *, where: str) -> list[st
     while all(len(way) > shared + 1 and way[shared] == ways[0][shared] for way in ways):
         shared += 1
     classes = [way[shared] for way in ways]
-    if "train" in classes and set(classes) <= set(SPLIT_NAMES):
+    if "train" in {split_named(name) for name in classes} and all(map(split_named, classes)):
         raise DataError(
             f"{where} holds the splits {', '.join(sorted(set(classes)))} as folders; expected one split per shard. "
             "Pack each into a shard with its name in it, train.tar and so on."
@@ -237,10 +241,19 @@ def _fields_of(members: list[Member], column: str, option: str, where: str) -> l
 # --- the index ---------------------------------------------------------------------------------------------
 
 
-class _Index(Schema):
-    """What the cache holds of a shard: its stamp, and the fields of each ``Member``."""
+@dataclass(frozen=True)
+class _Index:
+    """What a shard holds: images in the order they lie there, and how many files of other kinds by ending."""
+
+    members: list[Member]
+    left_out: dict[str, int]
+
+
+class _KeptIndex(Schema):
+    """What the cache holds of a shard: its stamp, the fields of each ``Member``, what is left out."""
 
     stamp: str
+    left_out: dict[Name, Start]
     # JSON has no tuples; one entry that is not ours is enough
     members: Annotated[
         list[Annotated[tuple[Name, Start, Start, dict[Name, Any]], Field(strict=False)]], Field(fail_fast=True)
@@ -253,26 +266,26 @@ def _stem(name: str) -> str:
     return f"{folder}/{last.partition('.')[0]}" if folder else last.partition(".")[0]
 
 
-def _indexed(path: Path) -> list[Member]:
-    """Return the images of a shard in the order they lie there, from the cache where it is known."""
+def _indexed(path: Path) -> _Index:
+    """Return what a shard holds, from the cache where it is known."""
     folder = cache_folder()
     if folder is None:
         return _index(path)
     store = folder / "tar" / f"{path.name}-{short_hash(str(path))}.index"
-    stamp = f"{INDEX_VERSION}-{file_stamp(path)}"
+    stamp = f"{INDEX_VERSION}-{short_hash(' '.join(image_endings()))}-{file_stamp(path)}"
     known = recall(store)
     with contextlib.suppress(UnusableDocument):  # unknown, or not what we wrote
-        kept = parse_document(known or "", _Index, is_strict=False)
+        kept = parse_document(known or "", _KeptIndex, is_strict=False)
         if kept.stamp == stamp:
-            return [Member(*row) for row in kept.members]
-    members = _index(path)
-    rows = [[member.name, member.start, member.size, member.fields] for member in members]
-    keep(store, json.dumps({"path": str(path), "stamp": stamp, "members": rows}))
-    return members
+            return _Index([Member(*row) for row in kept.members], kept.left_out)
+    index = _index(path)
+    rows = [[member.name, member.start, member.size, member.fields] for member in index.members]
+    keep(store, json.dumps({"path": str(path), "stamp": stamp, "members": rows, "left_out": index.left_out}))
+    return index
 
 
-def _index(path: Path) -> list[Member]:
-    """Return the images of a shard.
+def _index(path: Path) -> _Index:
+    """Return what a shard holds.
 
     Raises:
         DataError: It is truncated or no tar file, or a ``.json`` member is not JSON.
@@ -280,12 +293,13 @@ def _index(path: Path) -> list[Member]:
     images: dict[str, tuple[int, int]] = {}  # a name that occurs twice means its last member
     places: dict[str, tuple[int, int]] = {}
     fields: dict[str, dict[str, Any]] = {}
-    size = path.stat().st_size
+    others: dict[str, None] = {}
+    size, endings = path.stat().st_size, image_endings()
     with path.open("rb") as file:
         for info in _members(path):
             if info.size < 0 or info.offset_data + info.size > size:
                 raise DataError(f"{path} is truncated: it ends within {info.name}. Copy it again.")
-            extension = os.path.splitext(info.name)[1].lower()
+            extension = ending_of(info.name)
             inside = Path(info.name)
             if info.isreg() and not info.issparse():
                 places[info.name] = (info.offset_data, info.size)
@@ -296,12 +310,14 @@ def _index(path: Path) -> list[Member]:
             if is_hidden(inside, below=Path("/" if inside.is_absolute() else ".")):
                 continue
             start, length = places[info.name]
-            if extension in EXTENSIONS:
+            if extension in endings:
                 images[info.name] = (start, length)
             elif extension in (".cls", ".json") and length <= MAX_LABEL_BYTES:
                 file.seek(start)
                 known = fields.setdefault(_stem(info.name), {})
                 known.update(_fields(file.read(length), extension, f"{info.name} in {path}"))
+            else:
+                others[info.name] = None
     seen: dict[str, str] = {}
     for name in images:
         other = seen.setdefault(_stem(name), name)
@@ -309,7 +325,8 @@ def _index(path: Path) -> list[Member]:
             raise DataError(
                 f"{path} holds two images of one sample, {other} and {name}; expected one. Keep one of them."
             )
-    return [Member(name, *place, fields.get(_stem(name), {})) for name, place in images.items()]
+    members = [Member(name, *place, fields.get(_stem(name), {})) for name, place in images.items()]
+    return _Index(members, part_images(others)[1])
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitctl.data.columns import (
-    SPLIT_NAMES,
     ColumnImages,
     column_split,
     column_values,
@@ -34,6 +33,7 @@ from vitctl.data.columns import (
     quiet_datasets,
     resolve_image_path,
     root_cause,
+    split_named,
     with_groups,
 )
 from vitctl.data.labels import class_names, typed
@@ -299,7 +299,7 @@ def _divide(split: Split, dataset: "Dataset", path: Path) -> tuple[dict[str, Spl
     if "split" not in dataset.features:
         return {"all": split}, ()
     values = [str(value).strip().lower() for value in column_values(dataset, "split", where=str(path))]
-    unknown = sorted(set(values) - set(SPLIT_NAMES))
+    unknown = sorted(value for value in set(values) if split_named(value) is None)
     if len(unknown) == len(set(values)):  # the column means something else
         return {"all": split}, (
             f"Column 'split' of {path} is not used: it holds {unknown[0]!r}; expected train, val and test only.",
@@ -309,6 +309,6 @@ def _divide(split: Split, dataset: "Dataset", path: Path) -> tuple[dict[str, Spl
             f"Row {values.index(unknown[0]) + 1} of {path} has {unknown[0]!r} in column 'split'; expected train, val "
             "or test in every row."
         )
-    wanted = np.array([SPLIT_NAMES[value] for value in values], dtype=object)
+    wanted = np.array([split_named(value) for value in values], dtype=object)
     present = [name for name in ("train", "val", "test") if (wanted == name).any()]
     return {name: split.select(np.flatnonzero(wanted == name), name=name) for name in present}, ()

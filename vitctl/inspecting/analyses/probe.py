@@ -80,7 +80,7 @@ def _data(options: Options) -> tuple[str, "SourceOptions"]:
     run = run_of(options.run)
     if options.data is None and run is not None:
         return data_of_run(run)
-    return options.data or DIGITS, SourceOptions(options.image_root, options.image_column, options.label_column)
+    return options.data or DIGITS, SourceOptions.of(options)
 
 
 def judge(found: "Findings", control: "Findings | None") -> list[Judged]:

@@ -1,0 +1,145 @@
+"""Folders whose names are classes, on disk or in an archive, as a source of splits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from vitctl.data.endings import image_endings, left_out_sentence, part_images
+from vitctl.data.layouts import Tree, find_layout, innermost, joined
+from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
+from vitctl.errors import DataError
+from vitctl.primitives.natural_order import natural_key
+
+
+def source_of_tree(tree: Tree, options: SourceOptions, *, spec: str, kind: str) -> Source:
+    """Return the splits of a tree: train, val, test as they are there, or ``all``.
+
+    Args:
+        tree: The folders.
+        options: Of which the depth of classes counts.
+        spec: What it was read from.
+        kind: What it is: "a folder".
+
+    Raises:
+        DataError: Nobody can tell splits from classes. A split that holds no image raises it when it is asked for.
+    """
+    layout = find_layout(tree, class_depth=options.class_depth)
+    readers = {
+        name: partial(_read_split, tree, place, name, options.class_depth or 1) for name, place in layout.splits.items()
+    }
+    if "all" in layout.splits:
+        description = f"{kind} of class folders"
+    else:
+        description = f"{kind} with {', '.join(place.rpartition('/')[2] + '/' for place in layout.splits.values())}"
+    if options.class_depth is not None:
+        description += f", classes at level {options.class_depth}"
+    return Source(spec, description, LazySplits(readers), notes=layout.notes, options=options)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What lies in a folder of class folders; paths start there.
+
+    Attributes:
+        by_class: Images by class folder, in natural order; empty ones too.
+        outside: Images above the level of class folders.
+        left_out: Files of other kinds, by ending.
+    """
+
+    by_class: dict[str, list[str]]
+    outside: list[str]
+    left_out: dict[str, int]
+
+
+def _read_split(tree: Tree, place: str, name: str, depth: int) -> Split:
+    if name != "all":
+        place = innermost(tree, place)
+    found = _list_images(tree, place, depth)
+    paths = [joined(place, path) for listed in found.by_class.values() for path in listed]
+    if not paths:
+        raise DataError(_why_no_images(tree, place, found, depth))
+    labels = [folder.rpartition("/")[2] for folder, listed in found.by_class.items() for _ in listed]
+    split = split_from_names(name, tree.images(paths), labels)
+    empty = [folder for folder, listed in found.by_class.items() if not listed]
+    known = set(labels)  # with a class of this name elsewhere, an empty folder is no class without images
+    return replace(
+        split,
+        empty_classes=tuple(dict.fromkeys(one for folder in empty if (one := folder.rpartition("/")[2]) not in known)),
+        left_out=found.left_out,
+        notes=(*split.notes, *_on_depth(tree, place, found, depth)),
+    )
+
+
+def _list_images(tree: Tree, place: str, depth: int) -> _Listing:
+    images, left_out = part_images(tree.walk(place))
+    by_class: dict[str, list[str]] = {folder: [] for folder in _folders_at(tree, place, depth)}
+    outside: list[str] = []
+    for path in images:
+        parts = path.split("/")
+        if len(parts) > depth:
+            by_class.setdefault("/".join(parts[:depth]), []).append(path)
+        else:
+            outside.append(path)
+    return _Listing(
+        {folder: sorted(listed, key=natural_key) for folder, listed in by_class.items()},
+        sorted(outside, key=natural_key),
+        left_out,
+    )
+
+
+def _folders_at(tree: Tree, place: str, depth: int) -> list[str]:
+    """Return the folders ``depth`` levels below ``place``, from there on, in natural order."""
+    found = [""]
+    for _ in range(depth):
+        found = [joined(folder, name) for folder in found for name in tree.folders(joined(place, folder))]
+    return found
+
+
+def _on_depth(tree: Tree, place: str, found: _Listing, depth: int) -> list[str]:
+    """Return what should be said of images above the class folders, and of class folders with folders only."""
+    notes = []
+    if found.outside:
+        number = "1 image of" if len(found.outside) == 1 else f"{len(found.outside):,} images of"
+        lies = "lies" if len(found.outside) == 1 else "lie"
+        notes.append(
+            f"{number} {tree.where(place)} {lies} outside the class folders, {found.outside[0]} first, and "
+            f"{'is' if len(found.outside) == 1 else 'are'} not read."
+        )
+    paths = [path for listed in found.by_class.values() for path in listed]
+    if depth == 1 and all(path.count("/") > 1 for path in paths):
+        first, second = paths[0].split("/")[:2]
+        notes.append(
+            f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as {first!r}. "
+            f"--class-depth 2 takes the folders below as classes: {second!r}."
+        )
+    return notes
+
+
+def _why_no_images(tree: Tree, place: str, found: _Listing, depth: int) -> str:
+    where, unread = tree.where(place), left_out_sentence(found.left_out)
+    more = f" {unread}" * bool(unread)
+    if found.outside and depth > 1:
+        return (
+            f"{where} has no image {depth} folders deep, the first is {found.outside[0]}; expected one folder per "
+            f"class at level {depth}. Give another --class-depth.{more}"
+        )
+    if found.outside:
+        return (
+            f"{where} holds {len(found.outside)} image(s) but no class folders; expected one folder per class. Move "
+            f"the images of each class into a folder named after it.{more}"
+        )
+    if found.by_class:
+        return (
+            f"{where} has {len(found.by_class)} sub-folder(s) but no image in them; expected image files "
+            f"({' '.join(image_endings())}) in one folder per class.{more}"
+        )
+    archives = [name for name in tree.files(place) if name.lower().endswith((".zip", ".tar"))]
+    if archives:
+        return (
+            f"{where} holds no image but {_first(archives)}; expected one folder of images per class. Give the archive."
+        )
+    return f"{where} {'holds no image' if unread else 'is empty'}; expected one folder of images per class.{more}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more archives" if len(names) > 1 else "")

@@ -1,0 +1,156 @@
+"""How a tree of folders is meant: as classes, or as splits that hold classes; below which folder.
+
+The tree may be on disk or in an archive. A place in it is a relative path with slashes, ``train/cat``; ``""`` is the
+tree itself. What is hidden, or litter of systems and programs, is in no tree.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vitctl.data.columns import split_named
+from vitctl.data.endings import any_image
+from vitctl.data.source import Images, composed_name
+from vitctl.errors import DataError
+
+SPLIT_ORDER = ("train", "val", "test")
+_IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+
+class Tree(Protocol):
+    """Folders and files. Every method may raise DataError for what cannot be read."""
+
+    def folders(self, place: str) -> list[str]:
+        """Return the names of the folders directly in a folder, in natural order."""
+
+    def files(self, place: str) -> Iterable[str]:
+        """Return the names of the files directly in a folder."""
+
+    def walk(self, place: str) -> Iterable[str]:
+        """Return the paths, from ``place`` on, of the files in and below it; links are followed."""
+
+    def where(self, place: str) -> str:
+        """Return what a sentence calls a place."""
+
+    def images(self, places: Sequence[str]) -> Images:
+        """Return files as images."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tree is meant.
+
+    Attributes:
+        splits: Place of each split by name; a tree without splits has the single split ``all``.
+        notes: Sentences the user should see.
+    """
+
+    splits: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def joined(*parts: str) -> str:
+    """Return a place from its parts; empty ones say nothing."""
+    return "/".join(part for part in parts if part)
+
+
+def find_layout(tree: Tree, *, class_depth: int | None = None) -> Layout:
+    """Return how ``tree`` is meant, from the names of its upper folders.
+
+    Folders named as splits are (``train``, ``Training``, ``valid``, ...; ``columns.split_named``) are splits where they
+    hold folders, of which some have the same names; with ``train`` among them and nothing else beside, whatever they
+    hold. Where one of them holds folders and another folder beside it is named otherwise, nobody can tell.
+
+    Args:
+        tree: The tree.
+        class_depth: As given; then folders that could be either are classes.
+
+    Raises:
+        DataError: They could be either, or two are the same split.
+    """
+    top, notes = _without_wrappers(tree, class_depth or 1)
+    named = {name: split for name in tree.folders(top) if (split := split_named(name)) is not None}
+    others = [name for name in tree.folders(top) if name not in named]
+    if not _are_splits(tree, top, named, others, class_depth=class_depth):
+        return Layout({"all": top}, notes)
+    _check_one_of_each(named, tree.where(top))
+    if others:
+        verb = "is" if len(others) == 1 else "are"
+        notes += (f"{_listed(others)} beside the splits of {tree.where(top)} {verb} not read.",)
+    places = {split: joined(top, name) for name, split in named.items()}
+    return Layout({split: places[split] for split in SPLIT_ORDER if split in places}, notes)
+
+
+def _without_wrappers(tree: Tree, depth: int) -> tuple[str, tuple[str, ...]]:
+    """Return the place below all folders that hold one folder and no image, as archives unpack to; and a note."""
+    top = ""
+    while (inner := _only_folder(tree, top)) is not None and _has_level(tree, inner, depth):
+        top = inner
+    return top, (f"{tree.where('')} holds nothing but {top}/, whose folders are read.",) if top else ()
+
+
+def _only_folder(tree: Tree, place: str) -> str | None:
+    """Return the place of the one folder there, if it is no split and has no image beside it or directly in it."""
+    folders = tree.folders(place)
+    if len(folders) != 1 or split_named(folders[0]) is not None or any_image(tree.files(place)):
+        return None
+    only = joined(place, folders[0])
+    return only if tree.folders(only) and not any_image(tree.files(only)) else None
+
+
+def _has_level(tree: Tree, place: str, depth: int) -> bool:
+    """Return whether a file lies in a folder ``depth`` levels below ``place``."""
+    return depth == 1 or any(path.count("/") >= depth for path in tree.walk(place))
+
+
+def innermost(tree: Tree, place: str) -> str:
+    """Return the place of a split, which in some archives is a folder of the same name in it: ``test_set/test_set``.
+
+    Look when the split is read, and not before: training never looks into ``test``.
+    """
+    folders = tree.folders(place)
+    if len(folders) == 1 and split_named(folders[0]) == split_named(place.rpartition("/")[2]):
+        return joined(place, folders[0])
+    return place
+
+
+def _are_splits(tree: Tree, top: str, named: dict[str, str], others: list[str], *, class_depth: int | None) -> bool:
+    """Return whether the folders in ``named`` are splits: all but ``others``."""
+    if not others and "train" in named.values():
+        return True
+    classes = {name: _class_names(tree, joined(top, name)) for name in named}
+    divided = [name for name, found in classes.items() if found]
+    if not others or not divided:
+        return bool(divided)
+    if any(classes[one] & classes[other] for one in divided for other in divided if named[one] != named[other]):
+        return True
+    rivals = [name for name in others if any_image(tree.walk(joined(top, name)))]
+    if not rivals:
+        return True
+    if class_depth is not None:
+        return False
+    raise DataError(
+        f"{tree.where(top)} holds {_listed(divided)}, named as {'a split' if len(divided) == 1 else 'splits'}, and "
+        f"{_listed(rivals)}, which {'is' if len(rivals) == 1 else 'are'} not; expected splits only, or classes only. "
+        "Rename or move one of them, or give --class-depth 1 if each of them is a class."
+    )
+
+
+def _class_names(tree: Tree, place: str) -> set[str]:
+    return {composed_name(name).casefold() for name in tree.folders(innermost(tree, place))}
+
+
+def _check_one_of_each(named: dict[str, str], where: str) -> None:
+    for split in SPLIT_ORDER:
+        same = [name for name, other in named.items() if other == split]
+        if len(same) > 1:
+            raise DataError(
+                f"{where} holds {' and '.join(same)}; expected one {_IN_WORDS[split]} folder. Keep one of them."
+            )
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    shown = [f"{name}/" for name in names[:most]]
+    if len(names) > most:
+        return f"{', '.join(shown)} and {len(names) - most} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)

@@ -1,0 +1,205 @@
+"""A ``.zip`` of class folders, or of splits that hold class folders: read without unpacking it.
+
+It is read as the folder that it unpacks to (``vitctl.data.layouts``), its images at random. Nothing is written, so that
+a member's name can lead nowhere: ``../`` and a first slash mean nothing in it, as for Info-ZIP's unzip.
+"""
+
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from vitctl.data.class_folders import source_of_tree
+from vitctl.data.endings import is_hidden_name, part_images
+from vitctl.data.images import open_image
+from vitctl.data.source import Source, SourceOptions
+from vitctl.errors import DataError
+from vitctl.primitives.cache import file_stamp
+from vitctl.primitives.documents import foreign
+from vitctl.primitives.files import user_path
+from vitctl.primitives.memory import check_declared
+from vitctl.primitives.natural_order import natural_key
+
+OPTIONS: tuple[str, ...] = ("class_depth",)
+_UTF8, _ENCRYPTED = 0x800, 0x1  # flags, APPNOTE.TXT 4.4.4
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_METHODS += (zipfile.ZIP_ZSTANDARD,) if hasattr(zipfile, "ZIP_ZSTANDARD") else ()  # from Python 3.14 on
+_EXPECTED = "a whole zip archive; it may be truncated: copy it again"
+
+
+@dataclass(frozen=True)
+class ZipImages:
+    """Images in a zip archive.
+
+    Attributes:
+        archive: Path of the archive.
+        places: (N,) where they are in it.
+        members: (N,) their names as ``zipfile`` gives them.
+    """
+
+    archive: str
+    places: tuple[str, ...]
+    members: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def open(self, row: int) -> Image.Image:
+        """Return image ``row`` from its bytes, which are unpacked into memory.
+
+        Raises:
+            ValueError: It is packed too well to be an image, or is a link.
+            Exception: What zipfile and Pillow raise for damaged data.
+        """
+        archive = _opened(self.archive)
+        member = archive.getinfo(self.members[row])
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError("a link, which leads nowhere in an archive")
+        _check_size(member)
+        return open_image(io.BytesIO(archive.read(member)))
+
+    def name(self, row: int) -> str:
+        """Return the archive's path, a slash, and the place in it."""
+        return f"{self.archive}/{self.places[row]}"
+
+    def stamp(self, row: int) -> str:
+        """Return a text that changes with the archive."""
+        return file_stamp(self.archive)
+
+
+def recognises(spec: str) -> bool:
+    """Return whether ``spec`` is a file that ends in ``.zip``."""
+    path = user_path(spec)
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def open_source(spec: str, options: SourceOptions) -> Source:
+    """Return the splits of the archive ``spec``: train, val, test as they are there, or ``all``.
+
+    Raises:
+        DataError: It is no whole zip archive, is encrypted or packed in a way that Python cannot read, or nobody can
+            tell its splits. A split that holds no image raises it when it is asked for.
+    """
+    path = user_path(spec).absolute()
+    with foreign(path, DataError, expected=_EXPECTED, kind="a zip archive"), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    return source_of_tree(ZipTree(path, members), options, spec=str(path), kind="a zip archive")
+
+
+class ZipTree:
+    """A zip archive as ``vitctl.data.layouts.Tree``.
+
+    Args:
+        path: The archive, absolute.
+        members: What it holds.
+
+    Raises:
+        DataError: An image in it is encrypted, or packed in a way that Python cannot read.
+    """
+
+    def __init__(self, path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+        self._path = path
+        self._members: dict[str, str] = {}
+        self._folders: dict[str, dict[str, None]] = {"": {}}
+        self._files: dict[str, dict[str, None]] = {"": {}}
+        for member in members:
+            parts = _parts(member)
+            if not parts or any(is_hidden_name(part) for part in parts):
+                continue
+            self._add_folders(parts if member.is_dir() else parts[:-1])
+            if not member.is_dir():
+                self._files["/".join(parts[:-1])][parts[-1]] = None
+                self._members["/".join(parts)] = member.filename
+        _check_readable(path, members)
+
+    def _add_folders(self, parts: Sequence[str]) -> None:
+        for depth, name in enumerate(parts):
+            above, place = "/".join(parts[:depth]), "/".join(parts[: depth + 1])
+            self._folders[above][name] = None
+            self._folders.setdefault(place, {})
+            self._files.setdefault(place, {})
+
+    def folders(self, place: str) -> list[str]:
+        """Return the names of the folders in one."""
+        return sorted(self._folders[place], key=natural_key)
+
+    def files(self, place: str) -> list[str]:
+        """Return the names of the files in a folder."""
+        return list(self._files[place])
+
+    def walk(self, place: str) -> Iterator[str]:
+        """Yield the paths, from a folder on, of the files in and below it."""
+        start = f"{place}/" if place else ""
+        return (one[len(start) :] for one in self._members if one.startswith(start))
+
+    def where(self, place: str) -> str:
+        """Return the archive's path and the place in it."""
+        return f"{self._path}/{place}" if place else str(self._path)
+
+    def images(self, places: Sequence[str]) -> ZipImages:
+        """Return files as images."""
+        return ZipImages(str(self._path), tuple(places), tuple(self._members[place] for place in places))
+
+
+def _parts(member: zipfile.ZipInfo) -> list[str]:
+    """Return the folders and the name of a member, ``[]`` where nothing is left of them."""
+    name = member.filename
+    if not member.flag_bits & _UTF8:  # of no known encoding by the book; macOS writes UTF-8 all the same
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            pass
+    if "/" not in name:  # some programs of Windows write theirs
+        name = name.replace("\\", "/")
+    return [part for part in name.split("/") if part not in ("", ".", "..")]
+
+
+def _check_readable(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    images = frozenset(part_images(member.filename for member in members)[0])
+    of_images = [member for member in members if member.filename in images]
+    closed = [member for member in of_images if member.flag_bits & _ENCRYPTED]
+    if closed:
+        raise DataError(
+            f"{path} is encrypted ({len(closed):,} images, {closed[0].filename} first); expected an archive without a "
+            "password. Unpack it and give the folder."
+        )
+    packed = next((member for member in of_images if member.compress_type not in _METHODS), None)
+    if packed is not None:
+        how = zipfile.compressor_names.get(packed.compress_type, "unknown")
+        raise DataError(
+            f"{path} packs {packed.filename} by method {packed.compress_type} ({how}), which Python does not read; "
+            "expected deflate, bzip2, lzma or none. Unpack it and give the folder."
+        )
+
+
+def _check_size(member: zipfile.ZipInfo) -> None:
+    """Check the size that a member declares before it is unpacked; zipfile unpacks no more of it.
+
+    Raises:
+        ValueError: It is too large, or packed too well.
+    """
+    try:
+        check_declared(member.file_size, member.compress_size, where="it", error=DataError)
+    except DataError as error:
+        raise ValueError(str(error)) from error
+
+
+# --- one open archive per process: what it holds is listed once, not for every image -------------------------
+
+
+def _opened(path: str) -> zipfile.ZipFile:
+    """Return an archive, opened by this process; it may be read by several threads."""
+    status = os.stat(path)
+    return _open(path, os.getpid(), (status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+@lru_cache(maxsize=4)
+def _open(path: str, process: int, version: tuple[int, ...]) -> zipfile.ZipFile:
+    """Return an archive as it is now; a forked process opens its own, as reading moves the place in a shared file."""
+    return zipfile.ZipFile(path)
