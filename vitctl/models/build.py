@@ -17,9 +17,11 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.adoption import head_names
 from vitctl.models.budget import check_arguments, check_buildable
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
-from vitctl.models.weights import LoadReport, head_names, load_weights_file
+from vitctl.models.load_report import LoadReport
+from vitctl.models.weights import load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.devices import is_out_of_memory
