@@ -38,8 +38,19 @@ def adopt_num_classes(model: nn.Module, num_classes: int) -> None:
         model.reset_classifier(num_classes)  # type: ignore[operator]  # timm's method
 
 
-def adopt_grid(model: nn.Module, *, num_tokens: int, path: Path, name: str) -> None:
-    """Give ``model`` the patch grid that ``num_tokens`` position embeddings stand for, if its grid can change."""
+def adopt_grid(model: nn.Module, *, num_tokens: int, path: Path, name: str, advice: str = "") -> None:
+    """Give ``model`` the patch grid that ``num_tokens`` position embeddings stand for, if its grid can change.
+
+    Args:
+        model: A timm model.
+        num_tokens: Rows of the file's table.
+        path: The file, for messages.
+        name: The model's name, for messages.
+        advice: What to try where they stand for none: a sentence with a space before it.
+
+    Raises:
+        ModelError: They are those of no square grid, or of one of too many places.
+    """
     table, patch = position_table(model), geometry_of(model).patch_size
     if table is None or table.shape[1] == num_tokens or patch is None or not hasattr(model, "set_input_size"):
         return
@@ -48,8 +59,8 @@ def adopt_grid(model: nn.Module, *, num_tokens: int, path: Path, name: str) -> N
     if not side or side * side != num_patches:
         raise ModelError(
             f"{path} has {num_tokens} position embeddings; {name} has {num_embedded_prefix_tokens(model)} prefix "
-            f"tokens among them, and the {num_patches} left are no square grid. Give a rectangular grid as a timm "
-            "folder (config.json beside the weights)."
+            f"tokens among them, and the {num_patches} left are no square grid."
+            + (advice or " Give a rectangular grid as a timm folder (config.json beside the weights).")
         )
     if side > MOST_PLACES:
         raise ModelError(

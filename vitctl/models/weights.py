@@ -1,4 +1,4 @@
-"""Weights from a file into a timm model: ``.safetensors``, ``.pth`` and Google's ``.npz`` (ViT, BiT).
+"""Weights from a file into a timm model: safetensors, ``torch.save`` and Google's ``.npz`` (ViT, BiT).
 
 The file decides the resolution and the number of classes: the model is first given the file's own patch
 grid and head, so that nothing is resampled or dropped on the way in. Changing them comes later, in
@@ -6,25 +6,25 @@ grid and head, so that nothing is resampled or dropped on the way in. Changing t
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from vitctl.errors import ModelError
+from vitctl.errors import ModelError, VitctlError
 from vitctl.models.adoption import adopt_grid, adopt_head, is_head
+from vitctl.models.checkpoints import kind_of, read_checkpoint
 from vitctl.models.google_npz import load_npz
+from vitctl.models.layouts import renamed
 from vitctl.models.load_report import LoadReport, first_line, some
-from vitctl.models.weights_fit import misfits, refuse_unused_blocks
-from vitctl.primitives.archives import check_archive
-from vitctl.primitives.documents import foreign
+from vitctl.models.unwrapping import unwrap
+from vitctl.models.weights_fit import misfits, refuse_unused
+from vitctl.models.weights_hints import advice
 from vitctl.primitives.files import path_exists
-from vitctl.primitives.memory import check_fits
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 
 def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
@@ -32,9 +32,9 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
 
     Args:
         model: A timm model.
-        path: A ``.safetensors`` file, a ``.pth`` file (read with ``weights_only=True``; no pickled code is
-            run; averaged weights are preferred where there are both, as timm does), or an ``.npz`` file in
-            the layout of google-research/vision_transformer, big_vision or google-research/big_transfer.
+        path: A file of safetensors, of ``torch.save`` (read with ``weights_only=True``; no pickled code is run;
+            averaged weights are preferred where there are both, as timm does), or an ``.npz`` file in the layout of
+            google-research/vision_transformer, big_vision or google-research/big_transfer; its content tells which.
         name: The model's name, for messages.
 
     Raises:
@@ -43,27 +43,53 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     """
     if not path_exists(str(path)) or not path.is_file():
         raise ModelError(f"There is no weights file at {path}; --weights takes pretrained, none, or a file.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ModelError(f"{path} is no weights file that vitctl reads; expected one of {' '.join(SUFFIXES)}.")
-    if path.suffix.lower() == ".npz":
+    kind = kind_of(path)
+    if kind == "npz":
         return load_npz(model, path, name=name)
-    expected = "a safetensors file, or one saved with torch.save that holds tensors only"
-    with foreign(path, ModelError, expected=expected, kind="weights"):
-        check_archive(path, error=ModelError)  # torch.save writes one
-        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
-        raw = load_state_dict(str(path), device="cpu", weights_only=True)
-    if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
-        raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
+    unwrapped = unwrap(read_checkpoint(path, kind), source=str(path))
+    return load_tensors(model, unwrapped.tensors, path=path, name=name, notes=unwrapped.notes)
+
+
+def load_tensors(
+    model: nn.Module, tensors: dict[str, Any], *, path: Path, name: str, notes: tuple[str, ...] = ()
+) -> LoadReport:
+    """Load the tensors of a file into ``model``, in place, from any layout that is known.
+
+    Args:
+        model: A timm model.
+        tensors: By the file's names, without what stands before all of them.
+        path: The file, for messages.
+        name: The model's name, for messages.
+        notes: What was said of the file so far.
+
+    Raises:
+        ModelError: They do not fit the model beyond the head.
+    """
+    with _fitting(path, name):
+        known = renamed(tensors, model, path=path)
+    raw = known.tensors
     _check_patch(model, raw, path=path, name=name)
     table = _tensor_called(raw, "pos_embed")
     if table is not None and table.ndim == 3:
-        adopt_grid(model, num_tokens=table.shape[1], path=path, name=name)
-    state = _native_names(model, dict(raw), path=path, name=name)
+        adopt_grid(model, num_tokens=table.shape[1], path=path, name=name, advice=advice(model, raw))
+    state = _native_names(model, raw, path=path, name=name)
     adopt_head(model, state)
     is_renamed = any(key not in raw for key in state)
     # what timm leaves out silently; of a file whose names it changes only these are known
     dropped = tuple(key for key in raw if key not in state and ("pre_logits" in key or not is_renamed))
-    return _load_state(model, state, dropped, path=path, name=name)
+    report = _load_state(model, state, (*known.left_out, *dropped), path=path, name=name)
+    return replace(report, notes=(*notes, *known.notes))
+
+
+@contextmanager
+def _fitting(path: Path, name: str) -> Iterator[None]:
+    """Turn what goes wrong where tensors are renamed, which comes of their shapes, into one sentence."""
+    try:
+        yield
+    except (VitctlError, MemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{path} does not fit {name}: {first_line(error)}.") from error
 
 
 def _tensor_called(state: Mapping[str, Any], name: str) -> Tensor | None:
@@ -91,11 +117,9 @@ def _native_names(model: nn.Module, raw: dict[str, Any], *, path: Path, name: st
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rename is None:
         return raw
-    try:
-        renamed: dict[str, Any] = rename(raw, model)
-    except Exception as error:
-        raise ModelError(f"{path} does not fit {name}: {first_line(error)}.") from error
-    return renamed
+    with _fitting(path, name):
+        named: dict[str, Any] = rename(dict(raw), model)
+    return named
 
 
 def _load_state(
@@ -114,9 +138,9 @@ def _load_state(
     if beyond_head:
         raise ModelError(
             f"{path} lacks {len(beyond_head)} of the {len(own)} tensors of {name}: {some(beyond_head)}; expected all "
-            f"but the head. It holds {some(list(state))}."
+            f"but the head. It holds {some(list(state))}.{advice(model, state)}"
         )
-    refuse_unused_blocks(unexpected, state, path=path, name=name)
+    refuse_unused(unexpected, state, path=path, name=name, advice=advice(model, state))
     loaded = {key: state[key] for key in own if key in state}
     model.load_state_dict(loaded, strict=False)
     return LoadReport(str(path), len(loaded), missing, (*unexpected, *dropped))
