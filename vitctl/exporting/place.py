@@ -12,7 +12,8 @@ from vitctl.exporting.source import Source, hash_weights
 from vitctl.models.folder_config import read_folder_config
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of, stopped_note
-from vitctl.primitives.files import user_path
+from vitctl.primitives.files import path_exists, user_path
+from vitctl.settings.words import DEMO
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
     """Return where the model comes from.
 
     Args:
-        run: A run folder, its ``best/`` or ``last/``, or a timm folder; None where there is a ``model``.
+        run: A run folder, its ``best/`` or ``last/``, or a timm folder; None where there is a ``model``. The name of a
+            model stands there too, as it does for ``evaluate`` and ``predict``.
         model: Its name.
         which: The weights of a run: ``best`` or ``last``.
         conversation: Hears of a run that was stopped.
@@ -49,6 +51,8 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
         return Place(str(model), None, str(model), None)
     folder = user_path(run).absolute()
     if not is_run_folder(folder):
+        if which == "best" and (run == DEMO or not path_exists(run)):
+            return Place(run, None, run, None)
         if which != "best":
             raise SettingError(
                 f"--which {which} is given beside {run}, which is no run folder; leave it out.",

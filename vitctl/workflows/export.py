@@ -81,7 +81,7 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
 def _decide_out(config: ExportConfig, place: Place) -> Path:
     if config.out is not None:
         return user_path(config.out).absolute()
-    if config.run is not None:
+    if config.run is not None and place.folder is not None:
         return user_path(config.run).absolute() / "exports"
     return (Path("exports") / re.sub(r"[^A-Za-z0-9._-]+", "-", place.spec)).absolute()
 
