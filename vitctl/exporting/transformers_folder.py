@@ -34,14 +34,13 @@ from vitctl.models.anatomy import (
     num_register_tokens,
 )
 from vitctl.models.geometry import geometry_of
+from vitctl.models.transformers_model import CONFIG as CONFIG_FILE
+from vitctl.models.transformers_model import WEIGHTS as WEIGHTS_FILE
 from vitctl.models.transformers_names import vit_names
+from vitctl.models.transformers_processor import FILE as PREPROCESSOR_FILE
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import write_json
 from vitctl.primitives.preprocessing import Preprocessing
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-PREPROCESSOR_FILE = "preprocessor_config.json"
 
 _APPROXIMATIONS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # transformers' hidden_act -> torch's approximate
 

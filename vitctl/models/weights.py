@@ -21,6 +21,7 @@ from vitctl.models.checkpoints import kind_of, read_checkpoint
 from vitctl.models.google_npz import load_npz
 from vitctl.models.layouts import renamed
 from vitctl.models.load_report import LoadReport, first_line, some
+from vitctl.models.transformers_model import is_transformers_folder, weights_of
 from vitctl.models.unwrapping import unwrap
 from vitctl.models.weights_fit import misfits, refuse_unused
 from vitctl.models.weights_hints import advice
@@ -41,6 +42,8 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         ModelError: The file is missing, unreadable or of another kind, or does not fit the model beyond
             the head.
     """
+    if path_exists(str(path)) and path.is_dir():
+        return _load_folder(model, path, name=name)
     if not path_exists(str(path)) or not path.is_file():
         raise ModelError(f"There is no weights file at {path}; --weights takes pretrained, none, or a file.")
     kind = kind_of(path)
@@ -48,6 +51,15 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         return load_npz(model, path, name=name)
     unwrapped = unwrap(read_checkpoint(path, kind), source=str(path))
     return load_tensors(model, unwrapped.tensors, path=path, name=name, notes=unwrapped.notes)
+
+
+def _load_folder(model: nn.Module, folder: Path, *, name: str) -> LoadReport:
+    """Load the tensors of a model's folder, whatever else it says of the model."""
+    report = load_weights_file(model, weights_of(folder), name=name)
+    if not is_transformers_folder(folder):
+        return report
+    note = f"{folder} says by itself how images are prepared and what its classes are; --model {folder} goes by that."
+    return replace(report, notes=(*report.notes, note))
 
 
 def load_tensors(

@@ -107,6 +107,7 @@ def _open(config: ExportConfig, place: Place, conversation: Conversation) -> Exp
     source = load_source(
         place,
         weights=config.weights,
+        model_args=config.model_args,
         image_size=config.image_size,
         interpolation=config.pos_embed_interp,
         conversation=conversation,

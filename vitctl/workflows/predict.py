@@ -27,7 +27,7 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
     paths = [path for given in config.images for path in listed[given]]
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
-    opened = open_model(spec, weights=config.weights)
+    opened = open_model(spec, weights=config.weights, model_args=config.model_args)
     names = [opened.loaded.class_descriptions.get(name, name) for name in opened.class_names]
     for note in opened.notes:
         conversation.warn(note)
