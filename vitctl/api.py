@@ -236,6 +236,7 @@ def load(
     run_or_model: PathLike,
     *,
     weights: PathLike = PRETRAINED,
+    model_args: Mapping[str, Any] | None = None,
     image_size: int | str | tuple[int, int] | None = None,
     device: str = "auto",
     verbose: bool = False,
@@ -244,8 +245,9 @@ def load(
 
     Args:
         run_or_model: A run folder (its ``best/``, or with a warning the ``last/`` of a run that was stopped), its
-            ``best/`` or ``last/``, a timm folder, ``demo``, a timm name, ``hf-hub:OWNER/NAME``.
-        weights: ``pretrained``, ``none`` for random ones, or a ``.safetensors``, ``.pth`` or ``.npz`` file.
+            ``best/`` or ``last/``, a folder of timm or transformers, ``demo``, a timm name, ``hf-hub:OWNER/NAME``.
+        weights: ``pretrained``, ``none`` for random ones, or a file (``vitctl guide weights`` has which).
+        model_args: Arguments of timm's class, instead of those that the name stands for: ``{"global_pool": "avg"}``.
         image_size: px: ``384``, ``"256x320"`` or ``(256, 320)``, height first; None is the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         verbose: Say on stderr what is done, and show progress.
@@ -271,6 +273,7 @@ def load(
     return open_classifier(
         os.fspath(run_or_model),
         weights=os.fspath(weights),
+        model_args=model_args,
         image_size=None if image_size is None else image_size_of(image_size),
         device=device,
         conversation=talk,

@@ -3,7 +3,8 @@
 Letters: N images, C classes, T patch tokens, D width, H W px.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -196,6 +197,7 @@ def open_classifier(
     spec: str,
     *,
     weights: str = PRETRAINED,
+    model_args: Mapping[str, Any] | None = None,
     image_size: tuple[int, int] | None = None,
     device: str = "auto",
     conversation: Conversation,
@@ -205,6 +207,7 @@ def open_classifier(
     Args:
         spec: A run folder, a timm folder, ``demo``, a timm name, ``hf-hub:OWNER/NAME``.
         weights: ``pretrained``, ``none``, or a file.
+        model_args: Arguments of timm's class, instead of those that the name stands for.
         image_size: (H, W) px; None is the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         conversation: Says what is loaded, and later shows progress.
@@ -214,7 +217,7 @@ def open_classifier(
     """
     target, _ = resolve_device(device)
     conversation.line(f"loading {spec}")
-    opened = open_model(spec, weights=weights, image_size=image_size)
+    opened = open_model(spec, weights=weights, image_size=image_size, model_args=model_args)
     for note in opened.notes:
         conversation.warn(note)
     return Classifier(opened, device=target, conversation=conversation)

@@ -22,6 +22,7 @@ from vitctl.exporting.transformers_folder import (
     transformers_pixels,
     write_transformers_folder,
 )
+from vitctl.models.build import load_model
 from vitctl.primitives.preprocessing import Preprocessing
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
@@ -550,3 +551,21 @@ def test_class_names__must_be_one_per_output_and_different(tmp_path: Path) -> No
     with pytest.raises(ModelError, match="tiny has 3 outputs and 2 class names"):
         write(build(), tmp_path, class_names=["a", "b"])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_transformers_saves__opens_here_with_its_logits(tmp_path: Path) -> None:
+    """More kinds of models, with the same second opinion: ``tests/parity/test_opens_transformers.py``."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, image_size=16, patch_size=4,
+        id2label=dict(enumerate(NAMES)), label2id={name: index for index, name in enumerate(NAMES)},
+    )  # fmt: skip
+    theirs = ViTForImageClassification(config).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    theirs.save_pretrained(tmp_path / "hf")
+    loaded = load_model(str(tmp_path / "hf"))
+    assert loaded.class_names == tuple(NAMES)
+    found = logits_by(loaded.model.eval(), (16, 16))
+    torch.testing.assert_close(found, logits_by(lambda images: theirs(images).logits, (16, 16)), rtol=1e-5, atol=1e-5)

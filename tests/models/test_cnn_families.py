@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vitctl.models.build import LoadedModel, replace_head
 from vitctl.models.choices import AS_TIMM
+from vitctl.models.load_report import LoadReport
 from vitctl.models.prepared import PreparedModel, open_model
 from vitctl.models.timm_folder import save_timm_folder
-from vitctl.models.weights import LoadReport
 from vitctl.training.optimizer import parameter_groups
 
 # name: size to change to

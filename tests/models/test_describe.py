@@ -39,6 +39,35 @@ def test_flops__of_vit_b16_are_the_papers_35_billion() -> None:
     assert flops_per_image(model, (224, 224)) / 2 == pytest.approx(17.6e9, rel=0.01)
 
 
+def test_flops__of_attention_pooling_are_counted() -> None:
+    """SigLIP's pooling (arXiv 2303.15343): one query over all patches, and an MLP for what it finds."""
+    import timm
+
+    with torch.device("meta"):
+        pooled, averaged = (timm.create_model(f"vit_base_patch16_siglip_{name}224", depth=1) for name in ("", "gap_"))
+    width, patches = 768, 14 * 14
+    query_and_projection, keys_and_values = 2 * 2 * width**2, 2 * patches * 2 * width**2
+    expected = query_and_projection + keys_and_values + 2 * 2 * patches * width + 2 * 2 * 4 * width**2
+    assert flops_per_image(pooled, (224, 224)) - flops_per_image(averaged, (224, 224)) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_pe_core_tiny_patch16_384",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("naflexvit_base_patch16_map", "resnet50_clip")),
+    ],
+)
+def test_flops__of_every_kind_of_attention_pooling_can_be_counted(name: str) -> None:
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name, **({} if name.startswith("resnet") else {"depth": 1}))
+    trained = num_parameters(model)
+    assert flops_per_image(model, model.pretrained_cfg["input_size"][1:]) > 0
+    assert num_parameters(model) == trained
+
+
 def test_flops__counting_changes_neither_model_nor_mode() -> None:
     import timm
 

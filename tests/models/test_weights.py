@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.exporting.npz import write_npz
-from vitctl.models import weights
+from vitctl.models import adoption
 from vitctl.models.geometry import change_resolution, geometry_of
 from vitctl.models.weights import load_weights_file
 
@@ -290,7 +290,7 @@ def test_another_grid__of_too_many_places_is_refused(tmp_path: Path, monkeypatch
     )
     with pytest.raises(ModelError, match=sentence):
         load_weights_file(small_vit(), tmp_path / "w.safetensors", name="small")
-    monkeypatch.setattr(weights, "MOST_PLACES", 129)
+    monkeypatch.setattr(adoption, "MOST_PLACES", 129)
     model = small_vit()
     load_weights_file(model, tmp_path / "w.safetensors", name="small")
     assert geometry_of(model).grid == (129, 129)

@@ -72,7 +72,7 @@ def test_a_folders_weights__are_checked_too(tmp_path: Path, tiny_model_folder: P
 
 
 @pytest.mark.parametrize(
-    "extra", ["blocks.0.ls1.gamma", "blocks.1.attn.qkv.lora_A", "blocks.2.norm1.weight", "layers.0.blocks.0.x"]
+    "extra", ["blocks.0.ls1.gamma", "blocks.1.attn.qkv.delta", "blocks.2.norm1.weight", "layers.0.blocks.0.x"]
 )
 def test_blocks_without_a_place__are_refused_by_name(tmp_path: Path, state: dict[str, Tensor], extra: str) -> None:
     path = Path(saved(tmp_path / "w.safetensors", state | {extra: torch.ones(2), "note": torch.ones(2)}))

@@ -3,8 +3,10 @@
 Letters: H W px.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
@@ -12,7 +14,9 @@ from vitctl.exporting.source import Source, hash_weights
 from vitctl.models.folder_config import read_folder_config
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of, stopped_note
-from vitctl.primitives.files import user_path
+from vitctl.models.transformers_model import is_transformers_folder
+from vitctl.primitives.files import path_exists, user_path
+from vitctl.settings.words import DEMO
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
     """Return where the model comes from.
 
     Args:
-        run: A run folder, its ``best/`` or ``last/``, or a timm folder; None where there is a ``model``.
+        run: A run folder, its ``best/`` or ``last/``, or a timm folder; None where there is a ``model``. The name of a
+            model stands there too, as it does for ``evaluate`` and ``predict``.
         model: Its name.
         which: The weights of a run: ``best`` or ``last``.
         conversation: Hears of a run that was stopped.
@@ -49,6 +54,8 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
         return Place(str(model), None, str(model), None)
     folder = user_path(run).absolute()
     if not is_run_folder(folder):
+        if which == "best" and (run == DEMO or not path_exists(run)):
+            return Place(run, None, run, None)
         if which != "best":
             raise SettingError(
                 f"--which {which} is given beside {run}, which is no run folder; leave it out.",
@@ -74,6 +81,7 @@ def load_source(
     place: Place,
     *,
     weights: str,
+    model_args: Mapping[str, Any],
     image_size: tuple[int, int] | None,
     interpolation: str | None,
     conversation: Conversation,
@@ -83,6 +91,7 @@ def load_source(
     Args:
         place: Where it comes from.
         weights: ``pretrained``, ``none``, or a file.
+        model_args: Arguments of timm's class, instead of those that the name stands for.
         image_size: (H, W) px; None is its own.
         interpolation: See ``open_model``.
         conversation: Hears of what is odd about the weights.
@@ -91,7 +100,7 @@ def load_source(
         ModelError: It cannot be loaded.
         SettingError: It cannot take ``--image-size``.
     """
-    opened = open_model(place.spec, weights=weights, interpolation=interpolation)
+    opened = open_model(place.spec, weights=weights, interpolation=interpolation, model_args=model_args)
     loaded = opened.loaded
     for note in opened.notes:
         conversation.warn(note)
@@ -117,13 +126,13 @@ def load_source(
 
 def _origin(place: Place, name: str, licence: str | None) -> tuple[str, str | None]:
     """Return what the weights were made from, and its licence, as the folder's config.json has it."""
-    if place.folder is not None:
+    if place.folder is not None and not is_transformers_folder(place.folder):
         found = read_folder_config(place.folder).base_model
         if isinstance(found, dict) and isinstance(found.get("name"), str):
             known = found.get("license")
             return without_folders(found["name"]), known if isinstance(known, str) else None
         return place.name, licence
-    return name, licence
+    return (name if place.folder is None else place.name), licence
 
 
 def without_folders(name: str) -> str:

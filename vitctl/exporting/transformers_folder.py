@@ -9,7 +9,6 @@ Letters: B images, C classes, D width, H W px, T tokens.
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,35 +34,15 @@ from vitctl.models.anatomy import (
     num_register_tokens,
 )
 from vitctl.models.geometry import geometry_of
+from vitctl.models.transformers_model import CONFIG as CONFIG_FILE
+from vitctl.models.transformers_model import WEIGHTS as WEIGHTS_FILE
+from vitctl.models.transformers_names import vit_names
+from vitctl.models.transformers_processor import FILE as PREPROCESSOR_FILE
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import write_json
 from vitctl.primitives.preprocessing import Preprocessing
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-PREPROCESSOR_FILE = "preprocessor_config.json"
-
 _APPROXIMATIONS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}  # transformers' hidden_act -> torch's approximate
-
-# timm -> transformers; within a block, and outside of blocks
-_BLOCK_NAMES = {
-    "norm1": ("layernorm_before",),
-    "attn.qkv": tuple(f"attention.attention.{part}" for part in ("query", "key", "value")),
-    "attn.proj": ("attention.output.dense",),
-    "norm2": ("layernorm_after",),
-    "mlp.fc1": ("intermediate.dense",),
-    "mlp.fc2": ("output.dense",),
-}
-_NAMES = {
-    "cls_token": "vit.embeddings.cls_token",
-    "pos_embed": "vit.embeddings.position_embeddings",
-    "patch_embed.proj.weight": "vit.embeddings.patch_embeddings.projection.weight",
-    "patch_embed.proj.bias": "vit.embeddings.patch_embeddings.projection.bias",
-    "norm.weight": "vit.layernorm.weight",
-    "norm.bias": "vit.layernorm.bias",
-    "head.weight": "classifier.weight",
-    "head.bias": "classifier.bias",
-}
 
 
 def check_transformers_can_hold(model: nn.Module, *, name: str) -> None:
@@ -132,7 +111,7 @@ def _obstacles(vit: Any) -> list[str]:
     found = _obstacles_outside_blocks(vit) + plain_vit.obstacles_of(vit)
     if plain_vit.has_plain_parts(vit):
         found += _obstacles_inside(vit)
-    return found or [f"a tensor {key} of unknown use" for key in vit.state_dict() if not _classic_names(key)]
+    return found or [f"a tensor {key} of unknown use" for key in vit.state_dict() if not vit_names(key)]
 
 
 def _obstacles_outside_blocks(vit: Any) -> list[str]:
@@ -199,21 +178,10 @@ def _classic_tensors(model: nn.Module) -> dict[str, Tensor]:
         whole = value.detach().to("cpu", torch.float32)
         if key == "pos_embed" and lacks_row:  # (1, T - 1, D): a zero for the class token changes nothing
             whole = functional.pad(whole, (0, 0, 1, 0))
-        names = _classic_names(key)
+        names = vit_names(key)
         for classic, part in zip(names, whole.chunk(len(names)), strict=True):
             tensors[classic] = part.clone(memory_format=torch.contiguous_format)
     return tensors
-
-
-def _classic_names(key: str) -> tuple[str, ...]:
-    """Return the names in transformers of timm's tensor ``key``: one, three for q, k and v in one; none if unknown."""
-    if key in _NAMES:
-        return (_NAMES[key],)
-    parts = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", key)
-    if parts is None:
-        return ()
-    index, layer, kind = parts.groups()
-    return tuple(f"vit.encoder.layer.{index}.{classic}.{kind}" for classic in _BLOCK_NAMES.get(layer, ()))
 
 
 def preprocessor_config(preprocessing: Preprocessing) -> dict[str, Any]:

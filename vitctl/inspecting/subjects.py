@@ -1,6 +1,8 @@
 """What ``vitctl inspect`` looks at: the models it was told, each at its size, and the images to show them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -32,11 +34,13 @@ class ModelChoice:
         name: On screens and in files.
         spec: For ``open_model``.
         weights: pretrained, none, or a file.
+        model_args: Arguments of timm's class, instead of those that the name stands for.
     """
 
     name: str
     spec: str
     weights: str
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_random(self) -> bool:
@@ -46,7 +50,7 @@ class ModelChoice:
     @property
     def with_random_weights(self) -> "ModelChoice":
         """The same architecture with random weights."""
-        return ModelChoice(f"{self.name}, random weights", self.spec, RANDOM)
+        return ModelChoice(f"{self.name}, random weights", self.spec, RANDOM, self.model_args)
 
 
 def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
@@ -61,8 +65,9 @@ def choose_models(config: InspectConfig) -> tuple[ModelChoice, ...]:
             else spec,
             spec,
             weights,
+            config.model_args if position or config.run is None else {},
         )
-        for spec, weights in config.named
+        for position, (spec, weights) in enumerate(config.named)
     )
 
 
@@ -121,7 +126,14 @@ def load_subject(
         SettingError: It cannot take the size.
     """
     conversation.line(f"loading {choice.name}")
-    opened = open_model(choice.spec, weights=choice.weights, image_size=image_size, interpolation=method, seed=seed)
+    opened = open_model(
+        choice.spec,
+        weights=choice.weights,
+        image_size=image_size,
+        interpolation=method,
+        seed=seed,
+        model_args=choice.model_args,
+    )
     model = opened.model.to(device)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

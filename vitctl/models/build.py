@@ -4,9 +4,9 @@ A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.aug
 of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
+from vitctl.models.adoption import head_names
+from vitctl.models.arguments import as_options, check_model_arguments
 from vitctl.models.budget import check_arguments, check_buildable
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
-from vitctl.models.weights import LoadReport, head_names, load_weights_file
+from vitctl.models.load_report import LoadReport
+from vitctl.models.transformers_model import adapter_sentence, is_transformers_folder, read_blueprint
+from vitctl.models.weights import load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.devices import is_out_of_memory
@@ -86,9 +90,11 @@ def check_model_name(name: str) -> None:
     if name.startswith("hf-hub:"):
         return
     if path_exists(name):
+        if (user_path(name) / "adapter_config.json").exists():
+            raise ModelError(adapter_sentence(user_path(name)))
         raise ModelError(
-            f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's "
-            "config.json and model.safetensors."
+            f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's or "
+            "transformers' config.json and model.safetensors."
         )
     architecture, _, tag = name.partition(".")
     if "/" in name or not timm.is_model(architecture):
@@ -112,43 +118,62 @@ def _why_not(folder: Path) -> str:
 
 
 def load_model(
-    spec: str, *, weights: str = PRETRAINED, image_size: tuple[int, int] | None = None, seed: int = 0
+    spec: str,
+    *,
+    weights: str = PRETRAINED,
+    image_size: tuple[int, int] | None = None,
+    seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    is_saved: bool = False,
 ) -> LoadedModel:
     """Return the model that ``spec`` names, with its weights loaded.
 
     Args:
-        spec: ``demo``, a timm name, a run folder, a timm folder, ``hf-hub:OWNER/NAME``.
-        weights: ``pretrained``, ``none``, or a ``.safetensors``, ``.pth`` or ``.npz`` file.
+        spec: ``demo``, a timm name, a run folder, a folder of timm or transformers, ``hf-hub:OWNER/NAME``.
+        weights: ``pretrained``, ``none``, or a file; see ``load_weights_file``.
         image_size: (H, W) px to build at; only with ``none``, where there is nothing to resample.
         seed: For random weights.
+        model_args: Arguments of timm's class, instead of those that the name stands for.
+        is_saved: Whether it will be trained and saved, and so has to be what a timm folder can say.
 
     Raises:
         ModelError: The name is unknown; the weights are missing, do not fit, or cannot be fetched.
+        SettingError: The model takes no such argument.
     """
     folder = model_folder(spec)
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
+    blueprint = read_blueprint(folder) if folder is not None and is_transformers_folder(folder) else None
     if folder is None:
         check_model_name(spec)
     else:
         # timm reads it again, and believes every word
-        check_arguments(read_folder_config(folder).model_args, name=name)
-    address = f"local-dir:{folder}" if folder else spec
+        check_arguments(blueprint.arguments if blueprint else read_folder_config(folder).model_args, name=name)
+    address = blueprint.architecture if blueprint else f"local-dir:{folder}" if folder else spec
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
+    given, options = dict(model_args or {}), (blueprint.options if blueprint else {}) | size
+    if given and not address.startswith("hf-hub:"):  # whose configuration is fetched below
+        check_model_arguments(partial(timm.create_model, address, **options), given, name=name)
+    options |= given
+    own_file = blueprint.weights if blueprint else folder / WEIGHTS if folder is not None else None
     if size or folder not in (None, DEMO_FOLDER):  # timm's own fit every computer that they were made for
-        own = folder / WEIGHTS if folder is not None and weights == PRETRAINED else None
+        own = own_file if weights == PRETRAINED else None
         file = own if own is not None or weights in (PRETRAINED, RANDOM) else user_path(weights)
-        check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
+        check_buildable(partial(timm.create_model, address, **options), name=name, weights=file)
     with torch_randomness(seed, "weights"):
-        if weights == PRETRAINED:
-            model = _create_pretrained(address, name=name, folder=folder)
+        if weights == PRETRAINED and blueprint is None:
+            model = _create_pretrained(address, name=name, folder=folder, **given)
             unused = unused_in_file(model, folder / WEIGHTS, name=name) if folder is not None else ()
             report: LoadReport | None = LoadReport(
                 _source_of(model, folder), len(model.state_dict()), unexpected=unused
             )
         else:
-            model = _create(address, name=name, **size)
-            report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
+            model = _create(address, name=name, **options)
+            read = own_file if own_file is not None and weights == PRETRAINED else user_path(weights)
+            report = None if weights == RANDOM else load_weights_file(model, read, name=name)
     model = model.float()
+    if blueprint is not None:
+        notes = blueprint.finish(model, is_saved=is_saved)
+        report = report if report is None else replace(report, notes=(*report.notes, *notes))
     if folder is not None and folder != DEMO_FOLDER:
         check_computes(model, folder / FILE)
     if report is not None:
@@ -179,7 +204,7 @@ def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Module:
+def _create_pretrained(address: str, *, name: str, folder: Path | None, **kwargs: Any) -> nn.Module:
     if folder is not None and not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has a config.json but no model.safetensors; --weights FILE names the weights.")
     if folder is None and not address.startswith("hf-hub:") and not timm.is_model_pretrained(address):
@@ -188,7 +213,7 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
         )
     try:
         with nullcontext(True) if folder else hub_access() as is_reachable:
-            model: nn.Module = timm.create_model(address, pretrained=True)
+            model: nn.Module = timm.create_model(address, pretrained=True, **kwargs)
     except Exception as error:  # the hub client's errors have no common base class
         if is_out_of_memory(error):
             raise
@@ -199,6 +224,8 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Mo
                 f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
                 "again, or name another folder."
             ) from error
+        if kwargs and "loading state_dict" in reason:
+            raise ModelError(f"The weights of {name} do not fit it with {as_options(kwargs)}: {reason}") from error
         if folder is not None:
             raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
         found = f"{type(error).__name__}: {reason}" if is_reachable else "the Hugging Face hub cannot be reached"

@@ -32,8 +32,11 @@ def flops_per_image(model: nn.Module, image_size: tuple[int, int]) -> int:
 
 
 def on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` on the meta device: shapes without values, so it takes neither memory nor time."""
+    """Return a copy of ``model`` on the meta device: shapes without values, so it takes neither memory nor time.
+
+    Its parameters ask for no gradients: torch's counter of FLOPs would look for those of attention poolings.
+    """
     empty: dict[int, Tensor] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
     for parameter in model.parameters():
-        empty[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        empty[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
     return copy.deepcopy(model, empty)

@@ -73,5 +73,5 @@ def read_folder_config(folder: Path) -> FolderConfig:
 
 
 def describes_a_model(folder: Path) -> bool:
-    """Return whether ``folder`` has a ``config.json`` that names an architecture, whatever else it holds."""
-    return "architecture" in peek_document(folder / FILE)
+    """Return whether ``folder`` has a ``config.json`` of timm's or of transformers, whatever else it holds."""
+    return not {"architecture", "model_type"}.isdisjoint(peek_document(folder / FILE))

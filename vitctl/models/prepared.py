@@ -3,8 +3,10 @@
 Letters: C classes, H W px.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
@@ -29,6 +31,7 @@ class PreparedModel:
         weights: ``pretrained``, ``none``, or a file.
         seed: Of random weights.
         interpolation: How its position embeddings are resampled, and why so.
+        model_args: Arguments of timm's class, instead of those that the name stands for.
         resolution: What changing the size did; None before, and for random weights, which are built at their size.
     """
 
@@ -37,6 +40,7 @@ class PreparedModel:
     weights: str
     seed: int
     interpolation: Decision[str]
+    model_args: Mapping[str, Any] = field(default_factory=dict)
     resolution: Resolution | None = None
 
     @property
@@ -103,7 +107,9 @@ class PreparedModel:
             return self
         if own.patch_size is not None:
             check_divisible(image_size, own.patch_size, model=self.name)
-        loaded = load_model(self.spec, weights=self.weights, image_size=image_size, seed=self.seed)
+        loaded = load_model(
+            self.spec, weights=self.weights, image_size=image_size, seed=self.seed, model_args=self.model_args
+        )
         loaded.model.eval()
         return replace(self, loaded=loaded)
 
@@ -115,21 +121,27 @@ def open_model(
     image_size: tuple[int, int] | None = None,
     interpolation: str | None = None,
     seed: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    is_saved: bool = False,
 ) -> PreparedModel:
     """Return the model that ``spec`` names, with its weights loaded, at the image size it is to be used at.
 
     Args:
-        spec: A run folder, a timm folder, ``demo``, a timm name, ``hf-hub:OWNER/NAME``.
-        weights: ``pretrained``, ``none``, or a ``.safetensors``, ``.pth`` or ``.npz`` file.
+        spec: A run folder, a folder of timm or transformers, ``demo``, a timm name, ``hf-hub:OWNER/NAME``.
+        weights: ``pretrained``, ``none``, or a file; see ``load_weights_file``.
         image_size: (H, W) px; None is its own.
         interpolation: Of the position embeddings; None is that of ``decide_interpolation``.
         seed: For random weights.
+        model_args: Arguments of timm's class, instead of those that the name stands for.
+        is_saved: Whether it will be trained and saved; see ``load_model``.
 
     Raises:
         ModelError: It cannot be loaded, or its size cannot change.
-        SettingError: It cannot take the size.
+        SettingError: It cannot take the size, or an argument.
     """
-    loaded = load_model(spec, weights=weights, seed=seed)
+    arguments = dict(model_args or {})
+    loaded = load_model(spec, weights=weights, seed=seed, model_args=arguments, is_saved=is_saved)
     loaded.model.eval()
-    opened = PreparedModel(loaded, spec, weights, seed, decide_interpolation(interpolation, weights=weights))
+    how = decide_interpolation(interpolation, weights=weights)
+    opened = PreparedModel(loaded, spec, weights, seed, how, arguments)
     return opened.at(image_size or opened.image_size)

@@ -17,6 +17,7 @@ from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
 
+_TOKENS = ("cls_token", "dist_token", "reg_token")
 _RUNNING = ("running_mean", "running_var")
 
 
@@ -119,24 +120,28 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
     return tuple(key for key in found if key not in own)
 
 
-def refuse_unused_blocks(unused: Iterable[str], state: Mapping[str, Any], *, path: Path | str, name: str) -> None:
-    """Refuse weights of blocks that the model has no place for: without them it would compute something else.
+def refuse_unused(
+    unused: Iterable[str], state: Mapping[str, Any], *, path: Path | str, name: str, advice: str = ""
+) -> None:
+    """Refuse weights of blocks or tokens that the model has no place for: without them it computes something else.
 
     Args:
         unused: Names that have no place.
         state: What the file holds by these names; names that it lacks, and indices and masks, are passed over.
         path: The file, for messages.
         name: The model's name, for messages.
+        advice: What to try: a sentence with a space before it.
 
     Raises:
         ModelError: There are some; the sentence names the first.
     """
-    lost = [key for key in unused if is_in_block(key) and _is_weight(state.get(key))]
+    lost = [key for key in unused if (is_in_block(key) or key in _TOKENS) and _is_weight(state.get(key))]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        what = "" if lost[0] in _TOKENS else " (LayerScale, LoRA or more blocks?)"
         raise ModelError(
-            f"{path} does not fit {name}, which has no place for {lost[0]}{more} (LayerScale, LoRA or more blocks?); "
-            "expected weights of this architecture. Name the model that they are of, or merge them first."
+            f"{path} does not fit {name}, which has no place for {lost[0]}{more}{what}; expected weights of this "
+            f"architecture.{advice or ' Name the model that they are of, or merge them first.'}"
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitctl.settings import words
-from vitctl.settings.groups import BadImages, Columns, Compute, ExactBatches, NamedModel, Run
+from vitctl.settings.groups import BadImages, Columns, Compute, ExactBatches, ModelArguments, NamedModel, Run
 from vitctl.settings.option import Opt, Settings
 
 
@@ -24,12 +24,13 @@ class _Split(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Run, NamedModel, _Images, Columns, _Split, BadImages, ExactBatches, Compute):
+class EvaluateConfig(Run, NamedModel, ModelArguments, _Images, Columns, _Split, BadImages, ExactBatches, Compute):
     """Settings of ``vitctl evaluate``."""
 
     out: Annotated[str | None, Opt("Where to write (default: RUN/evaluate-SPLIT).", "DIR")] = None
 
     def check_together(self) -> None:
         """Check that there is one model, and that columns are told of given data."""
+        super().check_together()
         self.check_one_model(self.run)
         self.refuse_columns_without_data(self.data, why="the run's own data know theirs.")

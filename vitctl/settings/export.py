@@ -6,7 +6,7 @@ from typing import Annotated
 from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.settings import words
-from vitctl.settings.groups import NamedModel, Threads
+from vitctl.settings.groups import ModelArguments, NamedModel, Threads
 from vitctl.settings.option import SHARE, Opt, Settings, between
 from vitctl.settings.parsing import listed, names, ordered_names, pixels
 from vitctl.settings.words import ALL, EXPORT_FORMATS, GRAPH_FORMATS, MAX_OPSET, MIN_OPSET
@@ -77,11 +77,12 @@ class _Export(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(_Run, NamedModel, _Export, Threads):
+class ExportConfig(_Run, NamedModel, ModelArguments, _Export, Threads):
     """Settings of ``vitctl export``."""
 
     def check_together(self) -> None:
         """Check that there is one model, and refuse what would do nothing."""
+        super().check_together()
         self.check_one_model(self.run)
         if not set(self.formats) & set(GRAPH_FORMATS):
             self.refuse("dynamic_size", "embed_preprocess", "outputs", why="without --to onnx or pt2")

@@ -6,14 +6,23 @@ from typing import Annotated
 from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.settings import words
-from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, ExactBatches, Groups, check_weights_of_models
+from vitctl.settings.groups import (
+    HOW_READ,
+    BadImages,
+    Columns,
+    Compute,
+    ExactBatches,
+    Groups,
+    ModelArguments,
+    check_weights_of_models,
+)
 from vitctl.settings.option import Opt, Settings, at_least, at_most, option_of
 from vitctl.settings.parsing import listed, names, penalties, pixels, whole_numbers
 from vitctl.settings.words import ALL, PRETRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ModelsAndImages(Settings):
+class _Models(Settings):
     model: Annotated[
         tuple[str, ...] | None,
         Opt("Model: demo, a timm name (ViT or CNN), a run or timm folder; repeat to compare.", "NAME"),
@@ -21,6 +30,10 @@ class _ModelsAndImages(Settings):
     weights: Annotated[
         tuple[str, ...] | None, Opt("pretrained, none, or a weights file; once, or once per --model.", "SPEC")
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images(Settings):
     data: Annotated[
         tuple[str, ...] | None, Opt("Support pool, anything that finetune --data takes; repeat for several.", "SPEC")
     ] = None
@@ -106,7 +119,18 @@ class _Files(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class FewshotEvalConfig(
-    _ModelsAndImages, Columns, Groups, BadImages, _Protocol, _Features, _Episodes, _Files, ExactBatches, Compute
+    _Models,
+    ModelArguments,
+    _Images,
+    Columns,
+    Groups,
+    BadImages,
+    _Protocol,
+    _Features,
+    _Episodes,
+    _Files,
+    ExactBatches,
+    Compute,
 ):
     """Settings of ``vitctl fewshot-eval``."""
 
@@ -114,6 +138,7 @@ class FewshotEvalConfig(
 
     def check_together(self) -> None:
         """Check lists that belong together, and refuse what would do nothing."""
+        super().check_together()
         self.check_one_grouping()
         self._check_pairs()
         self._check_uses()
@@ -174,6 +199,6 @@ class FewshotEvalConfig(
 
 
 _OF_IMAGES = (
-    "model", "weights", "data", "test", *HOW_READ, "group_column", "group_pattern",
+    "model", "weights", "model_arg", "data", "test", *HOW_READ, "group_column", "group_pattern",
     "on_bad_image", "layers", "pool", "image_size", "preprocess", "cache", "batch_size", "num_workers", "device",
 )  # fmt: skip

@@ -8,7 +8,7 @@ from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import check_given_once
 from vitctl.settings import words
-from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups
+from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
 from vitctl.settings.parsing import pixels
 
@@ -55,12 +55,16 @@ class _Model(Settings):
         Opt(
             "demo, a timm name ('vitctl models vit'), a run folder or a timm folder.",
             "NAME",
-            outdates=("weights", "image_size"),
+            outdates=("weights", "image_size", "model_arg"),
         ),
     ] = None
     weights: Annotated[str, Opt("pretrained, none, or a .safetensors, .pth or Google .npz file.", "SPEC")] = (
         words.PRETRAINED
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size(Settings):
     image_size: Annotated[
         tuple[int, int] | None, Opt(f"Pixels to fine-tune at {CHOSEN}.", "N|HxW", parse=pixels, spell=format_size)
     ] = None
@@ -150,7 +154,19 @@ class _Balance(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(_TrainingImages, Columns, Groups, _Validation, _Model, _Training, BadImages, _Balance, Compute):
+class FinetuneConfig(
+    _TrainingImages,
+    Columns,
+    Groups,
+    _Validation,
+    _Model,
+    ModelArguments,
+    _Size,
+    _Training,
+    BadImages,
+    _Balance,
+    Compute,
+):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
 
     out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None
@@ -161,6 +177,7 @@ class FinetuneConfig(_TrainingImages, Columns, Groups, _Validation, _Model, _Tra
 
     def check_together(self) -> None:
         """Refuse two answers to one question."""
+        super().check_together()
         if self.steps is not None and self.epochs is not None:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
         if self.val is not None and self.val_fraction is not None:

@@ -1,11 +1,12 @@
 """Settings that several commands share, in groups; a command's class lists the groups in the order of its help page."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from vitctl.errors import SettingError
 from vitctl.settings import words
-from vitctl.settings.option import SEED, Opt, Settings, at_least
+from vitctl.settings.option import SEED, Opt, Settings, at_least, option_of
+from vitctl.settings.parsing import model_arguments
 from vitctl.settings.words import PRETRAINED
 
 HOW_READ = ("image_root", "image_column", "label_column", "class_depth")
@@ -123,6 +124,30 @@ class Run(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelArguments(Settings):
+    """What of timm's model is to be otherwise than its name says."""
+
+    model_arg: Annotated[
+        tuple[str, ...] | None,
+        Opt("Of --model: an argument of timm's class, e.g. global_pool=avg; repeat.", "KEY=VALUE"),
+    ] = None
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return model_arguments(self.model_arg or (), option_of("model_arg"))
+
+    def check_together(self) -> None:
+        """Check the form of the arguments."""
+        try:
+            _ = self.model_args
+        except SettingError as error:
+            error.field = "model_arg"
+            raise
+        super().check_together()
+
+
+@dataclass(frozen=True, kw_only=True)
 class NamedModel(Settings):
     """A classifier by its name, instead of RUN."""
 
@@ -139,6 +164,8 @@ class NamedModel(Settings):
                 f"--weights is {self.weights!r} beside a run folder, which has its own; expected --model with it.",
                 field="weights",
             )
+        if run is not None:
+            self.refuse("model_arg", why="beside a run folder, which has its own; expected --model with it")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from vitctl.settings.groups import (
     BadImages,
     Columns,
     Device,
+    ModelArguments,
     Run,
     Threads,
     Workers,
@@ -39,7 +40,7 @@ class _Models(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(Run, _Models, Threads, Device):
+class InspectConfig(Run, _Models, ModelArguments, Threads, Device):
     """What every analysis is told; the settings of one that looks at weights only."""
 
     last: ClassVar[tuple[str, ...]] = ("seed", "batch_size", "num_workers", "num_threads", "device", "out")
@@ -62,10 +63,11 @@ class InspectConfig(Run, _Models, Threads, Device):
         return (*run, *zip(models, weights if len(weights) > 1 else weights * len(models), strict=True))
 
     def first_models(self, most: int) -> dict[str, Any]:
-        """Return RUN, ``--model`` and ``--weights``, by field, of the first ``most`` models."""
+        """Return RUN, ``--model``, ``--weights`` and ``--model-arg``, by field, of the first ``most`` models."""
         kept = self.named[(self.run is not None) : most]
         models, weights = tuple(zip(*kept, strict=True)) if kept else (None, None)
-        return {"run": self.run, "model": models, "weights": weights}
+        arguments = self.model_arg if models is not None else None
+        return {"run": self.run, "model": models, "weights": weights, "model_arg": arguments}
 
     def check_together(self) -> None:
         """Check the models."""
@@ -80,6 +82,8 @@ class InspectConfig(Run, _Models, Threads, Device):
             raise SettingError(
                 "--weights is given beside a run folder, which has its own; expected --model with it.", field="weights"
             )
+        if not models:
+            self.refuse("model_arg", why="beside a run folder, which has its own; expected --model with it")
         check_weights_of_models(models, weights, num_models=len(models))
         twice = sorted({name for name, weights in self.named if self.named.count((name, weights)) > 1})
         if twice:

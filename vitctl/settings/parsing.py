@@ -4,6 +4,8 @@ Each maker returns a parser for ``Opt(parse=...)``: it takes text ("1,5"), one v
 option's spelling for the sentence it raises. A parser takes its own results too.
 """
 
+import ast
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -142,6 +144,50 @@ def block_number(given: Any, option: str) -> int:
     if not _is_index(str(given)):
         raise SettingError(f"{option} is {str(given)!r}; expected the number of a block, from 0.")
     return int(given)
+
+
+_WORDS = {"true": True, "false": False}
+_MOST_LETTERS = 500  # guess: of one --model-arg
+
+
+def model_arguments(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Return the arguments of a model from ``KEY=VALUE`` texts, by name, as JSON could hold them.
+
+    A value is a number, ``true`` or ``false``, a list of such in Python's or JSON's brackets, or else text.
+
+    Raises:
+        SettingError: One has another form, or is given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = (part.strip() for part in text.partition("="))
+        if not sign or not key.isidentifier() or not value or len(text) > _MOST_LETTERS:
+            raise SettingError(f"{option} is {text[:80]!r}; expected KEY=VALUE, e.g. global_pool=avg.")
+        if key in found:
+            raise SettingError(f"{option} {key} is given twice; expected one value for it.")
+        found[key] = _literal(value)
+        if found[key] is None or not _is_plain(found[key]):
+            raise SettingError(
+                f"{option} {key} is {value[:80]!r}; expected a finite number, true, false, text, or a list of those "
+                "(timm passes no None on: leave it out)."
+            )
+    return found
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        value = ast.literal_eval("None" if text.lower() == "none" else text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_index(text: str) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitctl.errors import SettingError
-from vitctl.settings.groups import Device, NamedModel
+from vitctl.settings.groups import Device, ModelArguments, NamedModel
 from vitctl.settings.option import Opt, Settings, at_least
 
 
@@ -15,7 +15,7 @@ class _Amounts(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(NamedModel, _Amounts, Device):
+class PredictConfig(NamedModel, ModelArguments, _Amounts, Device):
     """Settings of ``vitctl predict``; the command makes ``run`` and ``images`` of what stands after it."""
 
     run: str | None = None
@@ -25,6 +25,7 @@ class PredictConfig(NamedModel, _Amounts, Device):
 
     def check_together(self) -> None:
         """Check that there is one model, and an image."""
+        super().check_together()
         self.check_one_model(self.run)
         if not self.images:
             raise SettingError("No image is given; expected image files or folders after the run.", field="images")

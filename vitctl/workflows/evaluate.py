@@ -41,7 +41,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     resolve_num_threads(config.num_threads)
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
-    opened = open_model(spec, weights=config.weights)
+    opened = open_model(spec, weights=config.weights, model_args=config.model_args)
     class_names = opened.class_names
     images = _choose_images(config, class_names)
     out = _decide_out(config, images)

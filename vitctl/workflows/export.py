@@ -81,7 +81,7 @@ def run(config: ExportConfig, conversation: Conversation) -> ExportResult:
 def _decide_out(config: ExportConfig, place: Place) -> Path:
     if config.out is not None:
         return user_path(config.out).absolute()
-    if config.run is not None:
+    if config.run is not None and place.folder is not None:
         return user_path(config.run).absolute() / "exports"
     return (Path("exports") / re.sub(r"[^A-Za-z0-9._-]+", "-", place.spec)).absolute()
 
@@ -107,6 +107,7 @@ def _open(config: ExportConfig, place: Place, conversation: Conversation) -> Exp
     source = load_source(
         place,
         weights=config.weights,
+        model_args=config.model_args,
         image_size=config.image_size,
         interpolation=config.pos_embed_interp,
         conversation=conversation,

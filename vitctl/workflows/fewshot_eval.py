@@ -132,7 +132,7 @@ def _score_models(
 def _open(config: FewshotEvalConfig, model: NamedModel, cost: Cost, talk: Conversation) -> Embedder:
     spec, weights = model.spec.value, model.weights
     talk.line(f"loading {spec}" + ("" if weights == PRETRAINED else f", weights {weights}"))
-    opened = open_model(spec, weights=weights, image_size=config.image_size)
+    opened = open_model(spec, weights=weights, image_size=config.image_size, model_args=config.model_args)
     for note in opened.notes:
         talk.warn(note)
     layers = choose_layers(config.layers, opened.model, name=opened.name)

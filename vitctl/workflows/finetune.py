@@ -105,7 +105,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 
     # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {spec}")
-    opened = open_model(spec, weights=config.weights, seed=config.seed)
+    opened = open_model(spec, weights=config.weights, seed=config.seed, model_args=config.model_args, is_saved=True)
     pretrained, wanted = opened.geometry, config.image_size
     if wanted and pretrained.patch_size:
         check_divisible(wanted, pretrained.patch_size, model=opened.name)

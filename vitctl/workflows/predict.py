@@ -29,7 +29,7 @@ def run(config: PredictConfig, conversation: Conversation) -> PredictResult:
     left_out = together(*(others for _, others in listed.values()))
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
-    opened = open_model(spec, weights=config.weights)
+    opened = open_model(spec, weights=config.weights, model_args=config.model_args)
     names = [opened.loaded.class_descriptions.get(name, name) for name in opened.class_names]
     for note in (*opened.notes, *([left_out_sentence(left_out)] if left_out else [])):
         conversation.warn(note)

@@ -1,0 +1,19 @@
+"""Where a model to export comes from."""
+
+from pathlib import Path
+
+import pytest
+
+from vitctl.conversation import Conversation
+from vitctl.errors import SettingError
+from vitctl.exporting.place import find_place
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_the_name_of_a_model_in_the_place_of_a_run(has_folder: bool) -> None:
+    """As ``evaluate`` and ``predict`` take it; a folder that only has the demo's name is not looked into."""
+    if has_folder:
+        Path("demo").mkdir()
+    assert find_place("demo", None, "best", Conversation()) == find_place(None, "demo", "best", Conversation())
+    with pytest.raises(SettingError, match="--which last is given beside demo, which is no run folder"):
+        find_place("demo", None, "last", Conversation())
