@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from markdown_it import MarkdownIt
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from vitctl.data.transforms import EvaluationTransform
@@ -333,7 +333,7 @@ def test_snippet__gives_raw_images_as_they_are(tmp_path: Path, monkeypatch: pyte
     Image.fromarray(pixels).save("image.jpg", format="png")
     code = snippet_of(SOURCE, "pt2", is_raw=True)
     line = next(line for line in code.splitlines() if line.startswith("image = "))
-    variables: dict[str, Any] = {"np": np, "Image": Image}
+    variables: dict[str, Any] = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(line, variables)
     assert variables["image"].dtype == np.uint8
     np.testing.assert_array_equal(variables["image"], pixels[None])
