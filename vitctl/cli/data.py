@@ -103,6 +103,9 @@ def _findings(report: DataReport) -> list[str]:
             "times the other (height x width):"
         )
         lines += _some([f"{one.image}: {one.size[0]}x{one.size[1]} px" for one in shapes.worst])
+    if report.validation and (names := report.validation.classes_without_images):
+        shown = ", ".join(names[:MOST_LINES]) + (f" and {len(names) - MOST_LINES} more" * (len(names) > MOST_LINES))
+        lines.append(f"{len(names)} of {report.num_classes} classes would have no validation image: {shown}")
     if report.imbalance.advice:
         lines.append(report.imbalance.advice)
     lines += report.warnings

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
+from vitctl.data.class_names import classes_without_images, doubtful_names
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.images import EXTENSIONS
 from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
@@ -38,6 +39,11 @@ class TrainingData:
     val_spec: str
     val_reason: str
     skipped: tuple[str, ...]
+
+    @property
+    def unvalidated(self) -> tuple[str, ...]:
+        """Classes of which no image is for validation; none where nothing is."""
+        return () if self.val is None else classes_without_images(self.val, self.train.class_names)
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ def check_training_data(
         DataError: Images do not decode.
     """
     everything, given = sources.train, sources.val
-    for sentence in near_names(everything.class_names):
+    for sentence in doubtful_names(everything):
         conversation.warn(sentence)
     with ScanMemory(conversation) as memory:
         scan = scan_images(everything, num_threads=num_threads, conversation=conversation, memory=memory)
@@ -214,20 +220,6 @@ def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Se
                 "scores on them are too good to be true."
             )
     return sentences
-
-
-def near_names(class_names: Sequence[str]) -> list[str]:
-    """Return a sentence where names of classes differ by spaces or letter case only, else nothing."""
-    by_form: dict[str, list[str]] = {}
-    for name in class_names:
-        by_form.setdefault(" ".join(name.casefold().split()), []).append(name)
-    near = [names for names in by_form.values() if len(names) > 1]
-    if not near:
-        return []
-    shown = " and ".join(repr(name) for name in near[0][:3])
-    return [
-        f"{sum(map(len, near))} classes differ from another by spaces or letter case only, {shown} first; one class?"
-    ]
 
 
 def _called(split: Split) -> str:

@@ -28,6 +28,8 @@ class ValidationReport(Result):
     """How many."""
     reason: str
     """Which, and why."""
+    classes_without_images: tuple[str, ...]
+    """Classes that would be trained on and never validated."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -35,7 +35,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("data", *plan.data),
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
-        Setting("validation images", f"{num_val:,}", data.val_reason),
+        Setting("validation images", f"{num_val:,}", data.val_reason + _unvalidated(data)),
         Setting("model", loaded.name, plan.model.reason),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
@@ -84,6 +84,11 @@ def listed(names: tuple[str, ...], most: int = 10) -> str:
 def _each(counts: np.ndarray) -> str:
     least, most = int(counts.min()), int(counts.max())
     return f"{least:,} images each" if least == most else f"{least:,} to {most:,} images each"
+
+
+def _unvalidated(data: TrainingData) -> str:
+    names = data.unvalidated
+    return f"; {len(names)} of {len(data.train.class_names)} classes have none: {listed(names)}" if names else ""
 
 
 def _balance(job: Job) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.class_names import classes_without_images, doubtful_names
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
 from vitctl.data.scan_memory import ScanMemory
@@ -20,7 +21,7 @@ from vitctl.data.survey import (
     strange_shapes,
     thumbnail,
 )
-from vitctl.data.training_data import hold_out, leaks, near_names
+from vitctl.data.training_data import hold_out, leaks
 from vitctl.errors import DataError
 from vitctl.models.choices import decide_image_size
 from vitctl.primitives.files import user_path, write_json
@@ -121,7 +122,8 @@ def _held_out(
 ) -> tuple[np.ndarray | None, ValidationReport]:
     """Return where each training image goes when ``finetune`` divides them, and the split it validates on."""
     if "val" in scanned and config.val_fraction is None:
-        return None, ValidationReport(len(scanned["val"][0]), "the source's own split")
+        own, trained = scanned["val"][0], scanned[_main(scanned)][0].class_names
+        return None, ValidationReport(len(own), "the source's own split", classes_without_images(own, trained))
     name = "train" if "train" in scanned else "all"
     split, scan = scanned[name]
     good = [hashes[name][position] for position in scan.good]
@@ -129,12 +131,13 @@ def _held_out(
     kept_in = np.full(len(split), "train", dtype=object)
     kept_in[scan.good[held_out]] = "val"
     reason = f"held out of {len(scan.good):,} by finetune, stratified, seed {config.seed}"
-    return kept_in, ValidationReport(len(held_out), reason)
+    absent = classes_without_images(split.select(scan.good[held_out]), split.class_names) if len(held_out) else ()
+    return kept_in, ValidationReport(len(held_out), reason, absent)
 
 
 def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list[str]:
     split = scanned[main][0]
-    found = near_names(split.class_names)
+    found = doubtful_names(split)
     if len(split.class_names) < 2:
         found.append(f"There is one class, {split.class_names[0]!r}; a classifier needs two or more.")
     for name, (other, _) in scanned.items():

@@ -14,6 +14,7 @@ from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
+from vitctl.evaluation.baseline import majority_baseline
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
@@ -85,6 +86,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         split=images.split_name,
         image_size=opened.image_size,
         **classification_report(logits, shares, split.labels),
+        **majority_baseline(predicted, split.labels, class_names),
         num_skipped=len(skipped),
         per_class=per_class_report(predicted, split.labels, class_names),
         out=str(out),

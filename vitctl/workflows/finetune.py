@@ -179,7 +179,7 @@ def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folde
         return
     from vitctl.reporting.figures import draw_confusion, draw_curves
 
-    draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
+    draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png", baseline_top1=summary.baseline_top1)
     val, class_names = prepared.data.val, prepared.data.train.class_names
     if val is not None and best.logits is not None:
         matrix = confusion(best.logits.argmax(axis=1), val.labels, num_classes=len(class_names))
