@@ -235,7 +235,9 @@ def test_images_that_are_alone_are_drawn_as_ever() -> None:
         asked = int(rng.integers(0, len(labels) + 1))
         train, val = draw_validation(labels, _alone(len(labels)), num_validation=asked, seed=seed)
         old = _old_draw(labels, asked, seed)
-        pairs = set(np.flatnonzero(counts == 2)) - set(labels[old]) if asked else set()  # two images, none of them drawn
+        pairs = (
+            set(np.flatnonzero(counts == 2)) - set(labels[old]) if asked else set()
+        )  # two images, none of them drawn
         assert [position for position in val if labels[position] not in pairs] == old
         assert sorted(labels[position] for position in val if labels[position] in pairs) == sorted(pairs)
         assert len(train) + len(val) == len(labels)

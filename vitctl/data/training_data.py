@@ -8,6 +8,7 @@ import numpy as np
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
 from vitctl.data.class_names import classes_without_images, doubtful_names
+from vitctl.data.depth import Depth, decide_max_value, depth_of, doubts_about_range
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.images import EXTENSIONS
 from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
@@ -16,6 +17,7 @@ from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.splits import default_num_validation, draw_validation, merge_groups
 from vitctl.errors import DataError
+from vitctl.primitives.decision import Decision
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class TrainingData:
         val_spec: Spec of the validation images' source.
         val_reason: Where the validation images come from.
         skipped: One line per training image left out: name and reason.
+        depth: Of the training images, those held out included.
+        max_value: How images of 16 bits become RGB, and why so.
     """
 
     source: Source
@@ -39,6 +43,8 @@ class TrainingData:
     val_spec: str
     val_reason: str
     skipped: tuple[str, ...]
+    depth: Depth
+    max_value: Decision[int | None]
 
     @property
     def unvalidated(self) -> tuple[str, ...]:
@@ -122,6 +128,8 @@ def check_training_data(
     skip_bad: bool,
     num_threads: int,
     conversation: Conversation,
+    max_value: int | str | None = None,
+    own_max_value: int | None = None,
 ) -> TrainingData:
     """Look at every image, leave out bad ones if that is wanted, and hold out validation images.
 
@@ -132,9 +140,12 @@ def check_training_data(
         skip_bad: Leave out training images that do not decode, instead of failing.
         num_threads: Threads that decode.
         conversation: Shows progress.
+        max_value: Of images of 16 bits, what is white; see ``decide_max_value``.
+        own_max_value: What the model was trained with.
 
     Raises:
         DataError: Images do not decode.
+        SettingError: ``max_value`` is ``auto``, and no image has 16 bits.
     """
     everything, given = sources.train, sources.val
     for sentence in doubtful_names(everything):
@@ -151,11 +162,15 @@ def check_training_data(
         all_hashes, *val_hashes = exact_duplicates(
             scanned, num_threads=num_threads, conversation=conversation, memory=memory
         )
+    depth = depth_of([scan])
+    white = decide_max_value(max_value, depth, own=own_max_value)
+    for sentence in doubts_about_range(depth_of([seen for _, seen in scanned]), white.value):
+        conversation.warn(sentence)
     usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
 
     def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:
-        return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped)
+        return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped, depth, white)
 
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):

@@ -6,7 +6,7 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class LoadedModel:
         class_descriptions: What a name stands for, where it is a code (ImageNet's synsets).
         licence: Of its weights, None where timm does not know.
         report: What was loaded; None for random weights.
+        max_value: How its files say that images of 16 bits become RGB; see ``Preprocessing``.
     """
 
     model: nn.Module
@@ -53,6 +54,12 @@ class LoadedModel:
     class_descriptions: dict[str, str]
     licence: str | None
     report: LoadReport | None
+    max_value: int | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What its files say that it expects of an image."""
+        return replace(preprocessing_of(self.model), max_value=self.max_value)
 
     @property
     def num_classes(self) -> int:
@@ -127,11 +134,14 @@ def load_model(
     """
     folder = model_folder(spec)
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
+    max_value = None
     if folder is None:
         check_model_name(spec)
     else:
         # timm reads it again, and believes every word
-        check_arguments(read_folder_config(folder).model_args, name=name)
+        document = read_folder_config(folder)
+        check_arguments(document.model_args, name=name)
+        max_value = document.max_value
     address = f"local-dir:{folder}" if folder else spec
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
     if size or folder not in (None, DEMO_FOLDER):  # timm's own fit every computer that they were made for
@@ -159,7 +169,7 @@ def load_model(
         _class_names(model, own=weights == PRETRAINED, is_published=folder is None) if has_head else (None, {})
     )
     licence = config.get("license") if weights == PRETRAINED else None
-    return LoadedModel(model, name, class_names, descriptions, licence, report)
+    return LoadedModel(model, name, class_names, descriptions, licence, report, max_value)
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:

@@ -8,12 +8,12 @@ from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import check_given_once
 from vitctl.settings import words
-from vitctl.settings.groups import BadImages, Columns, Compute, Groups
+from vitctl.settings.groups import BadImages, Columns, Compute, Groups, PixelRange
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
 from vitctl.settings.parsing import pixels
 
 CHOSEN = "(chosen for you when not given; the header says why)"
-_HOW_IMAGES_ARE_READ = ("image_root", "image_column", "label_column", "group_column", "group_pattern")
+_HOW_IMAGES_ARE_READ = ("image_root", "image_column", "label_column", "group_column", "group_pattern", "max_value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,9 @@ class _Balance(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(_TrainingImages, Columns, Groups, _Validation, _Model, _Training, BadImages, _Balance, Compute):
+class FinetuneConfig(
+    _TrainingImages, Columns, PixelRange, Groups, _Validation, _Model, _Training, BadImages, _Balance, Compute
+):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
 
     out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None

@@ -6,6 +6,7 @@ from typing import Annotated
 from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.option import SEED, Opt, Settings, at_least
+from vitctl.settings.parsing import as_it_is, white_value
 from vitctl.settings.words import PRETRAINED
 
 
@@ -51,6 +52,21 @@ class Groups(Settings):
                 "--group-column and --group-pattern are both given; expected one way to tell groups.",
                 field="group_pattern",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRange(Settings):
+    """How images of 16 bits are read."""
+
+    max_value: Annotated[
+        int | str | None,
+        Opt(
+            "Of 16-bit images, the value that is white: 4095 of 12-bit data, or auto, the brightest there is.",
+            "N|auto",
+            parse=white_value,
+            spell=as_it_is,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

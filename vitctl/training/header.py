@@ -3,6 +3,7 @@
 import numpy as np
 
 from vitctl.conversation import Setting
+from vitctl.data.images import MOST_OF_16_BITS
 from vitctl.data.resized import num_bytes, resized_sizes
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
@@ -36,6 +37,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
         Setting("validation images", f"{num_val:,}", data.val_reason + _unvalidated(data)),
+        *_range(data),
         Setting("model", loaded.name, plan.model.reason),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
@@ -89,6 +91,13 @@ def _each(counts: np.ndarray) -> str:
 def _unvalidated(data: TrainingData) -> str:
     names = data.unvalidated
     return f"; {len(names)} of {len(data.train.class_names)} classes have none: {listed(names)}" if names else ""
+
+
+def _range(data: TrainingData) -> list[Setting]:
+    if not data.depth.num_images:
+        return []
+    white = f"; {data.max_value.value or MOST_OF_16_BITS:,} is white"
+    return [Setting("pixel values", data.depth.described() + white, data.max_value.reason)]
 
 
 def _balance(job: Job) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.class_names import classes_without_images, doubtful_names
+from vitctl.data.depth import decide_max_value, depth_of, doubts_about_range
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
 from vitctl.data.scan_memory import ScanMemory
@@ -51,6 +52,8 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         hashes = _hashes(scanned, memory, conversation)
     main = _main(scanned)
     split, scan = scanned[main]
+    depth, own_range = depth_of([seen for _, seen in scanned.values()]), depth_of([scan])
+    max_value = decide_max_value(config.max_value, own_range).value
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
     report = DataReport(
@@ -70,11 +73,11 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         duplicates=describe_duplicates(scanned, hashes, kept_in),
         imbalance=describe_imbalance(split),
         aspect_ratios=strange_shapes(scanned),
-        warnings=(*source.notes, *_warnings(scanned, hashes, main)),
+        warnings=(*source.notes, *_warnings(scanned, hashes, main), *doubts_about_range(depth, max_value)),
         fingerprint=fingerprint(scanned),
         out=str(out),
     )
-    _write(out, report, main, split, scan)
+    _write(out, report, main, split, scan, max_value)
     return report
 
 
@@ -152,13 +155,13 @@ def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list
     return found
 
 
-def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: Scan) -> None:
+def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: Scan, max_value: int | None) -> None:
     from vitctl.reporting.figures import draw_contact_sheet
 
     rows = sample_of_each_class(split, scan, most_classes=SHEET_CLASSES, each=SHEET_EACH)
     pictures, captions = [], []
     for name, row in zip(split.class_names, rows, strict=False):
-        cells = [thumbnail(split, position, side=THUMBNAIL_PX) for position in row]
+        cells = [thumbnail(split, position, side=THUMBNAIL_PX, max_value=max_value) for position in row]
         pictures += [*cells, *[None] * (SHEET_EACH - len(cells))]
         captions += [f"{name} ({report.splits[split_name].classes[name]:,})"] * SHEET_EACH
     shown = f"{len(rows)} of {len(split.class_names)} classes" if len(rows) < len(split.class_names) else "every class"

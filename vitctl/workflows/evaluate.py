@@ -7,6 +7,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.checked_images import good_images
+from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
@@ -49,7 +50,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     check_elsewhere(out, [images.spec])
     for note in opened.notes:
         conversation.warn(note)
-    split, skipped = _check_images(images, config, conversation)
+    split, skipped = _check_images(images, opened.preprocessing.max_value, config, conversation)
     workers = resolve_num_workers(
         config.num_workers,
         is_in_memory=images.source.is_in_memory,
@@ -91,7 +92,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         per_class=per_class_report(predicted, split.labels, class_names),
         out=str(out),
     )
-    _write_files(out, report, split, predicted, shares, class_names)
+    _write_files(out, report, split, predicted, shares, class_names, max_value=opened.preprocessing.max_value)
     return report
 
 
@@ -124,12 +125,16 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
     return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
 
 
-def _check_images(images: Images, config: EvaluateConfig, conversation: Conversation) -> tuple[Split, list[str]]:
+def _check_images(
+    images: Images, max_value: int | None, config: EvaluateConfig, conversation: Conversation
+) -> tuple[Split, list[str]]:
     scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation)
     allow = config.on_bad_image == "skip"
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
         conversation.warn(f"left out: {line}")
+    for sentence in doubts_about_range(depth_of([scan]), max_value):
+        conversation.warn(sentence)
     return good_images(images.split, scan), skipped
 
 
@@ -148,6 +153,8 @@ def _write_files(
     predicted: np.ndarray,
     shares: np.ndarray,
     class_names: Sequence[str],
+    *,
+    max_value: int | None,
 ) -> None:
     matrix = confusion(predicted, split.labels, num_classes=len(class_names))
     with writing(out):
@@ -158,7 +165,7 @@ def _write_files(
         from vitctl.reporting.figures import draw_confusion
 
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
-        _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
+        _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names, max_value=max_value)
         write_json(out / "evaluation.json", report.as_json())
 
 
@@ -173,7 +180,13 @@ def _prediction_rows(
 
 
 def _draw_highest_loss(
-    path: Path, split: Split, predicted: np.ndarray, shares: np.ndarray, class_names: Sequence[str]
+    path: Path,
+    split: Split,
+    predicted: np.ndarray,
+    shares: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    max_value: int | None,
 ) -> None:
     """Draw the images whose true class got the least probability, worst first."""
     from vitctl.reporting.figures import draw_contact_sheet
@@ -189,6 +202,6 @@ def _draw_highest_loss(
         )
         for index in worst
     ]
-    pictures = [thumbnail(split, index, side=THUMBNAIL_PX) for index in worst]
+    pictures = [thumbnail(split, index, side=THUMBNAIL_PX, max_value=max_value) for index in worst]
     title = f"highest loss of {len(split):,} images, worst first: probability of the true class → of what was predicted"
     draw_contact_sheet(pictures, captions, path, columns=SHEET_COLUMNS, title=title)
