@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,26 @@ def test_json__own_validation_images_agree_with_the_run(run_cli, finished_run: P
     low, high = report["top1_ci95"]
     assert low <= report["top1"] <= high
     assert {"top5", "balanced_accuracy", "macro_f1", "ece", "per_class"} <= set(report)
+
+
+@unseen
+def test_baseline__the_same_as_the_runs_and_worth_a_word_where_the_model_is_no_better(
+    run_cli, finished_run: Path, tmp_path: Path
+) -> None:
+    report = run_cli("evaluate", finished_run, "--json").json
+    summary = json.loads((finished_run / "summary.json").read_text())
+    keys = ("baseline_top1", "baseline_class", "baseline_p")
+    assert [report[key] for key in keys] == [summary[key] for key in keys]
+    shutil.copytree(finished_run.parent / "data/test", tmp_path / "data")
+    for number in range(1, 5):
+        (tmp_path / f"data/red/{number}.png").rename(tmp_path / f"data/green/red{number}.png")  # 9 of 15 are 'green'
+    arguments = ("--data", tmp_path / "data", "--out", "e", *IN_PROCESS)
+    report = run_cli("evaluate", finished_run, *arguments, "--json").json
+    assert (report["baseline_top1"], report["baseline_class"]) == (9 / 15, "green")
+    # right where 'green' is wrong: the one red and 5 blue; wrong where it is right: the 4 that are red
+    assert report["baseline_p"] == pytest.approx(2 * sum(math.comb(10, k) for k in range(5)) / 2**10)
+    row = next(one for one in run_cli("evaluate", finished_run, *arguments).stdout.splitlines() if "baseline" in one)
+    assert row.split(maxsplit=1)[1].startswith("60.00%   the model is not better than always saying 'green' (p = ")
 
 
 @unseen

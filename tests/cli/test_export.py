@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
 
 FORMATS = ["onnx", "timm", "hf", "npz", "pt2"]
@@ -114,14 +114,17 @@ def raw(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A JPEG for each class, of several sizes, neither square nor plain."""
+    """A JPEG for each class, of several sizes, neither square nor plain; a camera that was turned took two of them."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
     paths = {}
-    for label, (name, size) in enumerate(zip(COLOURS, ((57, 40), (31, 90), (24, 25)), strict=True)):
+    sizes, orientations = ((57, 40), (31, 90), (24, 25)), (6, 1, 3)
+    for label, (name, size, orientation) in enumerate(zip(COLOURS, sizes, orientations, strict=True)):
         pixels = rng.integers(0, 60, (*size, 3), dtype=np.uint8)
         pixels[..., label] += np.uint8(150)
         paths[name] = folder / f"{name}.jpg"
-        Image.fromarray(pixels).save(paths[name], quality=90)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.fromarray(pixels).save(paths[name], quality=90, exif=exif)
     return paths
 
 

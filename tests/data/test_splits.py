@@ -41,7 +41,7 @@ def test_default_number_is_a_tenth_between_200_and_5000_but_never_over_a_fifth(n
     assert default_num_validation(num_images) == expected
 
 
-@pytest.mark.parametrize("counts", [(50, 50), (97, 3, 41, 12), (10,), (7, 7, 7, 7, 7, 7, 7), (400, 2, 2, 2, 2)])
+@pytest.mark.parametrize("counts", [(50, 50), (97, 3, 41, 12), (10,), (7, 7, 7, 7, 7, 7, 7), (400, 3, 3, 3, 3)])
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5])
 def test_the_total_is_exact_and_every_class_gives_its_share(counts: tuple[int, ...], fraction: float) -> None:
     labels = _labels(*counts)
@@ -87,6 +87,45 @@ def test_every_image_can_be_drawn_and_none_is_preferred() -> None:
         times[draw_validation(labels, _alone(20), num_validation=6, seed=seed)[1]] += 1
     # 300 draws with probability 0.3: 90 times each, standard deviation 7.9
     assert np.abs(times - 90).max() < 5 * 7.9
+
+
+def test_classes_of_two_images_are_on_both_sides_and_the_others_are_drawn_as_ever() -> None:
+    counts = (90, 2, 40, 2, 2, 7, 1)
+    labels = _labels(*counts)
+    training, validation = draw_validation(labels, _alone(len(labels)), num_validation=20, seed=3)
+    for label in (1, 3, 4):
+        assert (np.sum(labels[training] == label), np.sum(labels[validation] == label)) == (1, 1)
+    assert np.sum(labels[validation] == 6) == 0  # one image cannot be
+    for label in (0, 2, 5):  # drawn by (seed, split, class) alone, its share as before
+        members = np.flatnonzero(labels == label)
+        share = {0: 13, 2: 6, 5: 1}[label]
+        first = members[random_generator(3, "split", label).permutation(len(members))[:share]]
+        assert sorted(first) == sorted(set(validation) & set(members))
+    assert len(validation) == 20 + 3
+
+
+def test_classes_of_two_images__seeded_none_preferred_and_none_where_none_is_asked_for() -> None:
+    labels = _labels(30, 2)
+    drawn = {tuple(draw_validation(labels, _alone(32), num_validation=3, seed=seed)[1]) for seed in range(20)}
+    assert {sum(labels[position] == 1 for position in one) for one in drawn} == {1}
+    pair = np.flatnonzero(labels == 1)
+    assert {position for one in drawn for position in one} >= set(pair)
+    assert len(draw_validation(labels, _alone(32), num_validation=0, seed=0)[1]) == 0
+
+
+def test_classes_of_two_images__that_belong_together_train() -> None:
+    labels = np.array([0] * 20 + [1, 1])
+    groups = [*_alone(20), "twins", "twins"]
+    _, validation = draw_validation(labels, groups, num_validation=4, seed=0)
+    assert not set(validation) & {20, 21}
+
+
+def test_classes_of_two_images__of_which_there_are_very_many_do_not_eat_up_training() -> None:
+    labels = np.repeat(np.arange(1000), 2)
+    training, validation = draw_validation(labels, _alone(2000), num_validation=200, seed=0)
+    assert len(validation) == 2 * 200
+    assert len(np.unique(labels[validation])) == 400
+    assert set(labels[training]) == set(range(1000))
 
 
 def test_duplicates_stay_on_one_side() -> None:
@@ -195,7 +234,12 @@ def test_images_that_are_alone_are_drawn_as_ever() -> None:
         labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
         asked = int(rng.integers(0, len(labels) + 1))
         train, val = draw_validation(labels, _alone(len(labels)), num_validation=asked, seed=seed)
-        assert val.tolist() == _old_draw(labels, asked, seed)
+        old = _old_draw(labels, asked, seed)
+        pairs = (
+            set(np.flatnonzero(counts == 2)) - set(labels[old]) if asked else set()
+        )  # two images, none of them drawn
+        assert [position for position in val if labels[position] not in pairs] == old
+        assert sorted(labels[position] for position in val if labels[position] in pairs) == sorted(pairs)
         assert len(train) + len(val) == len(labels)
 
 

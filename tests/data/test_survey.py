@@ -88,6 +88,8 @@ def test_images__sizes_modes_and_formats_over_all_splits() -> None:
         "short_side_px": {"least": 5, "median": 10.0, "greatest": 20},  # 5 10 10 20
         "num_sizes": 3,
         "modes": {"L": 2, "RGB": 2},
+        "num_16_bit": 0,
+        "brightest_16_bit": None,
         "formats": {"PNG": 2, "JPEG": 1, "array": 1},
     }
 

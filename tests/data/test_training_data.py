@@ -18,7 +18,6 @@ from vitctl.data.training_data import (
     find_images,
     hold_out,
     leaks,
-    near_names,
     open_training_sources,
 )
 from vitctl.errors import DataError, SettingError
@@ -477,11 +476,3 @@ def test_leaks__groups_count_where_both_splits_have_them(drawn_split: Callable[.
     assert leaks(train, tens.select(range(22, 22), name="test"), **unlike) == []
     assert leaks(train, images, **unlike) == []
     assert leaks(images, test, **unlike) == []
-
-
-def test_classes_that_differ_by_spaces_or_case_only_are_pointed_out() -> None:
-    (sentence,) = near_names(["apple", " Apple ", "pear", "Big  Cat", "big cat"])
-    assert sentence.startswith(
-        "4 classes differ from another by spaces or letter case only, 'apple' and ' Apple ' first"
-    )
-    assert near_names(["apple", "apples", "pear"]) == []

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from markdown_it import MarkdownIt
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
+from vitctl.data.images import to_rgb
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.exporting.card import TITLES, card, resized_size, snippet
 from vitctl.exporting.source import Source
@@ -332,11 +333,33 @@ def test_snippet__gives_raw_images_as_they_are(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     Image.fromarray(pixels).save("image.jpg", format="png")
     code = snippet_of(SOURCE, "pt2", is_raw=True)
-    line = next(line for line in code.splitlines() if line.startswith("image = "))
-    variables: dict[str, Any] = {"np": np, "Image": Image}
-    exec(line, variables)
+    lines = [line for line in code.splitlines() if line.startswith("image = ")]
+    variables: dict[str, Any] = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    exec("\n".join(lines), variables)
     assert variables["image"].dtype == np.uint8
     np.testing.assert_array_equal(variables["image"], pixels[None])
+
+
+@pytest.mark.parametrize("format_name", TITLES)
+def test_snippet__scales_images_of_16_bits_as_the_source_does(
+    format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replace(SOURCE, preprocessing=replace(PREPROCESSING, max_value=4095))
+    values = np.random.default_rng(0).integers(0, 5000, (40, 30), dtype=np.uint16)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(values).save("image.jpg", format="png")
+    code = snippet_of(source, format_name, is_raw=True)
+    compile(code, format_name, "exec")
+    before, opened, _ = code.partition('image = image.convert("RGB")\n')
+    imports = "\n".join(
+        line for line in before.splitlines() if "import" in line and line.split()[1] in ("numpy", "PIL")
+    )
+    variables: dict[str, Any] = {}
+    exec(imports + "\n" + before[before.index("image = ") :] + opened, variables)
+    with Image.open("image.jpg") as image:
+        np.testing.assert_array_equal(np.asarray(variables["image"]), np.asarray(to_rgb(image, max_value=4095)))
+    assert "of 16-bit images every value divided by 4095" in written(source, "onnx") + written(source, format_name)
+    assert "16-bit" not in written()
 
 
 def test_snippet__of_npz_builds_the_model_that_was_exported() -> None:

@@ -94,7 +94,8 @@ def test_repr__shows_small_parts_and_names_large_ones() -> None:
 def test_repr__of_a_thousand_classes_fits_a_few_lines() -> None:
     row = ClassResult(class_name="c" * 500, num_images=1, precision=None, recall=1.0, f1=0.5)
     result = EvaluateResult(
-        model="m", data="d", split="val", image_size=(8, 8), top1=0.5, top1_ci95=(0.4, 0.6), top5=1.0,
+        model="m", data="d", split="val", image_size=(8, 8), top1=0.5, top1_ci95=(0.4, 0.6),
+            baseline_top1=0.5, baseline_class="c", baseline_p=1.0, top5=1.0,
         balanced_accuracy=0.5, macro_f1=0.5, nll=1.0, ece=0.1, num_images=2, num_skipped=0,
         per_class=(row,) * 1000, out="/out" * 100,
     )  # fmt: skip

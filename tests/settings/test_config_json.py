@@ -56,6 +56,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "epochs": 0.3,
             "class_weights": "balanced",
             "cache": "resized",
+            "max_value": 4095,
         },
     ]
 

@@ -48,6 +48,7 @@ def _print_report(report: DataReport) -> None:
         ("sizes", _sizes(images)),
         ("modes", _listed(images.modes)),
         ("formats", _listed(images.formats)),
+        *_depth(images),
         ("image size", f"{size.image_size[0]} px for a ViT pretrained at 224: {size.reason}"),
         ("fingerprint", report.fingerprint),
     ]
@@ -103,6 +104,9 @@ def _findings(report: DataReport) -> list[str]:
             "times the other (height x width):"
         )
         lines += _some([f"{one.image}: {one.size[0]}x{one.size[1]} px" for one in shapes.worst])
+    if report.validation and (names := report.validation.classes_without_images):
+        shown = ", ".join(names[:MOST_LINES]) + (f" and {len(names) - MOST_LINES} more" * (len(names) > MOST_LINES))
+        lines.append(f"{len(names)} of {report.num_classes} classes would have no validation image: {shown}")
     if report.imbalance.advice:
         lines.append(report.imbalance.advice)
     lines += report.warnings
@@ -124,6 +128,14 @@ def _sizes(images: ImagesReport) -> str:
     if images.num_sizes == 1:
         return f"all {height.least}x{width.least} px (height x width)"
     return f"height {_spread(height)}, width {_spread(width)} px (least/median/greatest)"
+
+
+def _depth(images: ImagesReport) -> list[tuple[str, str]]:
+    """Return the row of the images of 16 bits, where there are any."""
+    if not images.num_16_bit:
+        return []
+    brightest = f"the brightest value is {images.brightest_16_bit or 0:,} of 65,535"
+    return [("bit depth", f"16-bit, {_number(images.num_16_bit, 'image')}; {brightest}")]
 
 
 def _number(count: int, what: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
+from vitctl.results.baseline import against_baseline
 from vitctl.results.evaluate import ClassResult, EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.option import settings_of
@@ -41,6 +42,7 @@ def _print_report(report: EvaluateResult) -> None:
         [
             ("images", f"{report.num_images:,} (split {report.split})"),
             ("top-1", f"{report.top1:.2%}   95 % interval {low:.2%} to {high:.2%} (Wilson)"),
+            ("baseline", _baseline(report)),
             ("top-5", f"{report.top5:.2%}"),
             ("balanced accuracy", f"{report.balanced_accuracy:.2%}   mean recall of the classes present"),
             ("macro F1", f"{report.macro_f1:.4f}"),
@@ -56,6 +58,15 @@ def _print_report(report: EvaluateResult) -> None:
         print_line(f"... and {len(rows) - MOST_CLASSES_SHOWN} more classes in evaluation.json")
     print_line()
     print_pairs([("files", report.out)])
+
+
+def _baseline(report: EvaluateResult) -> str:
+    return against_baseline(
+        report.top1,
+        baseline_top1=report.baseline_top1,
+        baseline_class=report.baseline_class,
+        baseline_p=report.baseline_p,
+    )
 
 
 def _row(row: ClassResult) -> tuple[str, ...]:

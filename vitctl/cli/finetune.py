@@ -11,6 +11,7 @@ from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_json, print_pairs
 from vitctl.cli.screen import is_first_process
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.results.baseline import against_baseline
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
@@ -26,6 +27,8 @@ Examples:
   vitctl finetune --data eyes.csv --image-root scans/ --group-column patient
   vitctl finetune --config runs/photos/config.json --out runs/again
 """
+
+MOST_CLASSES = 10
 
 
 @takes(FinetuneConfig)
@@ -74,6 +77,24 @@ def _compared(probe: LinearProbe, best: Score) -> str:
     return f"{probe.top1:.3f}, fine-tuned {best.top1:.3f} (top-1 on the validation images)"
 
 
+def _baseline(summary: FinetuneResult) -> list[tuple[str, str]]:
+    """Return the row of always saying one class, where there were images to look at."""
+    share, name, p = summary.baseline_top1, summary.baseline_class, summary.baseline_p
+    if summary.best.top1 is None or share is None or name is None or p is None:
+        return []
+    text = against_baseline(summary.best.top1, baseline_top1=share, baseline_class=name, baseline_p=p)
+    return [("baseline", text)]
+
+
+def _unvalidated(summary: FinetuneResult) -> list[tuple[str, str]]:
+    """Return the row of the classes that no validation image shows, where there are any."""
+    names = summary.classes_without_validation
+    if not names:
+        return []
+    shown = ", ".join(names[:MOST_CLASSES]) + (f" and {len(names) - MOST_CLASSES} more" * (len(names) > MOST_CLASSES))
+    return [("not validated", f"{len(names)} of {summary.num_classes} classes have no validation image: {shown}")]
+
+
 def _print_summary(summary: FinetuneResult) -> None:
     def told(score: Score) -> str:
         if score.top1 is None:
@@ -87,6 +108,8 @@ def _print_summary(summary: FinetuneResult) -> None:
         [
             *([("linear probe", _compared(probe, summary.best))] if probe is not None and has_baseline else []),
             ("best", told(summary.best)),
+            *_baseline(summary),
+            *_unvalidated(summary),
             ("last", told(summary.last)),
             (
                 "speed",

@@ -31,15 +31,16 @@ class BigVisionTransform:
     Args:
         image_size: S, >= 1. The original knows only 224, cut out of 256 px; another size keeps that ratio:
             R is S * 256 / 224, rounded.
+        max_value: How images of 16 bits are to become RGB before: see ``vitctl.data.images.to_rgb``.
 
     Raises:
         ValueError: ``image_size`` is below 1.
     """
 
-    def __init__(self, image_size: int = CROP) -> None:
+    def __init__(self, image_size: int = CROP, *, max_value: int | None = None) -> None:
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}; it must be at least 1 px")
-        self.image_size = image_size
+        self.image_size, self.max_value = image_size, max_value
         self.resize = round(image_size * RESIZE / CROP)
 
     def __call__(self, image: Image.Image) -> Tensor:

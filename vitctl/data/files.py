@@ -59,7 +59,7 @@ def read_batches(
 
     def _read(image: AnyImage) -> Tensor | str:
         try:
-            with rgb_in_flight(image) as rgb:
+            with rgb_in_flight(image, max_value=transform.max_value) as rgb:
                 return transform(rgb)
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)

@@ -44,21 +44,25 @@ def list_given(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 
 @contextmanager
-def rgb_in_flight(image: ImageLike) -> Iterator[Image.Image]:
+def rgb_in_flight(image: ImageLike, *, max_value: int | None = None) -> Iterator[Image.Image]:
     """Give an image as 8-bit RGB, when it is its turn; its pixels count as in flight until the block ends.
+
+    Args:
+        image: A path, a Pillow image or an array.
+        max_value: How one of 16 bits becomes RGB: see ``to_rgb``.
 
     Raises:
         Exception: Whatever Pillow raises for a file that it cannot decode; it has no common base class.
         ValueError: An array has another type or shape, or ``image`` is something else.
     """
     if isinstance(image, str | os.PathLike):
-        with open_image(user_path(os.fspath(image))) as opened, decoding(opened) as rgb:
+        with open_image(user_path(os.fspath(image))) as opened, decoding(opened, max_value=max_value) as rgb:
             yield rgb
     else:
         given = image if isinstance(image, Image.Image) else _of_array(image)
         with IN_FLIGHT.hold(given.size):
             with _decoding:
-                rgb = to_rgb(given)
+                rgb = to_rgb(given, max_value=max_value)
             yield rgb
 
 

@@ -34,25 +34,50 @@ _FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
 
 LARGE_PX, BLOCK_BYTES = 2**26, 64 * 2**20
 STRIP_PX = 2**22  # of a transparent image that are laid over white at a time
+MOST_OF_16_BITS = 65_535
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, max_value: int | None = None) -> Image.Image:
     """Return an 8-bit RGB image of what ``image`` shows.
 
-    EXIF orientation is applied; 16-bit values are scaled (65,535 becomes 255); alpha and palette
+    EXIF orientation is applied; 16-bit values are scaled (``max_value`` becomes 255); alpha and palette
     transparency are laid over white; greyscale, palette, CMYK and the other modes of Pillow are
     converted. Of an animation this is the first frame.
+
+    Args:
+        image: As Pillow opened it.
+        max_value: The value of a 16-bit image that is white, as are those above it; 1-65,535. None is 65,535. Images
+            of 8 bits are as they are.
 
     Raises:
         ValueError: The values have no defined range (32-bit integers above 65,535, floats).
     """
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _scale_to_8_bits(image)
+    image = _upright(image)
+    if _is_deep(image):
+        image = _scale_to_8_bits(image, MOST_OF_16_BITS if max_value is None else max_value)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _over_white(image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether the image has one channel of more than 8 bits; Pillow opens no others as what they are."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def values_of_16_bits(image: Image.Image) -> np.ndarray | None:
+    """Return the (H, W) uint16 values of an image that ``to_rgb`` scales, as shown, 0 where transparent; else None."""
+    if not _is_deep(image):
+        return None
+    values = np.asarray(_upright(image)).astype("<u2")
+    transparent = image.info.get("transparency")
+    return values if transparent is None else np.where(values == transparent, np.uint16(0), values)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -66,16 +91,17 @@ def _over_white(image: Image.Image) -> Image.Image:
     return flat
 
 
-def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+def _scale_to_8_bits(image: Image.Image, max_value: int) -> Image.Image:
     values = np.asarray(image)
     transparent = image.info.get("transparency")  # one value, in a 16-bit greyscale PNG
     if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
         raise ValueError(f"mode {image.mode} with values of unknown range (8 or 16 bits per channel expected)")
-    scaled = ((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
+    clipped = np.minimum(values, max_value).astype(np.uint32)
+    scaled = ((clipped * 255 + max_value // 2) // max_value).astype(np.uint8)
     return Image.fromarray(scaled if transparent is None else np.where(values == transparent, np.uint8(255), scaled))
 
 
-def decode(image: Image.Image, *, least_side: int | None = None) -> Image.Image:
+def decode(image: Image.Image, *, least_side: int | None = None, max_value: int | None = None) -> Image.Image:
     """Return an opened image as 8-bit RGB, decoded.
 
     Args:
@@ -83,17 +109,20 @@ def decode(image: Image.Image, *, least_side: int | None = None) -> Image.Image:
         least_side: px; None decodes in full. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size where both
             sides stay at least this long, which is several times faster and differs from scaling the full
             image by less than a level on average, more at coloured edges (measured). For training only.
+        max_value: That of ``to_rgb``.
 
     Raises:
         Exception: Whatever Pillow raises for a file that it cannot decode; it has no common base class.
     """
     if least_side is not None:
         image.draft(None, (least_side, least_side))
-    return to_rgb(image)
+    return to_rgb(image, max_value=max_value)
 
 
 @contextmanager
-def decoding(image: Image.Image, *, least_side: int | None = None) -> Iterator[Image.Image]:
+def decoding(
+    image: Image.Image, *, least_side: int | None = None, max_value: int | None = None
+) -> Iterator[Image.Image]:
     """Decode as ``decode`` does, when it is the image's turn; its pixels count as in flight until the block ends."""
     if least_side is not None:
         image.draft(None, (least_side, least_side))
@@ -103,7 +132,7 @@ def decoding(image: Image.Image, *, least_side: int | None = None) -> Iterator[I
         # would take a fifth longer with them (measured, 2026-11)
         core.set_block_size(BLOCK_BYTES)
     with IN_FLIGHT.hold(image.size):
-        yield to_rgb(image)
+        yield to_rgb(image, max_value=max_value)
 
 
 def open_image(file: str | Path | BinaryIO) -> Image.Image:
@@ -168,4 +197,11 @@ def pixel_hash(image: Image.Image) -> str:
     """Return a hash of an RGB image's size and pixels: equal for exact duplicates, whatever their files."""
     digest = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=16)
     digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def value_hash(values: np.ndarray) -> str:
+    """Return a hash of (H, W) uint16 values: two images that differ may be alike in 8 bits."""
+    digest = hashlib.blake2b(f"{values.shape[1]}x{values.shape[0]} of 16 bits".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values))
     return digest.hexdigest()

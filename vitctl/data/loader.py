@@ -91,7 +91,8 @@ class _TrainingImages(Dataset[_TrainingItem | DataError]):
         self._split, self._transform = split, transform
 
     def __getitem__(self, key: _Key) -> _TrainingItem | DataError:
-        image = _read(self._split, key.position, least_side=self._transform.least_side)
+        transform = self._transform
+        image = _read(self._split, key.position, least_side=transform.least_side, max_value=transform.max_value)
         if isinstance(image, DataError):
             return image
         tensor = self._transform.pixels(image, view=key.view, position=key.position)
@@ -106,14 +107,16 @@ class _EvaluationImages(Dataset[Tensor | DataError]):
         return len(self._split)
 
     def __getitem__(self, position: int) -> Tensor | DataError:
-        image = _read(self._split, position)
+        image = _read(self._split, position, max_value=self._transform.max_value)
         return image if isinstance(image, DataError) else self._transform.pixels(image)
 
 
-def _read(split: Split, position: int, *, least_side: int | None = None) -> Image.Image | DataError:
+def _read(
+    split: Split, position: int, *, least_side: int | None = None, max_value: int | None
+) -> Image.Image | DataError:
     """Return the image, or what went wrong: raised in a worker it would reach the user as a traceback."""
     try:
-        return split.read(position, least_side=least_side)
+        return split.read(position, least_side=least_side, max_value=max_value)
     except Exception as error:  # a file that changed since it was checked
         return lost_image(split, position, error)
 

@@ -17,6 +17,10 @@ from torch import Tensor
 class PixelTransform(Protocol):
     """From an RGB image to what a model sees, in two steps, always the same."""
 
+    @property
+    def max_value(self) -> int | None:
+        """How images of 16 bits are to become RGB before: see ``vitctl.data.images.to_rgb``."""
+
     def pixels(self, image: Image.Image) -> Tensor:
         """Return the (3, H, W) uint8 levels of the part of ``image`` that is shown."""
 

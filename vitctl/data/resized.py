@@ -84,7 +84,13 @@ def resized_sizes(sizes: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def resized_split(
-    split: Split, sizes: np.ndarray, *, short_side: int, num_threads: int, conversation: Conversation
+    split: Split,
+    sizes: np.ndarray,
+    *,
+    short_side: int,
+    max_value: int | None = None,
+    num_threads: int,
+    conversation: Conversation,
 ) -> tuple[Split, Path]:
     """Return ``split`` with its images read from a file in the cache, and that file; made where it is not there.
 
@@ -92,6 +98,7 @@ def resized_split(
         split: Images that all decode.
         sizes: (N, 2) int64, their (H, W) px.
         short_side: px to keep.
+        max_value: How images of 16 bits become RGB; see ``vitctl.data.images.to_rgb``.
         num_threads: Threads that decode.
         conversation: Shows progress.
 
@@ -103,10 +110,10 @@ def resized_split(
     folder = cache_folder()
     if folder is None:
         raise AssertionError("check_worth_keeping comes first")
-    pixels = folder / "resized" / f"{_key(split, short_side)}.bin"
+    pixels = folder / "resized" / f"{_key(split, short_side, max_value)}.bin"
     if not _is_whole(pixels, kept, num_threads=num_threads, conversation=conversation):
         try:
-            _write(pixels, split, kept, short_side, num_threads=num_threads, conversation=conversation)
+            _write(pixels, split, kept, short_side, max_value, num_threads=num_threads, conversation=conversation)
         except OSError as error:
             raise SettingError(
                 f"--cache resized cannot write to {pixels.parent}: {error.strerror}. Make room there, set VITCTL_CACHE "
@@ -153,8 +160,9 @@ def _as_bytes(checksums: list[int]) -> bytes:
     return np.array(checksums, dtype="<u4").tobytes()
 
 
-def _key(split: Split, short_side: int) -> str:
-    digest = hashlib.blake2b(f"{VERSION} {PIL.__version__} {short_side}".encode(), digest_size=12)
+def _key(split: Split, short_side: int, max_value: int | None) -> str:
+    white = "" if max_value is None else f" {max_value}"
+    digest = hashlib.blake2b(f"{VERSION} {PIL.__version__} {short_side}{white}".encode(), digest_size=12)
     for position, row in enumerate(split.rows):
         try:
             stamp = split.images.stamp(int(row))
@@ -165,7 +173,14 @@ def _key(split: Split, short_side: int) -> str:
 
 
 def _write(
-    path: Path, split: Split, kept: np.ndarray, short_side: int, *, num_threads: int, conversation: Conversation
+    path: Path,
+    split: Split,
+    kept: np.ndarray,
+    short_side: int,
+    max_value: int | None,
+    *,
+    num_threads: int,
+    conversation: Conversation,
 ) -> None:
     needed = num_bytes(kept)
     make_private(path.parent)
@@ -180,7 +195,7 @@ def _write(
     def pixels(position: int) -> bytes:
         height, width = (int(side) for side in kept[position])
         try:
-            with split.reading(position, least_side=short_side) as image:
+            with split.reading(position, least_side=short_side, max_value=max_value) as image:
                 is_resized = image.size != (width, height)
                 resized = image.resize((width, height), Image.Resampling.BICUBIC) if is_resized else image
                 return resized.tobytes()

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vitctl.conversation import Conversation
-from vitctl.data.images import decoding, pixel_hash, reason_of
+from vitctl.data.images import decoding, pixel_hash, reason_of, value_hash, values_of_16_bits
 from vitctl.data.look_alikes import near_any
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
@@ -48,8 +48,9 @@ class Look:
         mode: Pillow's, as stored: RGB, L, CMYK, P, ...
         format: Pillow's: JPEG, PNG, ...; "" for an array.
         is_scaled: Decoded at 1/8 of its size.
-        fingerprint: Hash of the decoded pixels, at 1/8 where ``is_scaled``.
+        fingerprint: Hash of the decoded pixels, at 1/8 where ``is_scaled``; of 16 bits of their values.
         thumb: 4x4 greyscale thumbnail, row by row in hexadecimal.
+        brightest: The greatest value of an image of 16 bits, 0-65,535; -1 of others.
     """
 
     height: int
@@ -59,6 +60,7 @@ class Look:
     is_scaled: bool
     fingerprint: str
     thumb: str
+    brightest: int = -1
 
 
 _LOOK_TYPES = tuple(get_type_hints(Look).values())
@@ -158,7 +160,10 @@ def look_at(image: Image.Image) -> Look:
             width, height = pixels.size
         box = _shown_part(pixels.size, (width / SCALE, height / SCALE), orientation) if is_scaled else None
         thumb = pixels.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, box=box)
-        return Look(height, width, mode, kind, is_scaled, pixel_hash(pixels), thumb.tobytes().hex())
+        values = values_of_16_bits(image)
+        fingerprint = pixel_hash(pixels) if values is None else value_hash(values)
+        brightest = -1 if values is None else int(values.max(initial=0))
+        return Look(height, width, mode, kind, is_scaled, fingerprint, thumb.tobytes().hex(), brightest)
 
 
 def _shown_part(

@@ -19,7 +19,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.source import Split
 from vitctl.primitives.cache import cache_folder, checksum, make_private
 
-VERSION = 2  # of what is remembered; another one starts anew
+VERSION = 3  # of what is remembered; another one starts anew
 _BLOCK = 500  # names per question
 _FLUSH = 5_000  # entries kept before they are written
 # of https://sqlite.org/rescode.html: a table of another shape, a damaged file, values that do not fit, no database

@@ -101,15 +101,17 @@ class Split:
         """Return the image at ``position`` (0..N-1) as Pillow opens it, not decoded yet."""
         return self.images.open(int(self.rows[position]))
 
-    def read(self, position: int, *, least_side: int | None = None) -> Image.Image:
-        """Return the image at ``position`` (0..N-1) as 8-bit RGB; ``least_side`` is that of ``decode``."""
+    def read(self, position: int, *, least_side: int | None = None, max_value: int | None = None) -> Image.Image:
+        """Return the image at ``position`` (0..N-1) as 8-bit RGB; the others are those of ``decode``."""
         with self.open(position) as image:
-            return decode(image, least_side=least_side)
+            return decode(image, least_side=least_side, max_value=max_value)
 
     @contextmanager
-    def reading(self, position: int, *, least_side: int | None = None) -> Iterator[Image.Image]:
+    def reading(
+        self, position: int, *, least_side: int | None = None, max_value: int | None = None
+    ) -> Iterator[Image.Image]:
         """Read as ``read`` does, in one of several threads: the image's pixels are in flight until the block ends."""
-        with self.open(position) as image, decoding(image, least_side=least_side) as rgb:
+        with self.open(position) as image, decoding(image, least_side=least_side, max_value=max_value) as rgb:
             yield rgb
 
     def image_name(self, position: int) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from vitctl.primitives.seeds import random_generator
 
+_FEW_PAIRS = 50  # classes of two images that may be divided whatever the number of images asked for; guess
 _LOOK_AHEAD = 16  # groups among which to choose: enough to balance classes, few enough to stay random; guess
 
 
@@ -57,6 +58,9 @@ def draw_validation(
     nearer to the number asked, and where every class keeps an image to train on. So the two can differ by part
     of a group.
 
+    A class of two images whose share is less than one gives one all the same, so that it is trained on and scored: on
+    top of the number asked for, and of so many classes at most, drawn, or of ``_FEW_PAIRS``.
+
     Args:
         labels: (N,) int64 class of each image.
         groups: N names; images with the same name stay on one side.
@@ -93,9 +97,28 @@ def draw_validation(
             if is_nearer and taken[label] + size < counts[label]:
                 chosen += pure[label][index]
                 taken[label] += size
+    pairs = [pure[label] for label in sorted(pure) if counts[label] == 2 and not taken[label]]
+    most = max(num_validation, _FEW_PAIRS) if num_validation else 0
+    chosen += _one_of_each(pairs, most, random_generator(seed, "split", len(counts) + 1))
     validation = np.array(sorted(chosen), dtype=np.int64)
     training = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
     return training, validation
+
+
+def _one_of_each(pairs: list[list[list[int]]], most: int, random: np.random.Generator) -> list[int]:
+    """Return an image of each of ``pairs``, classes of two images of which none was drawn; of ``most`` of them.
+
+    Args:
+        pairs: The groups of each class. Two images that belong together stay together, in training.
+        most: Images to draw, 0 or more.
+        random: Draws them.
+    """
+    found: list[int] = []
+    for index in random.permutation(len(pairs)):
+        alone = [group[0] for group in pairs[index] if len(group) == 1]
+        if alone and len(found) < most:
+            found.append(alone[random.integers(len(alone))])
+    return found
 
 
 def _draw_mixed(

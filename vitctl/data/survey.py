@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from vitctl.data.depth import depth_of
 from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
 from vitctl.data.scan import Look, Scan
 from vitctl.data.source import Split, lost_image
@@ -48,6 +49,7 @@ def describe_images(scans: Sequence[Scan]) -> ImagesReport:
     looks = [look for scan in scans for look in scan.looks if look]
     if not looks:
         raise ValueError("no image decodes")
+    depth = depth_of(scans)
     height, width = (np.array([getattr(look, side) for look in looks]) for side in ("height", "width"))
     return ImagesReport(
         height_px=_spread(height),
@@ -56,6 +58,8 @@ def describe_images(scans: Sequence[Scan]) -> ImagesReport:
         num_sizes=len(set(zip(height.tolist(), width.tolist(), strict=True))),
         modes=_frequencies(look.mode for look in looks),
         formats=_frequencies(look.format or "array" for look in looks),
+        num_16_bit=depth.num_images,
+        brightest_16_bit=depth.most,
     )
 
 
@@ -163,14 +167,16 @@ def sample_of_each_class(split: Split, scan: Scan, *, most_classes: int, each: i
     return rows
 
 
-def thumbnail(split: Split, position: int, *, side: int) -> np.ndarray:
+def thumbnail(split: Split, position: int, *, side: int, max_value: int | None = None) -> np.ndarray:
     """Return the image at ``position``, fitted into a light grey square: (S, S, 3) uint8, S being ``side``.
+
+    One of 16 bits becomes RGB by ``max_value``; see ``vitctl.data.images.to_rgb``.
 
     Raises:
         DataError: It cannot be read any more.
     """
     try:
-        image = split.read(position, least_side=side)
+        image = split.read(position, least_side=side, max_value=max_value)
     except Exception as error:  # a file that changed since it was checked
         raise lost_image(split, position, error) from error
     method = Image.Resampling.NEAREST if max(image.size) <= side // 2 else Image.Resampling.BICUBIC

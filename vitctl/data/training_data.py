@@ -7,6 +7,8 @@ import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
+from vitctl.data.class_names import classes_without_images, doubtful_names
+from vitctl.data.depth import Depth, decide_max_value, depth_of, doubts_about_range
 from vitctl.data.endings import image_endings, left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
@@ -15,6 +17,7 @@ from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.splits import default_num_validation, draw_validation, merge_groups
 from vitctl.errors import DataError
+from vitctl.primitives.decision import Decision
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class TrainingData:
         val_reason: Where the validation images come from.
         skipped: One line per training image left out: name and reason.
         left_out: Files of other kinds that lie among the images and are not read, by ending.
+        depth: Of the training images, those held out included.
+        max_value: How images of 16 bits become RGB, and why so.
     """
 
     source: Source
@@ -40,6 +45,13 @@ class TrainingData:
     val_reason: str
     skipped: tuple[str, ...]
     left_out: Mapping[str, int]
+    depth: Depth
+    max_value: Decision[int | None]
+
+    @property
+    def unvalidated(self) -> tuple[str, ...]:
+        """Classes of which no image is for validation; none where nothing is."""
+        return () if self.val is None else classes_without_images(self.val, self.train.class_names)
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,8 @@ def check_training_data(
     skip_bad: bool,
     num_threads: int,
     conversation: Conversation,
+    max_value: int | str | None = None,
+    own_max_value: int | None = None,
 ) -> TrainingData:
     """Look at every image, leave out bad ones if that is wanted, and hold out validation images.
 
@@ -130,12 +144,15 @@ def check_training_data(
         skip_bad: Leave out training images that do not decode, instead of failing.
         num_threads: Threads that decode.
         conversation: Shows progress.
+        max_value: Of images of 16 bits, what is white; see ``decide_max_value``.
+        own_max_value: What the model was trained with.
 
     Raises:
         DataError: Images do not decode.
+        SettingError: ``max_value`` is ``auto``, and no image has 16 bits.
     """
     everything, given = sources.train, sources.val
-    for sentence in near_names(everything.class_names):
+    for sentence in doubtful_names(everything):
         conversation.warn(sentence)
     with ScanMemory(conversation) as memory:
         scan = scan_images(everything, num_threads=num_threads, conversation=conversation, memory=memory)
@@ -149,13 +166,19 @@ def check_training_data(
         all_hashes, *val_hashes = exact_duplicates(
             scanned, num_threads=num_threads, conversation=conversation, memory=memory
         )
+    depth = depth_of([scan])
+    white = decide_max_value(max_value, depth, own=own_max_value)
+    for sentence in doubts_about_range(depth_of([seen for _, seen in scanned]), white.value):
+        conversation.warn(sentence)
     usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
 
     left_out = together(everything.left_out, {} if given is None else given.left_out)
 
     def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:
-        return TrainingData(sources.source, train, val, sizes, sources.val_spec, reason, skipped, left_out)
+        return TrainingData(
+            sources.source, train, val, sizes, sources.val_spec, reason, skipped, left_out, depth, white
+        )
 
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):
@@ -220,20 +243,6 @@ def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Se
                 "scores on them are too good to be true."
             )
     return sentences
-
-
-def near_names(class_names: Sequence[str]) -> list[str]:
-    """Return a sentence where names of classes differ by spaces or letter case only, else nothing."""
-    by_form: dict[str, list[str]] = {}
-    for name in class_names:
-        by_form.setdefault(" ".join(name.casefold().split()), []).append(name)
-    near = [names for names in by_form.values() if len(names) > 1]
-    if not near:
-        return []
-    shown = " and ".join(repr(name) for name in near[0][:3])
-    return [
-        f"{sum(map(len, near))} classes differ from another by spaces or letter case only, {shown} first; one class?"
-    ]
 
 
 def _called(split: Split) -> str:

@@ -37,6 +37,11 @@ class EvaluationTransform:
         self._shown_part = transforms.Compose(timms.transforms[:-1])  # the last makes a tensor
         self._preprocessing = preprocessing
 
+    @property
+    def max_value(self) -> int | None:
+        """How images of 16 bits are to become RGB before: see ``vitctl.data.images.to_rgb``."""
+        return self._preprocessing.max_value
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the (3, H, W) float32 tensor of ``image``."""
         return self.finished(self.pixels(image))
@@ -113,6 +118,11 @@ class TrainingTransform:
         self.least_side = math.ceil(max(larger if crop == "resize-random-crop" else size) * max(2, 1 / smallest_crop))
         """px: a JPEG may be decoded at a fraction of its size that leaves both sides this long, twice the target's
         and enough that no crop is enlarged for it."""
+
+    @property
+    def max_value(self) -> int | None:
+        """How images of 16 bits are to become RGB before: see ``vitctl.data.images.to_rgb``."""
+        return self._preprocessing.max_value
 
     def __call__(self, image: Image.Image, *, view: int, position: int) -> Tensor:
         """Return the (3, H, W) float32 tensor of ``image`` at its ``view``-th showing, from 0."""

@@ -210,7 +210,7 @@ def _transform_of(
     """Return what makes of an RGB image what the model sees, and its description for the cache."""
     preprocessing, size = opened.preprocessing, opened.image_size
     if preprocess == "model":
-        return EvaluationTransform(preprocessing), dict(preprocessing.data_config())
+        return EvaluationTransform(preprocessing), _with_range(preprocessing.data_config(), preprocessing.max_value)
     if size[0] != size[1]:
         raise SettingError(
             f"--preprocess big_vision makes squares, and {opened.name} takes {format_size(size)} px; give a square "
@@ -222,5 +222,10 @@ def _transform_of(
             f"{opened.name} was trained with mean {preprocessing.mean} and std {preprocessing.std}; big_vision's "
             "preprocessing gives it values from -1 to 1 instead."
         )
-    transform = BigVisionTransform(size[0])
-    return transform, dict(transform.describe())
+    transform = BigVisionTransform(size[0], max_value=preprocessing.max_value)
+    return transform, _with_range(transform.describe(), preprocessing.max_value)
+
+
+def _with_range(described: Mapping[str, Any], max_value: int | None) -> dict[str, Any]:
+    """Return a description with how images of 16 bits become RGB, where that is not as ever: older ones stay valid."""
+    return dict(described) | ({} if max_value is None else {"max_value": max_value})

@@ -16,7 +16,7 @@ from vitctl.data.transforms import EvaluationTransform, ImageTransform
 from vitctl.errors import ModelError
 from vitctl.exporting import npz, to_torch, transformers_folder
 from vitctl.exporting.source import Source, preprocessing_from
-from vitctl.models.build import load_model, preprocessing_of
+from vitctl.models.build import load_model
 from vitctl.models.weights import load_weights_file
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.preprocessing import Preprocessing
@@ -52,7 +52,7 @@ class OpenedExport:
 def open_timm(folder: Path, *, first_output: str) -> OpenedExport:
     """Open a timm local-dir folder with timm."""
     loaded = load_model(str(folder))
-    preprocessing = preprocessing_of(loaded.model)
+    preprocessing = loaded.preprocessing
     return OpenedExport(
         run_of_module(loaded.model.eval(), (first_output,)),
         loaded.class_names or (),
@@ -66,7 +66,7 @@ def open_npz(folder: Path, model: nn.Module, *, name: str, first_output: str) ->
     metadata = read_document(folder / NPZ_METADATA_FILE, dict[str, Any], error=ModelError, advice=_ADVICE)
     reader = npz.reader_of(model, layout=metadata["layout"])
     load_weights_file(reader, folder / NPZ_FILE, name=name)
-    preprocessing = preprocessing_from(metadata["preprocessing"])
+    preprocessing = preprocessing_from(metadata["preprocessing"], metadata.get("max_value"))
     return OpenedExport(
         run_of_module(reader.eval(), (first_output,)),
         tuple(metadata["class_names"]),
@@ -91,7 +91,7 @@ def open_transformers(folder: Path, source: Source, *, first_output: str) -> Ope
 def open_pt2(folder: Path) -> OpenedExport:
     """Open a ``.pt2`` file with torch.export."""
     module, metadata = to_torch.read_pt2(folder / to_torch.FILE)
-    preprocessing = preprocessing_from(metadata["preprocessing"])
+    preprocessing = preprocessing_from(metadata["preprocessing"], metadata.get("max_value"))
     return OpenedExport(
         run_of_module(module, tuple(metadata["outputs"])),
         tuple(metadata["class_names"]),
@@ -108,7 +108,7 @@ def open_onnx(path: Path, *, precision: str = "fp32") -> OpenedExport:
     metadata = session_metadata(session)
     names = [output.name for output in session.get_outputs()]
     feed = session.get_inputs()[0].name
-    preprocessing = preprocessing_from(metadata["preprocessing"])
+    preprocessing = preprocessing_from(metadata["preprocessing"], metadata.get("max_value"))
 
     def _run(images: Tensor) -> dict[str, np.ndarray]:
         return dict(zip(names, session.run(None, {feed: images.numpy()}), strict=True))

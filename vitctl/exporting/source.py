@@ -80,13 +80,14 @@ class Source:
                 key: list(value) if isinstance(value, tuple) else value
                 for key, value in self.preprocessing.data_config().items()
             },
+            **({} if self.preprocessing.max_value is None else {"max_value": self.preprocessing.max_value}),
             "preprocessing_in_graph": is_preprocessing_inside,
             "outputs": list(outputs),
         }
 
 
-def preprocessing_from(document: dict[str, Any]) -> Preprocessing:
-    """Return the preprocessing that ``Source.metadata`` wrote.
+def preprocessing_from(document: dict[str, Any], max_value: int | None = None) -> Preprocessing:
+    """Return the preprocessing that ``Source.metadata`` wrote, with the ``max_value`` that it wrote beside it.
 
     Raises:
         KeyError: Something of it is missing.
@@ -98,6 +99,7 @@ def preprocessing_from(document: dict[str, Any]) -> Preprocessing:
         crop_mode=str(document["crop_mode"]),
         mean=tuple(document["mean"]),
         std=tuple(document["std"]),
+        max_value=max_value,
     )
 
 
@@ -164,4 +166,6 @@ def metadata_from_texts(texts: dict[str, str]) -> dict[str, Any]:
     """
     plain = ("model", "vitctl", "weights_sha256")
     structured = ("class_names", "class_descriptions", "preprocessing", "preprocessing_in_graph", "outputs")
-    return {key: texts[key] for key in plain} | {key: parse_document(texts[key], object) for key in structured}
+    optional = tuple(key for key in ("max_value",) if key in texts)
+    found = {key: parse_document(texts[key], object) for key in (*structured, *optional)}
+    return {key: texts[key] for key in plain} | found

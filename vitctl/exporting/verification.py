@@ -55,15 +55,19 @@ class RealImages:
     labels: dict[int, int] | None
 
 
-def real_images(split: Split, positions: Sequence[int], *, use_labels: bool) -> RealImages:
+def real_images(
+    split: Split, positions: Sequence[int], *, use_labels: bool, max_value: int | None = None
+) -> RealImages:
     """Return those images of ``split``, with its labels where they are the model's classes.
+
+    Images of 16 bits become RGB by ``max_value``; see ``vitctl.data.images.to_rgb``.
 
     Reading one raises DataError where it is damaged or gone.
     """
 
     def read(position: int) -> Image.Image:
         try:
-            return split.read(position)
+            return split.read(position, max_value=max_value)
         except Exception as error:  # a decoder raises whatever damaged bytes provoke
             raise lost_image(split, position, error) from error
 

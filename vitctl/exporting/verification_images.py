@@ -55,7 +55,13 @@ def choose_images(
         if labelled is None and source.has_classifier:
             conversation.line("The classes of the images are not the model's, so accuracy is not measured.")
         return _chosen(
-            labelled or split, labelled is not None, most, opened.spec, f"given, split {split_name}", conversation
+            labelled or split,
+            labelled is not None,
+            most,
+            opened.spec,
+            f"given, split {split_name}",
+            conversation,
+            max_value=source.preprocessing.max_value,
         )
     if place.run is not None:
         try:
@@ -68,6 +74,7 @@ def choose_images(
                 found.spec,
                 "the run's own validation images",
                 conversation,
+                max_value=source.preprocessing.max_value,
             )
         except DataError as error:
             conversation.warn(str(error))
@@ -87,7 +94,14 @@ def _labelled(split: Split, source: Source, place: Place) -> Split | None:
 
 
 def _chosen(
-    split: Split, is_labelled: bool, most: int, spec: str, reason: str, conversation: Conversation
+    split: Split,
+    is_labelled: bool,
+    most: int,
+    spec: str,
+    reason: str,
+    conversation: Conversation,
+    *,
+    max_value: int | None = None,
 ) -> VerificationImages:
     """Return a seeded draw of at most ``most`` images, less those that cannot be read."""
     generator = random_generator(0, "verification")
@@ -97,7 +111,7 @@ def _chosen(
     for line in check_bad_images(chosen, scan, allow=True, needs_every_class=False):
         conversation.warn(f"left out: {line}")
     reason += "" if is_labelled else ", labels not used"
-    images = real_images(chosen, scan.good.tolist(), use_labels=is_labelled)
+    images = real_images(chosen, scan.good.tolist(), use_labels=is_labelled, max_value=max_value)
     return VerificationImages(
         images, f"{len(scan.good):,} image{'s' * (len(scan.good) > 1)} of {without_folders(spec)}", reason
     )

@@ -49,6 +49,7 @@ class LoadedModel:
         class_descriptions: What a name stands for, where it is a code (ImageNet's synsets).
         licence: Of its weights, None where timm does not know.
         report: What was loaded; None for random weights.
+        max_value: How its files say that images of 16 bits become RGB; see ``Preprocessing``.
     """
 
     model: nn.Module
@@ -57,6 +58,12 @@ class LoadedModel:
     class_descriptions: dict[str, str]
     licence: str | None
     report: LoadReport | None
+    max_value: int | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What its files say that it expects of an image."""
+        return replace(preprocessing_of(self.model), max_value=self.max_value)
 
     @property
     def num_classes(self) -> int:
@@ -143,11 +150,14 @@ def load_model(
     folder = model_folder(spec)
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     blueprint = read_blueprint(folder) if folder is not None and is_transformers_folder(folder) else None
+    max_value = None
     if folder is None:
         check_model_name(spec)
     else:
         # timm reads it again, and believes every word
-        check_arguments(blueprint.arguments if blueprint else read_folder_config(folder).model_args, name=name)
+        document = None if blueprint else read_folder_config(folder)
+        check_arguments(blueprint.arguments if blueprint else document.model_args, name=name)
+        max_value = document.max_value if document is not None else None
     address = blueprint.architecture if blueprint else f"local-dir:{folder}" if folder else spec
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
     given, options = dict(model_args or {}), (blueprint.options if blueprint else {}) | size
@@ -184,7 +194,7 @@ def load_model(
         _class_names(model, own=weights == PRETRAINED, is_published=folder is None) if has_head else (None, {})
     )
     licence = config.get("license") if weights == PRETRAINED else None
-    return LoadedModel(model, name, class_names, descriptions, licence, report)
+    return LoadedModel(model, name, class_names, descriptions, licence, report, max_value)
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:

@@ -52,6 +52,7 @@ class FolderConfig(Schema):
     label_names: Names | None = None
     pretrained_cfg: PretrainedCfg | None = None
     base_model: object = None
+    max_value: Annotated[int, Field(ge=1, le=65_535)] | None = None
 
 
 class FlatConfig(PretrainedCfg):

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from vitctl.models.build import LoadedModel, load_model, names_of_outputs, preprocessing_of
+from vitctl.models.build import LoadedModel, load_model, names_of_outputs
 from vitctl.models.choices import decide_interpolation
 from vitctl.models.geometry import Geometry, Resolution, change_resolution, geometry_of
 from vitctl.models.run_folders import stopped_note
@@ -83,7 +83,7 @@ class PreparedModel:
     @property
     def preprocessing(self) -> Preprocessing:
         """What it expects of an image: its files' word, at its size (which a weights file may have changed)."""
-        return preprocessing_of(self.model).at(self.image_size)
+        return self.loaded.preprocessing.at(self.image_size)
 
     def at(self, image_size: tuple[int, int], *, interpolation: Decision[str] | None = None) -> "PreparedModel":
         """Return the model at another size.

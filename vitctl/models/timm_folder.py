@@ -60,7 +60,10 @@ def save_timm_folder(
             model_config={"label_names": list(class_names)},
             data_config=preprocessing.data_config(),
         )
-        write_json(partial / "config.json", _corrected(partial / "config.json", base_model, base_licence, licence))
+        config = _corrected(partial / "config.json", base_model, base_licence, licence)
+        if preprocessing.max_value is not None:  # at the top, as timm refuses a pretrained_cfg with keys of others
+            config["max_value"] = preprocessing.max_value
+        write_json(partial / "config.json", config)
 
 
 def _corrected(path: Path, base_model: str, base_licence: str | None, licence: str | None) -> dict[str, Any]:

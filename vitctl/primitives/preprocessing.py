@@ -22,6 +22,8 @@ class Preprocessing:
         crop_mode: ``center`` keeps the aspect ratio; ``squash`` does not; ``border`` pads.
         mean: Per channel, of pixel values 0-1.
         std: Per channel, > 0.
+        max_value: The value of a 16-bit image that is white, as are those above it, 1-65,535; None is 65,535. No part
+            of timm's configuration: it says how a file becomes the RGB image that all of the above is done to.
     """
 
     image_size: tuple[int, int]
@@ -30,6 +32,7 @@ class Preprocessing:
     crop_mode: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    max_value: int | None = None
 
     def data_config(self) -> dict[str, Any]:
         """Return the fields under the names of timm's ``data_config``."""

@@ -26,12 +26,13 @@ MAX_CELL_NUMBERS = 20  # more classes than this leave no room for numbers in the
 MAX_LABEL_LENGTH = 18
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
+def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None) -> None:
     """Draw loss, validation accuracy and learning rate over the steps of a ``metrics.jsonl``.
 
     Args:
         metrics: The file of a run.
         path: PNG to write.
+        baseline_top1: Accuracy of always saying one class, 0-1, for a line beside that of validation.
     """
     records = [parse_document(line, dict[str, Any]) for line in metrics.read_text(encoding="utf-8").splitlines()]
     steps = [record for record in records if "loss" in record]
@@ -45,6 +46,10 @@ def draw_curves(metrics: Path, path: Path) -> None:
     if validations:
         loss_axes.plot(val_steps, [r["val_loss"] for r in validations], "o-", color=ORANGE, label="validation", ms=4)
         accuracy_axes.plot(val_steps, [100 * r["val_top1"] for r in validations], "o-", color=ORANGE, ms=4)
+        if baseline_top1 is not None:
+            label = f"always the largest class: {baseline_top1:.1%}"
+            accuracy_axes.axhline(100 * baseline_top1, color=GREY, linestyle="--", linewidth=1, label=label)
+            accuracy_axes.legend(frameon=False)
         final = validations[-1]
         accuracy_axes.annotate(
             f"{final['val_top1']:.1%}", (final["step"], 100 * final["val_top1"]), ha="right", va="top",

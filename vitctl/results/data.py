@@ -28,6 +28,8 @@ class ValidationReport(Result):
     """How many."""
     reason: str
     """Which, and why."""
+    classes_without_images: tuple[str, ...]
+    """Classes that would be trained on and never validated."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,6 +60,10 @@ class ImagesReport(Result):
     """Images by Pillow's mode (RGB, L...), most frequent first."""
     formats: Mapping[str, int]
     """Images by file format, most frequent first; ``array`` for those in memory."""
+    num_16_bit: int
+    """Images of 16 bits."""
+    brightest_16_bit: int | None
+    """The greatest value of those, 0-65,535; None where there is none."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,6 +38,12 @@ class EvaluateResult(Result):
     """Accuracy, 0-1."""
     top1_ci95: tuple[float, float]
     """Its 95 % Wilson interval: (low, high), 0-1."""
+    baseline_top1: float
+    """Accuracy of always saying the class that most of these images are of, 0-1."""
+    baseline_class: str
+    """That class."""
+    baseline_p: float
+    """Of McNemar's exact test of the two on the same images, two-sided, 0-1; from 0.05 on they may be equally good."""
     top5: float
     """Share of images whose class is among the five most probable, 0-1."""
     balanced_accuracy: float

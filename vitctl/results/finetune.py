@@ -54,12 +54,20 @@ class FinetuneResult(Result):
     """Training images."""
     num_val: int
     """Validation images; 0 where all were trained on."""
+    classes_without_validation: tuple[str, ...]
+    """Classes of which none of them is, in the order of the outputs."""
     steps: int
     """Optimiser steps planned."""
     best: Score
     """Of the weights in best/."""
     last: Score
     """Of the weights in last/."""
+    baseline_top1: float | None
+    """Accuracy of always saying the class that most validation images are of, 0-1; None without validation images."""
+    baseline_class: str | None
+    """That class."""
+    baseline_p: float | None
+    """Of McNemar's exact test of best/ against it, two-sided, 0-1; from 0.05 on they may be equally good."""
     linear_probe: LinearProbe | None
     """The head that training started from; None where it was not computed in closed form."""
     weights_sha256: str | None
@@ -102,6 +110,8 @@ class DryRunResult(Result):
     """Training images."""
     num_val: int
     """Validation images; 0 where all would be trained on."""
+    classes_without_validation: tuple[str, ...]
+    """Classes of which none of them would be, in the order of the outputs."""
     grid_before: tuple[int, int] | None
     """(h, w) patches of the pretrained model; None for random weights, and without a patch grid."""
     grid_after: tuple[int, int] | None

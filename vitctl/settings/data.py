@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitctl.errors import SettingError
-from vitctl.settings.groups import Columns, Groups, SplitSeed
+from vitctl.settings.groups import Columns, Groups, PixelRange, SplitSeed
 from vitctl.settings.option import FRACTION, Opt, Settings
 
 
@@ -21,7 +21,7 @@ class _Share(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Images, Columns, Groups, _Share, SplitSeed):
+class DataConfig(_Images, Columns, PixelRange, Groups, _Share, SplitSeed):
     """Settings of ``vitctl data``."""
 
     out: Annotated[str | None, Opt("Where to write (default: data-NAME).", "DIR")] = None

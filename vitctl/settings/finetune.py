@@ -8,12 +8,12 @@ from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import check_given_once
 from vitctl.settings import words
-from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments
+from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
 from vitctl.settings.parsing import pixels
 
 CHOSEN = "(chosen for you when not given; the header says why)"
-_HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern")
+_HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +157,7 @@ class _Balance(Settings):
 class FinetuneConfig(
     _TrainingImages,
     Columns,
+    PixelRange,
     Groups,
     _Validation,
     _Model,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.option import SEED, Opt, Settings, at_least, option_of
-from vitctl.settings.parsing import model_arguments
+from vitctl.settings.parsing import as_it_is, model_arguments, white_value
 from vitctl.settings.words import PRETRAINED
 
 HOW_READ = ("image_root", "image_column", "label_column", "class_depth")
@@ -62,6 +62,21 @@ class Groups(Settings):
                 "--group-column and --group-pattern are both given; expected one way to tell groups.",
                 field="group_pattern",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRange(Settings):
+    """How images of 16 bits are read."""
+
+    max_value: Annotated[
+        int | str | None,
+        Opt(
+            "Of 16-bit images, the value that is white: 4095 of 12-bit data, or auto, the brightest there is.",
+            "N|auto",
+            parse=white_value,
+            spell=as_it_is,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

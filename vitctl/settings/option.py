@@ -59,7 +59,8 @@ class Opt:
         limits: Of a number, in the order they are checked.
         parse: From what was given (text, a number, a list) and the option's spelling to the value; raises
             SettingError. It takes its own results, too.
-        spell: From a value to the text that ``parse`` reads: how the help page, JSON and ``config.json`` say it.
+        spell: From a value to the text (or number) that ``parse`` reads: how the help page, JSON and ``config.json``
+            say it.
         outdates: Settings of a ``--config`` file that this one, given, contradicts or decides anew.
     """
 
@@ -70,7 +71,7 @@ class Opt:
     choices: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     parse: Callable[[Any, str], Any] | None = None
-    spell: Callable[[Any], str] = str
+    spell: Callable[[Any], Any] = str
     outdates: tuple[str, ...] = ()
 
     def check(self, value: Any, name: str) -> None:

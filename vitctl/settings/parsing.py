@@ -11,7 +11,7 @@ from typing import Any
 
 from vitctl.errors import SettingError, check_choice
 from vitctl.primitives.image_sizes import image_size_of
-from vitctl.settings.words import LEAVE_ONE_OUT, MAX_L2, MIN_L2
+from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MIN_L2
 
 Parser = Callable[[Any, str], Any]
 
@@ -100,6 +100,25 @@ def pixels(given: Any, option: str) -> tuple[int, int]:
         SettingError: It is none of them.
     """
     return image_size_of(given, option=option)
+
+
+def as_it_is(value: Any) -> Any:
+    """Return a value whose text JSON need not hold: a number, a word."""
+    return value
+
+
+def white_value(given: Any, option: str) -> int | str:
+    """Return a value of 16 bits above 0, or ``auto``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    text = str(given).strip()
+    if text == AUTO:
+        return AUTO
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 65_535 and len(text) < 9):
+        raise SettingError(f"{option} is {text!r}; expected a value from 1 to 65535 (4095 for 12-bit data), or {AUTO}.")
+    return int(text)
 
 
 def token(given: Any, option: str) -> str | tuple[int, int]:

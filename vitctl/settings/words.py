@@ -5,6 +5,7 @@ Plain names and numbers, so that help pages need no torch and no block needs a s
 
 from typing import Literal, get_args
 
+AUTO = "auto"  # what follows from the data
 DEMO = "demo"
 """The embedded model; also the name of the recipe that suits it."""
 DIGITS = "digits"

@@ -4,6 +4,7 @@ import numpy as np
 
 from vitctl.conversation import Setting
 from vitctl.data.endings import left_out_settings
+from vitctl.data.images import MOST_OF_16_BITS
 from vitctl.data.resized import num_bytes, resized_sizes
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
@@ -36,8 +37,9 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("data", *plan.data),
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
-        Setting("validation images", f"{num_val:,}", data.val_reason),
+        Setting("validation images", f"{num_val:,}", data.val_reason + _unvalidated(data)),
         *left_out_settings(data.left_out),
+        *_range(data),
         Setting("model", loaded.name, plan.model.reason),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
@@ -86,6 +88,18 @@ def listed(names: tuple[str, ...], most: int = 10) -> str:
 def _each(counts: np.ndarray) -> str:
     least, most = int(counts.min()), int(counts.max())
     return f"{least:,} images each" if least == most else f"{least:,} to {most:,} images each"
+
+
+def _unvalidated(data: TrainingData) -> str:
+    names = data.unvalidated
+    return f"; {len(names)} of {len(data.train.class_names)} classes have none: {listed(names)}" if names else ""
+
+
+def _range(data: TrainingData) -> list[Setting]:
+    if not data.depth.num_images:
+        return []
+    white = f"; {data.max_value.value or MOST_OF_16_BITS:,} is white"
+    return [Setting("pixel values", data.depth.described() + white, data.max_value.reason)]
 
 
 def _balance(job: Job) -> str:

@@ -1,6 +1,6 @@
 """What is trained, and how: a plan with everything built that it needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from accelerate import Accelerator
@@ -83,7 +83,9 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
         model=prepared.model,
         train=train,
         val=data.val,
-        preprocessing=prepared.preprocessing.cropped(plan.values.images.evaluation_crop),
+        preprocessing=replace(
+            prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
+        ),
         recipe=plan.values,
         batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced),
         lr=plan.lr.value,

@@ -160,6 +160,7 @@ class Plan(FirstChoices):
         lr: Peak learning rate.
         flip: Mirror half of the training images.
         workers: Processes that read images.
+        max_value: How images of 16 bits become RGB.
     """
 
     data: Decision[str]
@@ -172,6 +173,7 @@ class Plan(FirstChoices):
     lr: Decision[float]
     flip: Decision[bool]
     workers: Decision[int]
+    max_value: Decision[int | None]
 
     def resolve(self, config: FinetuneConfig, *, model: str) -> FinetuneConfig:
         """Return ``config`` with every ``None`` decided and every path absolute; what is not named here stays as given.
@@ -197,6 +199,7 @@ class Plan(FirstChoices):
             batch_size=self.batch.value,
             lr=self.lr.value,
             flip=self.flip.value,
+            max_value=self.max_value.value,
             num_workers=self.workers.value,
             num_threads=self.threads.value,
             device=self.device.value.type,
@@ -283,4 +286,5 @@ def make_plan(
         lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
+        max_value=data.max_value,
     )

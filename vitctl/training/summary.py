@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from vitctl import __version__
+from vitctl.evaluation.baseline import Baseline, majority_baseline
 from vitctl.models.geometry import geometry_of
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe
 from vitctl.results.result import JsonObject
@@ -38,6 +39,7 @@ def summarise(
         wall_s: Seconds from start to end.
     """
     data, after, clock = run.data, geometry_of(run.loaded.model), state.clock
+    baseline = _baseline(run, state)
     return FinetuneResult(
         run=str(run.plan.out.value),
         model=run.loaded.name,
@@ -47,9 +49,13 @@ def summarise(
         num_classes=len(data.train.class_names),
         num_train=len(data.train),
         num_val=len(data.val) if data.val else 0,
+        classes_without_validation=data.unvalidated,
         steps=run.job.batches.num_steps,
         best=state.best.score,
         last=state.last,
+        baseline_top1=baseline["baseline_top1"] if baseline else None,
+        baseline_class=baseline["baseline_class"] if baseline else None,
+        baseline_p=baseline["baseline_p"] if baseline else None,
         linear_probe=probe,
         weights_sha256=weights_sha256,
         images_per_s=round(clock.num_images / clock.training_s, 3),
@@ -57,6 +63,14 @@ def summarise(
         wall_s=round(wall_s, 3),
         left_out=data.left_out,
     )
+
+
+def _baseline(run: PreparedRun, state: TrainingState) -> Baseline | None:
+    """Return how the best weights compare to always saying one class, where there were images to look at."""
+    val, logits = run.data.val, state.best.logits
+    if val is None or logits is None:
+        return None
+    return majority_baseline(logits.argmax(axis=1), val.labels, val.class_names)
 
 
 def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
@@ -67,6 +81,7 @@ def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
         num_classes=len(data.train.class_names),
         num_train=len(data.train),
         num_val=len(data.val) if data.val else 0,
+        classes_without_validation=data.unvalidated,
         grid_before=run.resolution.before.grid if run.resolution else None,
         grid_after=after.grid,
         num_tokens=after.num_tokens,

@@ -83,7 +83,10 @@ def measure_cost(job: Job) -> Cost:
     model = job.model.to(device).train()
     transform = job.training_transform()
     pairs = job.batches.batch(0)[:MAX_TRIAL_IMAGES]
-    shown = [(job.train.read(p, least_side=transform.least_side), view, p) for view, p in pairs]
+    shown = [
+        (job.train.read(p, least_side=transform.least_side, max_value=transform.max_value), view, p)
+        for view, p in pairs
+    ]
     images = torch.stack([transform(image, view=view, position=p) for image, view, p in shown]).to(device)
     labels = torch.tensor([int(job.train.labels[position]) for _, position in pairs], device=device)
 

@@ -48,9 +48,11 @@ def validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np
     labels = job.val.labels
     top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
     low, high = wilson_interval(round(top1 * len(labels)), len(labels))
+    counts = job.val.counts()
+    always = f"always {job.val.class_names[counts.argmax()]!r}: {counts.max() / len(labels):.1%}"
     conversation.line(
         f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images)"
+        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images; {always})"
     )
     return Score(step, top1, loss), logits
 

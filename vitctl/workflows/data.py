@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation
+from vitctl.data.class_names import classes_without_images, doubtful_names
+from vitctl.data.depth import decide_max_value, depth_of, doubts_about_range
 from vitctl.data.endings import left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
@@ -21,7 +23,7 @@ from vitctl.data.survey import (
     strange_shapes,
     thumbnail,
 )
-from vitctl.data.training_data import hold_out, leaks, near_names
+from vitctl.data.training_data import hold_out, leaks
 from vitctl.errors import DataError
 from vitctl.models.choices import decide_image_size
 from vitctl.primitives.files import user_path, write_json
@@ -50,6 +52,8 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         hashes = _hashes(scanned, memory, conversation)
     main = _main(scanned)
     split, scan = scanned[main]
+    depth, own_range = depth_of([seen for _, seen in scanned.values()]), depth_of([scan])
+    max_value = decide_max_value(config.max_value, own_range).value
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
     left_out = together(*(one.left_out for one, _ in scanned.values()))
@@ -72,11 +76,16 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         duplicates=describe_duplicates(scanned, hashes, kept_in),
         imbalance=describe_imbalance(split),
         aspect_ratios=strange_shapes(scanned),
-        warnings=(*source.sentences(*(one for one, _ in scanned.values())), *unread, *_warnings(scanned, hashes, main)),
+        warnings=(
+            *source.sentences(*(one for one, _ in scanned.values())),
+            *unread,
+            *_warnings(scanned, hashes, main),
+            *doubts_about_range(depth, max_value),
+        ),
         fingerprint=fingerprint(scanned),
         out=str(out),
     )
-    _write(out, report, main, split, scan)
+    _write(out, report, main, split, scan, max_value)
     return report
 
 
@@ -124,7 +133,8 @@ def _held_out(
 ) -> tuple[np.ndarray | None, ValidationReport]:
     """Return where each training image goes when ``finetune`` divides them, and the split it validates on."""
     if "val" in scanned and config.val_fraction is None:
-        return None, ValidationReport(len(scanned["val"][0]), "the source's own split")
+        own, trained = scanned["val"][0], scanned[_main(scanned)][0].class_names
+        return None, ValidationReport(len(own), "the source's own split", classes_without_images(own, trained))
     name = "train" if "train" in scanned else "all"
     split, scan = scanned[name]
     good = [hashes[name][position] for position in scan.good]
@@ -132,12 +142,13 @@ def _held_out(
     kept_in = np.full(len(split), "train", dtype=object)
     kept_in[scan.good[held_out]] = "val"
     reason = f"held out of {len(scan.good):,} by finetune, stratified, seed {config.seed}"
-    return kept_in, ValidationReport(len(held_out), reason)
+    absent = classes_without_images(split.select(scan.good[held_out]), split.class_names) if len(held_out) else ()
+    return kept_in, ValidationReport(len(held_out), reason, absent)
 
 
 def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list[str]:
     split = scanned[main][0]
-    found = near_names(split.class_names)
+    found = doubtful_names(split)
     if len(split.class_names) < 2:
         found.append(f"There is one class, {split.class_names[0]!r}; a classifier needs two or more.")
     for name, (other, _) in scanned.items():
@@ -152,13 +163,13 @@ def _warnings(scanned: Scanned, hashes: dict[str, list[str]], main: str) -> list
     return found
 
 
-def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: Scan) -> None:
+def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: Scan, max_value: int | None) -> None:
     from vitctl.reporting.figures import draw_contact_sheet
 
     rows = sample_of_each_class(split, scan, most_classes=SHEET_CLASSES, each=SHEET_EACH)
     pictures, captions = [], []
     for name, row in zip(split.class_names, rows, strict=False):
-        cells = [thumbnail(split, position, side=THUMBNAIL_PX) for position in row]
+        cells = [thumbnail(split, position, side=THUMBNAIL_PX, max_value=max_value) for position in row]
         pictures += [*cells, *[None] * (SHEET_EACH - len(cells))]
         captions += [f"{name} ({report.splits[split_name].classes[name]:,})"] * SHEET_EACH
     shown = f"{len(rows)} of {len(split.class_names)} classes" if len(rows) < len(split.class_names) else "every class"

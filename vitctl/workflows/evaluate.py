@@ -7,6 +7,7 @@ import numpy as np
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.checked_images import good_images
+from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.endings import left_out_settings
 from vitctl.data.run_images import Images, images_of_run, preferred_split
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
@@ -15,6 +16,7 @@ from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
+from vitctl.evaluation.baseline import majority_baseline
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
@@ -49,7 +51,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     check_elsewhere(out, [images.spec])
     for note in (*opened.notes, *images.source.sentences(images.split)):
         conversation.warn(note)
-    split, skipped = _check_images(images, config, conversation)
+    split, skipped = _check_images(images, opened.preprocessing.max_value, config, conversation)
     workers = resolve_num_workers(
         config.num_workers,
         is_in_memory=images.source.is_in_memory,
@@ -87,12 +89,13 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         split=images.split_name,
         image_size=opened.image_size,
         **classification_report(logits, shares, split.labels),
+        **majority_baseline(predicted, split.labels, class_names),
         num_skipped=len(skipped),
         per_class=per_class_report(predicted, split.labels, class_names),
         out=str(out),
         left_out=images.split.left_out,
     )
-    _write_files(out, report, split, predicted, shares, class_names)
+    _write_files(out, report, split, predicted, shares, class_names, max_value=opened.preprocessing.max_value)
     return report
 
 
@@ -125,12 +128,16 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
     return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
 
 
-def _check_images(images: Images, config: EvaluateConfig, conversation: Conversation) -> tuple[Split, list[str]]:
+def _check_images(
+    images: Images, max_value: int | None, config: EvaluateConfig, conversation: Conversation
+) -> tuple[Split, list[str]]:
     scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation)
     allow = config.on_bad_image == "skip"
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
         conversation.warn(f"left out: {line}")
+    for sentence in doubts_about_range(depth_of([scan]), max_value):
+        conversation.warn(sentence)
     return good_images(images.split, scan), skipped
 
 
@@ -149,6 +156,8 @@ def _write_files(
     predicted: np.ndarray,
     shares: np.ndarray,
     class_names: Sequence[str],
+    *,
+    max_value: int | None,
 ) -> None:
     matrix = confusion(predicted, split.labels, num_classes=len(class_names))
     with writing(out):
@@ -159,7 +168,7 @@ def _write_files(
         from vitctl.reporting.figures import draw_confusion
 
         draw_confusion(matrix, class_names, out / "confusion.png", title=f"split {report.split}")
-        _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names)
+        _draw_highest_loss(out / "highest-loss.png", split, predicted, shares, class_names, max_value=max_value)
         write_json(out / "evaluation.json", report.as_json())
 
 
@@ -174,7 +183,13 @@ def _prediction_rows(
 
 
 def _draw_highest_loss(
-    path: Path, split: Split, predicted: np.ndarray, shares: np.ndarray, class_names: Sequence[str]
+    path: Path,
+    split: Split,
+    predicted: np.ndarray,
+    shares: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    max_value: int | None,
 ) -> None:
     """Draw the images whose true class got the least probability, worst first."""
     from vitctl.reporting.figures import draw_contact_sheet
@@ -190,6 +205,6 @@ def _draw_highest_loss(
         )
         for index in worst
     ]
-    pictures = [thumbnail(split, index, side=THUMBNAIL_PX) for index in worst]
+    pictures = [thumbnail(split, index, side=THUMBNAIL_PX, max_value=max_value) for index in worst]
     title = f"highest loss of {len(split):,} images, worst first: probability of the true class → of what was predicted"
     draw_contact_sheet(pictures, captions, path, columns=SHEET_COLUMNS, title=title)

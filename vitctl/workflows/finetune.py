@@ -116,6 +116,8 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
         skip_bad=config.on_bad_image == "skip",
         num_threads=num_scan_threads(),
         conversation=conversation,
+        max_value=config.max_value,
+        own_max_value=opened.preprocessing.max_value,
     )
 
     # after the scan: a size that is not given follows from the images that decode
@@ -154,6 +156,7 @@ def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> J
             job.train,
             prepared.data.sizes,
             short_side=job.training_transform().least_side,
+            max_value=job.preprocessing.max_value,
             num_threads=num_scan_threads(),
             conversation=conversation,
         )
@@ -179,7 +182,7 @@ def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folde
         return
     from vitctl.reporting.figures import draw_confusion, draw_curves
 
-    draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
+    draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png", baseline_top1=summary.baseline_top1)
     val, class_names = prepared.data.val, prepared.data.train.class_names
     if val is not None and best.logits is not None:
         matrix = confusion(best.logits.argmax(axis=1), val.labels, num_classes=len(class_names))
