@@ -5,7 +5,6 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,14 @@ from torch import nn
 from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.budget import check_arguments, check_buildable
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
-from vitctl.models.weights import LoadReport, head_names, load_weights_file
+from vitctl.models.hub_models import fetch_model, is_on_hub, not_fetched
+from vitctl.models.weights import LoadReport, check_sizes, head_names, load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import path_exists, user_path
-from vitctl.primitives.hub import hub_access
+from vitctl.primitives.hub import hub_access, hub_cache_only
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
@@ -83,7 +83,7 @@ def check_model_name(name: str) -> None:
     Raises:
         ModelError: It does not; the sentence gives near matches.
     """
-    if name.startswith("hf-hub:"):
+    if is_on_hub(name):
         return
     if path_exists(name):
         raise ModelError(
@@ -127,21 +127,18 @@ def load_model(
     """
     folder = model_folder(spec)
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
-    if folder is None:
-        check_model_name(spec)
-    else:
-        # timm reads it again, and believes every word
-        check_arguments(read_folder_config(folder).model_args, name=name)
+    config, own = _files_of(spec, folder, name=name, with_weights=weights == PRETRAINED)
     address = f"local-dir:{folder}" if folder else spec
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
-    if size or folder not in (None, DEMO_FOLDER):  # timm's own fit every computer that they were made for
-        own = folder / WEIGHTS if folder is not None and weights == PRETRAINED else None
-        file = own if own is not None or weights in (PRETRAINED, RANDOM) else user_path(weights)
-        check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
+    if size or (config is not None and folder != DEMO_FOLDER):  # timm's own fit every computer that they were made for
+        file = own if weights in (PRETRAINED, RANDOM) else user_path(weights)
+        with hub_cache_only():
+            check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
     with torch_randomness(seed, "weights"):
         if weights == PRETRAINED:
-            model = _create_pretrained(address, name=name, folder=folder)
-            unused = unused_in_file(model, folder / WEIGHTS, name=name) if folder is not None else ()
+            model = _create_pretrained(address, name=name, own=own)
+            is_told = own is not None and own.suffix == ".safetensors"
+            unused = unused_in_file(model, own, name=name) if own is not None and is_told else ()
             report: LoadReport | None = LoadReport(
                 _source_of(model, folder), len(model.state_dict()), unexpected=unused
             )
@@ -149,64 +146,70 @@ def load_model(
             model = _create(address, name=name, **size)
             report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
     model = model.float()
-    if folder is not None and folder != DEMO_FOLDER:
-        check_computes(model, folder / FILE)
+    if config is not None and folder != DEMO_FOLDER:
+        check_computes(model, config)
     if report is not None:
         check_finite(model, source=report.source)
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     has_head = report is not None and not report.missing
     class_names, descriptions = (
         _class_names(model, own=weights == PRETRAINED, is_published=folder is None) if has_head else (None, {})
     )
-    licence = config.get("license") if weights == PRETRAINED else None
+    licence = getattr(model, "pretrained_cfg", {}).get("license") if weights == PRETRAINED else None
     return LoadedModel(model, name, class_names, descriptions, licence, report)
+
+
+def _files_of(spec: str, folder: Path | None, *, name: str, with_weights: bool) -> tuple[Path | None, Path | None]:
+    """Return the ``config.json`` that describes a model and, if wanted, its weights; None for what timm has itself.
+
+    Raises:
+        ModelError: There are none, or what they declare cannot be.
+    """
+    if folder is None:
+        check_model_name(spec)
+        config, own = fetch_model(spec, with_weights=with_weights) if is_on_hub(spec) else (None, None)
+    else:
+        # timm reads it again, and believes every word
+        check_arguments(read_folder_config(folder).model_args, name=name)
+        config, own = folder / FILE, folder / WEIGHTS if with_weights else None
+    if own is not None and own.is_file():
+        check_sizes(own)
+    return config, own
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
     try:
-        with hub_access() if address.startswith("hf-hub:") else nullcontext(True) as is_reachable:
+        with hub_cache_only():  # where it is from the hub, its configuration was fetched
             model: nn.Module = timm.create_model(address, pretrained=False, **kwargs)
     except Exception as error:  # the architecture's own code objects to its arguments
         if is_out_of_memory(error):
             raise
-        if not is_reachable:
-            raise ModelError(
-                f"The configuration of {name} is not in the hub's cache and the Hugging Face hub cannot be reached. "
-                "Either run this once where there is a network and bring the cache along ($HF_HOME), or name a timm "
-                "model or folder with --model."
-            ) from error
         raise ModelError(f"{name} cannot be built: {error}") from error
     return model
 
 
-def _create_pretrained(address: str, *, name: str, folder: Path | None) -> nn.Module:
-    if folder is not None and not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder} has a config.json but no model.safetensors; --weights FILE names the weights.")
-    if folder is None and not address.startswith("hf-hub:") and not timm.is_model_pretrained(address):
+def _create_pretrained(address: str, *, name: str, own: Path | None) -> nn.Module:
+    """Return a model with its weights; ``own`` is their file, None for those that timm has to fetch."""
+    if own is not None and not own.is_file():
+        raise ModelError(f"{own.parent} has a config.json but no model.safetensors; --weights FILE names the weights.")
+    if own is None and not timm.is_model_pretrained(address):
         raise ModelError(
             f"No pretrained weights of {name} are published; use --weights FILE, or --weights none for random ones."
         )
     try:
-        with nullcontext(True) if folder else hub_access() as is_reachable:
+        with hub_cache_only() if own is not None else hub_access() as is_reachable:
             model: nn.Module = timm.create_model(address, pretrained=True)
     except Exception as error:  # the hub client's errors have no common base class
         if is_out_of_memory(error):
             raise
         # of torch's, the second line names what is missing or left over
         reason = (" ".join(str(error).split("\n\t")[:2]).strip().splitlines() or [type(error).__name__])[0][:200]
-        if folder is not None and isinstance(error, SafetensorError):
+        if own is None:
+            raise not_fetched(name, error, is_reachable=is_reachable) from error
+        if isinstance(error, SafetensorError):
             raise ModelError(
-                f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
-                "again, or name another folder."
+                f"{own} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it again, or name another folder."
             ) from error
-        if folder is not None:
-            raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
-        found = f"{type(error).__name__}: {reason}" if is_reachable else "the Hugging Face hub cannot be reached"
-        raise ModelError(
-            f"The pretrained weights of {name} could not be fetched ({found}) and are not in the hub's cache. Either "
-            "run this once where there is a network and bring the cache along ($HF_HOME), or download the weights "
-            "and name them with --weights FILE. (--model demo needs no network.)"
-        ) from error
+        raise ModelError(f"The weights in {own.parent} do not fit its config.json: {reason}") from error
     return model
 
 

@@ -42,6 +42,7 @@ _ENCODER = re.compile(
     r"|(MlpBlock_[03]/Dense_[01]|MultiHeadDotProductAttention_[01]/(query|key|value|out))/(kernel|bias)))"
 )
 MOST_PLACES = 128  # guess: a side of a grid; 64 is the most published (896 px of 14); an image of 300x300 takes minutes
+_STATE = "a safetensors file, or one saved with torch.save that holds tensors only"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 
@@ -84,10 +85,8 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         raise ModelError(f"{path} is no weights file that vitctl reads; expected one of {' '.join(SUFFIXES)}.")
     if path.suffix.lower() == ".npz":
         return _load_npz(model, path, name=name)
-    expected = "a safetensors file, or one saved with torch.save that holds tensors only"
-    with foreign(path, ModelError, expected=expected, kind="weights"):
-        check_archive(path, error=ModelError)  # torch.save writes one
-        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
+    check_sizes(path)
+    with foreign(path, ModelError, expected=_STATE, kind="weights"):
         raw = load_state_dict(str(path), device="cpu", weights_only=True)
     if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
         raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
@@ -101,6 +100,17 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     # what timm leaves out silently; of a file whose names it changes only these are known
     dropped = tuple(key for key in raw if key not in state and ("pre_logits" in key or not is_renamed))
     return _load_state(model, state, dropped, path=path, name=name)
+
+
+def check_sizes(path: Path) -> None:
+    """Check that what a file of weights holds fits into the memory, and is no more than it can hold.
+
+    Raises:
+        ModelError: It is not so, or the file is a damaged archive.
+    """
+    with foreign(path, ModelError, expected=_STATE, kind="weights"):
+        check_archive(path, error=ModelError)  # torch.save writes one
+        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
 
 
 def _tensor_called(state: Mapping[str, Any], name: str) -> Tensor | None:
@@ -140,7 +150,9 @@ def _load_state(
 ) -> LoadReport:
     own = model.state_dict()
     none = [f"{key} is no plain tensor" for key in own if key in state and not _is_tensor(state[key])]
-    tensors = {key: (value.shape, value.is_floating_point()) for key, value in state.items() if _is_tensor(value)}
+    tensors = {
+        key: (value.shape, value.is_floating_point()) for key, value in state.items() if isinstance(value, Tensor)
+    }
     wrong = none or misfits(own, tensors)
     if wrong:
         raise ModelError(f"{path} does not fit {name}: {_some(wrong)}. Is it of another architecture?")
@@ -153,7 +165,7 @@ def _load_state(
             f"{path} lacks {len(beyond_head)} of the {len(own)} tensors of {name}: {_some(beyond_head)}; expected all "
             f"but the head. It holds {_some(list(state))}."
         )
-    refuse_unused_blocks(unexpected, state, path=path, name=name)
+    refuse_unused_blocks(unexpected, tensors, path=path, name=name)
     loaded = {key: state[key] for key in own if key in state}
     model.load_state_dict(loaded, strict=False)
     return LoadReport(str(path), len(loaded), missing, (*unexpected, *dropped))

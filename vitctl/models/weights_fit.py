@@ -105,7 +105,8 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
         name: The model's name, for messages.
 
     Raises:
-        ModelError: A tensor has another shape or type than its parameter, so that timm has resampled it.
+        ModelError: A tensor has another shape or type than its parameter, so that timm has resampled it, or is of a
+            block that the model lacks, which timm passes over where a file has other classes.
     """
     with safe_open(path, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no dict
@@ -116,32 +117,32 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
     phrases = misfits(own, found)
     if phrases:
         raise ModelError(f"{path} does not fit {name}: {', '.join(phrases[:3])}. Is its config.json of another model?")
-    return tuple(key for key in found if key not in own)
+    unused = tuple(key for key in found if key not in own)
+    refuse_unused_blocks(unused, found, path=path, name=name)
+    return unused
 
 
-def refuse_unused_blocks(unused: Iterable[str], state: Mapping[str, Any], *, path: Path | str, name: str) -> None:
+def refuse_unused_blocks(
+    unused: Iterable[str], found: Mapping[str, tuple[Sequence[int], bool]], *, path: Path | str, name: str
+) -> None:
     """Refuse weights of blocks that the model has no place for: without them it would compute something else.
 
     Args:
         unused: Names that have no place.
-        state: What the file holds by these names; names that it lacks, and indices and masks, are passed over.
+        found: As for ``misfits``; names that it lacks, and those of indices and masks, are passed over.
         path: The file, for messages.
         name: The model's name, for messages.
 
     Raises:
         ModelError: There are some; the sentence names the first.
     """
-    lost = [key for key in unused if is_in_block(key) and _is_weight(state.get(key))]
+    lost = [key for key in unused if is_in_block(key) and key in found and found[key][1]]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise ModelError(
             f"{path} does not fit {name}, which has no place for {lost[0]}{more} (LayerScale, LoRA or more blocks?); "
             "expected weights of this architecture. Name the model that they are of, or merge them first."
         )
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def unused_note(unused: Sequence[str], *, source: str) -> str | None:
