@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError
 from vitctl.models.anatomy import attention_pooling, blocks_of, num_embedded_prefix_tokens, units_in
 from vitctl.models.block_anatomy import attention_of
-from vitctl.models.geometry import geometry_of, position_table
+from vitctl.models.geometry import MOST_PLACES, geometry_of, position_table
 from vitctl.models.weights_fit import ExactCopies, misfits, not_finite, refuse_unused_blocks
 from vitctl.primitives.archives import check_archive, open_arrays
 from vitctl.primitives.documents import foreign
@@ -41,7 +41,6 @@ _ENCODER = re.compile(
     r"Transformer/(posembed_input/pos_embedding|encoder_norm/(scale|bias)|encoderblock(_\d+)?/(LayerNorm_[012]/(scale|bias)"
     r"|(MlpBlock_[03]/Dense_[01]|MultiHeadDotProductAttention_[01]/(query|key|value|out))/(kernel|bias)))"
 )
-MOST_PLACES = 128  # guess: a side of a grid; 64 is the most published (896 px of 14); an image of 300x300 takes minutes
 _STATE = "a safetensors file, or one saved with torch.save that holds tensors only"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
