@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -182,7 +183,15 @@ def test_foreign__makes_one_sentence(raised: Exception, said: str) -> None:
     assert caught.value.__cause__ is raised
 
 
-@pytest.mark.parametrize("raised", [ModelError("ours"), MemoryError(), KeyboardInterrupt(), SystemExit(3)])
+FULL = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("unable to mmap 9 bytes from file <w.pth>: Cannot allocate memory (12)"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+)
+
+
+@pytest.mark.parametrize("raised", [ModelError("ours"), *FULL, KeyboardInterrupt(), SystemExit(3)])
 def test_foreign__lets_through_what_means_something_else(raised: BaseException) -> None:
     with pytest.raises(type(raised)) as caught, foreign("X", DataError, expected="Y"):
         raise raised

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from PIL import _imaging as core
 
 from vitctl.data.pixel_budget import IN_FLIGHT
-from vitctl.primitives.devices import is_out_of_memory
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 # Pillow refuses images above twice MAX_IMAGE_PIXELS (179 megapixels), and warns from there to half of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -14,6 +14,7 @@ from vitctl.data.loader import evaluation_batches
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.lone_image import never_alone
+from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.preprocessing import Preprocessing
 
 
@@ -55,7 +56,8 @@ def predict_logits(
 
 def _logits(model: nn.Module, batch: Tensor) -> Tensor:
     """Return what ``model`` says of each image of ``batch`` (B, 3, H, W), whatever others are in it: (B, C)."""
-    logits: Tensor = model(never_alone(batch))
+    with batch_bytes_told(model, batch):
+        logits: Tensor = model(never_alone(batch))
     return logits[: len(batch)]
 
 

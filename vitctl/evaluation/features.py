@@ -14,6 +14,7 @@ from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
 from vitctl.evaluation.lone_image import never_alone
 from vitctl.models.anatomy import final_norm, has_class_token, norm_after_pooling
+from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.models.layers import Layer, LayerTap, Tokens, pooled_by_model
 from vitctl.primitives.memory import check_fits
 from vitctl.settings.words import EMBED, FINAL
@@ -79,7 +80,9 @@ class FeatureExtractor:
             SettingError: The model has no class token where one is asked for.
             ModelError: A layer gives something else than tokens or a feature map, or numbers that are not finite.
         """
-        tokens, features = self._tap(never_alone(images.to(self.device)))
+        images = images.to(self.device)
+        with batch_bytes_told(self._model, images):
+            tokens, features = self._tap(never_alone(images))
         found = {key: self._pooled(key, tokens, features)[: len(images)].float().cpu() for key in self.keys}
         for key, values in found.items():
             if not bool(values.isfinite().all()):

@@ -22,10 +22,10 @@ from vitctl.models.hub_models import fetch_model, is_on_hub, not_fetched
 from vitctl.models.weights import LoadReport, check_sizes, head_names, load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.hub import hub_access, hub_cache_only
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM

@@ -17,9 +17,9 @@ from torch import nn
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.anatomy import num_embedded_prefix_tokens, num_prefix_tokens
 from vitctl.models.describe import on_meta
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.memory import check_fits
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.position_embeddings import mean_norm, resample_position_embeddings
 
 MOST_PLACES = 128  # guess: a side of a grid; 64 is the most published (896 px of 14); an image of 300x300 takes minutes

@@ -11,9 +11,9 @@ from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, download_f
 from vitctl.errors import ModelError
 from vitctl.models.budget import check_arguments
 from vitctl.models.folder_config import FILE, read_folder_config
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.documents import peek_document
 from vitctl.primitives.hub import NotThereError, hub_access
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 PREFIX = "hf-hub:"
 
@@ -33,6 +33,8 @@ def fetch_model(spec: str, *, with_weights: bool) -> tuple[Path, Path | None]:
         try:
             config = Path(download_from_hf(spec.removeprefix(PREFIX), FILE))
         except Exception as error:  # the hub client's errors have no common base class
+            if is_out_of_memory(error):
+                raise
             raise (not_fetched if with_weights else _not_configured)(spec, error, is_reachable=is_reachable) from error
         check_arguments(read_folder_config(config.parent).model_args, name=spec)
         if not with_weights:

@@ -32,6 +32,7 @@ from vitctl.primitives.archives import check_archive, open_arrays
 from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import path_exists
 from vitctl.primitives.memory import check_fits
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 BIT_PREFIX = "resnet/"
@@ -140,6 +141,8 @@ def _native_names(model: nn.Module, raw: dict[str, Any], *, path: Path, name: st
     try:
         renamed: dict[str, Any] = rename(raw, model)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path} does not fit {name}: {_first_line(error)}.") from error
     return renamed
 
@@ -296,9 +299,9 @@ def _read_with_timm(model: nn.Module, readable: Path, *, path: Path, name: str) 
     try:
         with ExactCopies(model):
             model.load_pretrained(str(readable))  # type: ignore[operator]
-    except MemoryError:
-        raise
     except Exception as error:  # shapes that fit nothing provoke all sorts
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path} does not fit {name}: {_first_line(error)}.") from error
     missing = tuple(key for key, parameter in model.named_parameters() if bool(parameter.isnan().any()))
     beyond_head = [key for key in missing if not _is_head(model, key)]

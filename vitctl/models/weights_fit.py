@@ -16,6 +16,7 @@ from vitctl.models.describe import on_meta
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 _RUNNING = ("running_mean", "running_var")
 
@@ -64,6 +65,8 @@ def check_computes(model: nn.Module, config: Path) -> None:
     except NotImplementedError:
         return  # some operators need values
     except Exception as error:  # layers whose sizes do not fit together object each in its own way
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{where} takes no image ({reason_of(error)}); expected the model_args of its weights."
         ) from error

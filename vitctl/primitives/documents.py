@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vitctl.errors import VitctlError
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.schema_mistakes import mistake_of, shortened
 
 SchemaT = TypeVar("SchemaT")
@@ -141,13 +142,13 @@ def foreign(where: Path | str, error: Refusal, *, expected: str, kind: str = "")
         kind: As what it is read, where its name leaves that open: ``.npz``.
 
     Raises:
-        VitctlError: ``error``; those that the block raises itself pass unchanged, as does MemoryError.
+        VitctlError: ``error``; those that the block raises itself pass unchanged, as do errors of a full memory.
     """
     try:
         yield
-    except (VitctlError, MemoryError):
-        raise
     except Exception as cause:
+        if isinstance(cause, VitctlError) or is_out_of_memory(cause):
+            raise
         reading = f"read as {kind}" if kind else "read"
         raise error(f"{where} cannot be {reading} ({reason_of(cause)}); expected {expected}.") from cause
 
