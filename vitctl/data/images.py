@@ -38,7 +38,8 @@ Image.init()
 _FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
 
 LARGE_PX, BLOCK_BYTES = 2**26, 64 * 2**20
-STRIP_PX = 2**22  # of a transparent image that are laid over white at a time
+STRIP_PX = 2**22  # of a transparent or 16-bit image that are converted at a time
+_UNKNOWN_RANGE = "mode {} with values of unknown range (8 or 16 bits per channel expected)"
 LITTER = ("__MACOSX", "__pycache__")
 
 
@@ -69,21 +70,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _over_white(image: Image.Image) -> Image.Image:
     """Return ``image`` laid over white, a strip at a time: three copies of a large one would not fit into memory."""
     flat = Image.new("RGB", image.size)
-    rows = max(1, STRIP_PX // max(1, image.width))
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+    for top, part in _strips(image):
+        strip = part.convert("RGBA")
         white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
         flat.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
     return flat
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
+    """Return ``image`` with 65,535 as 255, a strip at a time: a large one in wider numbers would fill the memory."""
+    if image.mode == "F":
+        raise ValueError(_UNKNOWN_RANGE.format(image.mode))
     transparent = image.info.get("transparency")  # one value, in a 16-bit greyscale PNG
-    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
-        raise ValueError(f"mode {image.mode} with values of unknown range (8 or 16 bits per channel expected)")
-    scaled = ((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
-    return Image.fromarray(scaled if transparent is None else np.where(values == transparent, np.uint8(255), scaled))
+    scaled = Image.new("L", image.size)
+    for top, strip in _strips(image):
+        values = np.asarray(strip)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
+            raise ValueError(_UNKNOWN_RANGE.format(image.mode))
+        levels = ((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
+        shown = levels if transparent is None else np.where(values == transparent, np.uint8(255), levels)
+        scaled.paste(Image.fromarray(shown), (0, top))
+    return scaled
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the first row of each strip of ``image``, of at most ``STRIP_PX`` or one row, and the strip."""
+    rows = max(1, STRIP_PX // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def decode(image: Image.Image, *, least_side: int | None = None) -> Image.Image:
