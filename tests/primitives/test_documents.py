@@ -205,3 +205,16 @@ def test_the_error__may_have_its_field() -> None:
     with pytest.raises(SettingError) as caught:
         read_document(Path("nowhere"), dict[str, Any], error=refuse, advice="x")
     assert caught.value.field == "config"
+
+
+def test_a_document__takes_memory_by_its_size_not_by_what_it_may_have(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+    assert read_document(tmp_path / "a.json", list[int], error=ModelError, advice="x", most_bytes=2**60) == [1]
+
+
+@pytest.mark.skipif(not Path("/proc/version").is_file(), reason="Linux has files that do not tell their size")
+def test_a_document__that_does_not_tell_its_size_is_read_whole() -> None:
+    with pytest.raises(ModelError, match=r"it is not JSON: Expecting value \(line 1, column 1\)"):
+        read_document(Path("/proc/version"), list[int], error=ModelError, advice="x")
+    with pytest.raises(ModelError, match="larger than 20 bytes"):
+        read_document(Path("/proc/version"), list[int], error=ModelError, advice="x", most_bytes=20)
