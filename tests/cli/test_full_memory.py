@@ -1,6 +1,7 @@
 """A full memory of the computer: one sentence and exit code 2, of every command and function, wherever it happens."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from timm.models import VisionTransformer
 
 import vitctl
 from vitctl.errors import SettingError
@@ -66,6 +69,35 @@ def test_predict__an_image_for_which_there_is_no_memory_is_not_unreadable(
     assert result.exit_code == 2
     assert result.stderr.endswith(f"error: {BATCH.format(64)}")
     assert "a.png" not in result.stdout
+
+
+COMPUTING = {
+    "evaluate --model demo --data digits --split test --batch-size 9 --out out": 9,
+    "predict --model demo a.png b.png c.png --batch-size 9": 9,
+    "finetune --data digits --model demo --head zero --steps 2 --batch-size 9 --out out": 9,
+    "fewshot-eval --data digits --model demo --shots 1 --seeds 1 --batch-size 9 --out out": 9,
+}
+
+
+@pytest.mark.parametrize("words", COMPUTING)
+def test_a_batch_for_which_there_is_no_memory__is_told_with_what_it_takes(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    for name in "abc":
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"{name}.png")
+    forward = VisionTransformer.forward_features
+
+    def full(model: VisionTransformer, images: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        return torch.empty(2**60) if len(images) > 2 else forward(model, images, *more, **named)
+
+    monkeypatch.setattr(VisionTransformer, "forward_features", full)
+    result = run_cli(*words.split())
+    assert result.exit_code == 2, result.stderr
+    assert re.search(
+        rf"error: cpu ran out of memory at a batch of {COMPUTING[words]} images \(about [\d.]+ [KM]iB\), when it asked "
+        r"for 4\.19e\+06 TiB\. Try a smaller --batch-size( or --image-size)?\.\n$",
+        result.stderr,
+    ), result.stderr
 
 
 @pytest.mark.slow

@@ -507,3 +507,12 @@ def test_without_a_home_nothing_is_remembered_and_nothing_made(
         scan, opened = _rescan(paths)
     assert (len(scan.good), len(opened)) == (NUM, NUM)
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_what_earlier_versions_kept_is_cleared(paths: list[Path], cache: Path) -> None:
+    cache.mkdir()
+    stay = {"scan-1.sqlite3", "scan-10.sqlite", "my-scan-1.sqlite", "scan-1.sqlite-journal.txt"}
+    for name in ("scan-1.sqlite", "scan-1.sqlite-journal", *stay):
+        (cache / name).write_bytes(b"old")
+    _scan(_split(paths))
+    assert {path.name for path in cache.iterdir()} == {*stay, f"scan-{scan_memory.VERSION}.sqlite"}

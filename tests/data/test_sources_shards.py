@@ -593,6 +593,20 @@ def test_the_index_is_kept_in_the_home_folder_where_nothing_else_is_said(
     assert not cache.exists()
 
 
+def test_indices_of_earlier_versions_are_cleared(tmp_path: Path, cache: Path) -> None:
+    old, link = "gone.tar-0123456789abcdef.json", "b.tar-0123456789abcdef.json"
+    stay = {"0123456789abcdef.json", "a.tar-0123456789ABCDEF.json", "notes.json", link}
+    (cache / "tar").mkdir(parents=True)
+    for name in (old, *(stay - {link})):
+        (cache / "tar" / name).write_text("{}")
+    (cache / "tar" / link).symlink_to(tmp_path)
+    _all(_tar(tmp_path / "a.tar", _sample(0, "a")))
+    left = {path.name for path in (cache / "tar").iterdir()}
+    assert left >= stay
+    assert old not in left
+    assert len(left - stay) == 1
+
+
 def test_the_index_keeps_the_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _tar(tmp_path / "a.tar", {"0.png": _png(0), "0.json": '{"label": "é", "animal": 10, "patient": "p"}'})
     time.sleep(SETTLED_S)

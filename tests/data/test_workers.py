@@ -120,7 +120,7 @@ def test_taken__a_worker_that_dies_is_one_sentence(
     with pytest.raises(
         LostWorkerError, match=rf"^A process that reads images [^\n]*{cause}[^\n]*--num-workers"
     ) as caught:
-        list(taken(DataLoader(_Dying(number), batch_size=2, num_workers=1, worker_init_fn=workers.start_worker)))
+        list(taken(DataLoader(_Dying(number), batch_size=2, num_workers=1)))
     assert caught.value.exit_code == 2
     assert signal.getsignal(signal.SIGCHLD) == before
 

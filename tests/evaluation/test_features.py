@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import ModelError, SettingError
+from vitctl.evaluation.classify import predict_logits
 from vitctl.evaluation.features import (
     FeatureExtractor,
     FeatureKey,
@@ -72,6 +73,24 @@ def _feature(model: nn.Module, layer: Any, pool: str, images: Tensor | None = No
     found = _extractor(model, (layer, pool))(_images() if images is None else images)
     assert list(found) == [(layer, pool)]
     return found[FeatureKey(layer, pool)]
+
+
+@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "test_resnet"])
+def test_features__of_an_image_alone_are_those_of_two_as_predict_computes_them(architecture: str) -> None:
+    size = {"img_size": 32} if architecture.startswith("vit") else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, image = timm.create_model(architecture, num_classes=7, **size), torch.randn(1, 3, 32, 32)
+    extractor = _extractor(model, (0, "mean"), ("final", "native"), ("final", "tokens"))
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _model, args: seen.append(len(args[0])))
+    next(model.children()).register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    expected, found = extractor(image.repeat(2, 1, 1, 1)), extractor(image)
+    assert set(seen) == {2}
+    for key in extractor.keys:
+        assert found[key].equal(expected[key][:1]), key
+    predict_logits(model, [image], device=CPU, num_images=1, description="", conversation=Conversation())
+    assert set(seen) == {2}
 
 
 def _final(model: Any) -> Tensor:

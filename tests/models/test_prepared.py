@@ -88,3 +88,15 @@ def test_notes__of_a_run_that_was_stopped(tiny_model_folder: Path, tmp_path: Pat
     (run / "config.json").write_text('{"vitctl": "0.1.0"}')
     assert open_model(str(run)).notes == (f"{run} was stopped before its end: these are the weights of its last/.",)
     assert open_model(str(run / "last")).notes == ()
+
+
+def test_notes__of_a_grid_that_takes_minutes(undivided: str) -> None:
+    opened = open_model(undivided)
+    assert opened.notes == ()
+    fine = opened.at((1024, 1024))
+    assert fine.notes == ()  # 128x128
+    finer = opened.at((1040, 1024))
+    assert finer.notes == (
+        f"{opened.name} cuts an image into 130x128 patches and compares every one with every other: expect minutes an "
+        "image without a GPU.",
+    )

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -182,7 +183,15 @@ def test_foreign__makes_one_sentence(raised: Exception, said: str) -> None:
     assert caught.value.__cause__ is raised
 
 
-@pytest.mark.parametrize("raised", [ModelError("ours"), MemoryError(), KeyboardInterrupt(), SystemExit(3)])
+FULL = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("unable to mmap 9 bytes from file <w.pth>: Cannot allocate memory (12)"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+)
+
+
+@pytest.mark.parametrize("raised", [ModelError("ours"), *FULL, KeyboardInterrupt(), SystemExit(3)])
 def test_foreign__lets_through_what_means_something_else(raised: BaseException) -> None:
     with pytest.raises(type(raised)) as caught, foreign("X", DataError, expected="Y"):
         raise raised
@@ -196,3 +205,16 @@ def test_the_error__may_have_its_field() -> None:
     with pytest.raises(SettingError) as caught:
         read_document(Path("nowhere"), dict[str, Any], error=refuse, advice="x")
     assert caught.value.field == "config"
+
+
+def test_a_document__takes_memory_by_its_size_not_by_what_it_may_have(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+    assert read_document(tmp_path / "a.json", list[int], error=ModelError, advice="x", most_bytes=2**60) == [1]
+
+
+@pytest.mark.skipif(not Path("/proc/version").is_file(), reason="Linux has files that do not tell their size")
+def test_a_document__that_does_not_tell_its_size_is_read_whole() -> None:
+    with pytest.raises(ModelError, match=r"it is not JSON: Expecting value \(line 1, column 1\)"):
+        read_document(Path("/proc/version"), list[int], error=ModelError, advice="x")
+    with pytest.raises(ModelError, match="larger than 20 bytes"):
+        read_document(Path("/proc/version"), list[int], error=ModelError, advice="x", most_bytes=20)

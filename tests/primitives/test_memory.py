@@ -11,7 +11,7 @@ import pytest
 
 from vitctl.errors import DataError, ModelError
 from vitctl.primitives import memory
-from vitctl.primitives.memory import check_declared, check_fits, free_bytes
+from vitctl.primitives.memory import check_declared, check_fits, free_bytes, most_listing_bytes
 
 MEMINFO = Path("/proc/meminfo")
 
@@ -108,3 +108,9 @@ def test_check_declared(monkeypatch: pytest.MonkeyPatch) -> None:
         check_declared(101 * 2**30, 2**30, where="a.gz", error=DataError)
     with pytest.raises(DataError, match=r"^What a\.gz holds would take 2 TiB of memory, and 1 TiB are free\."):
         check_declared(2**41, 2**40, where="a.gz", error=DataError)
+
+
+def test_most_listing_bytes__follows_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, expected in ((None, 2**27), (2**30, 2**27), (2**37, 2**32)):
+        monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
+        assert most_listing_bytes() == expected

@@ -24,6 +24,7 @@ from vitctl.data.source import SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
 from vitctl.primitives.cache import file_stamp
 from vitctl.primitives.documents import foreign
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -242,6 +243,8 @@ def column_split(
     try:
         encoded = dataset.select_columns([image]).cast_column(image, ImageFeature(decode=False))
     except Exception as error:  # what Arrow raises for a cast it cannot do has no common base class
+        if is_out_of_memory(error):
+            raise
         raise DataError(
             f"{where} holds {dataset.features[image]} in column {image!r}; expected images (bytes or paths). Name "
             "another with --image-column."

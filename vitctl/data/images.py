@@ -20,7 +20,7 @@ from PIL import _imaging as core
 
 from vitctl.data.heif import NUM_MARK_BYTES, is_heif, open_heif
 from vitctl.data.pixel_budget import IN_FLIGHT
-from vitctl.primitives.devices import is_out_of_memory
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 # Pillow refuses images above twice MAX_IMAGE_PIXELS (179 megapixels), and warns from there to half of it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -33,8 +33,9 @@ Image.init()
 _FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)
 
 LARGE_PX, BLOCK_BYTES = 2**26, 64 * 2**20
-STRIP_PX = 2**22  # of a transparent image that are laid over white at a time
+STRIP_PX = 2**22  # of a transparent or 16-bit image that are converted at a time
 MOST_OF_16_BITS = 65_535
+_UNKNOWN_RANGE = "mode {} with values of unknown range (8 or 16 bits per channel expected)"
 
 
 def to_rgb(image: Image.Image, *, max_value: int | None = None) -> Image.Image:
@@ -83,22 +84,35 @@ def values_of_16_bits(image: Image.Image) -> np.ndarray | None:
 def _over_white(image: Image.Image) -> Image.Image:
     """Return ``image`` laid over white, a strip at a time: three copies of a large one would not fit into memory."""
     flat = Image.new("RGB", image.size)
-    rows = max(1, STRIP_PX // max(1, image.width))
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+    for top, part in _strips(image):
+        strip = part.convert("RGBA")
         white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
         flat.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
     return flat
 
 
 def _scale_to_8_bits(image: Image.Image, max_value: int) -> Image.Image:
-    values = np.asarray(image)
+    """Return ``image`` with ``max_value`` as 255, a strip at a time: in wider numbers a large one fills the memory."""
+    if image.mode == "F":
+        raise ValueError(_UNKNOWN_RANGE.format(image.mode))
     transparent = image.info.get("transparency")  # one value, in a 16-bit greyscale PNG
-    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65_535:
-        raise ValueError(f"mode {image.mode} with values of unknown range (8 or 16 bits per channel expected)")
-    clipped = np.minimum(values, max_value).astype(np.uint32)
-    scaled = ((clipped * 255 + max_value // 2) // max_value).astype(np.uint8)
-    return Image.fromarray(scaled if transparent is None else np.where(values == transparent, np.uint8(255), scaled))
+    scaled = Image.new("L", image.size)
+    for top, strip in _strips(image):
+        values = np.asarray(strip)
+        if values.min(initial=0) < 0 or values.max(initial=0) > MOST_OF_16_BITS:
+            raise ValueError(_UNKNOWN_RANGE.format(image.mode))
+        clipped = np.minimum(values, max_value).astype(np.uint32)
+        levels = ((clipped * 255 + max_value // 2) // max_value).astype(np.uint8)
+        shown = levels if transparent is None else np.where(values == transparent, np.uint8(255), levels)
+        scaled.paste(Image.fromarray(shown), (0, top))
+    return scaled
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the first row of each strip of ``image``, of at most ``STRIP_PX`` or one row, and the strip."""
+    rows = max(1, STRIP_PX // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def decode(image: Image.Image, *, least_side: int | None = None, max_value: int | None = None) -> Image.Image:

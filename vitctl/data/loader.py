@@ -6,7 +6,9 @@ Which images make up a batch is said by ``vitctl.data.order``; of several proces
 Letters: B images in a batch, H W px.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from vitctl.data.order import BatchPlan
 from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split, lost_image
 from vitctl.data.transforms import TrainingTransform
-from vitctl.data.workers import handed_over, start_worker, taken
+from vitctl.data.workers import handed_over, taken
 from vitctl.errors import DataError, VitctlError
 
 CPU = torch.device("cpu")
@@ -92,11 +94,10 @@ class _TrainingImages(Dataset[_TrainingItem | DataError]):
 
     def __getitem__(self, key: _Key) -> _TrainingItem | DataError:
         transform = self._transform
-        image = _read(self._split, key.position, least_side=transform.least_side, max_value=transform.max_value)
-        if isinstance(image, DataError):
-            return image
-        tensor = self._transform.pixels(image, view=key.view, position=key.position)
-        return tensor, int(self._split.labels[key.position]), key
+        make = partial(transform.pixels, view=key.view, position=key.position)
+        how = {"least_side": transform.least_side, "max_value": transform.max_value}
+        tensor = _made(self._split, key.position, make, **how)
+        return tensor if isinstance(tensor, DataError) else (tensor, int(self._split.labels[key.position]), key)
 
 
 class _EvaluationImages(Dataset[Tensor | DataError]):
@@ -107,18 +108,17 @@ class _EvaluationImages(Dataset[Tensor | DataError]):
         return len(self._split)
 
     def __getitem__(self, position: int) -> Tensor | DataError:
-        image = _read(self._split, position, max_value=self._transform.max_value)
-        return image if isinstance(image, DataError) else self._transform.pixels(image)
+        return _made(self._split, position, self._transform.pixels, max_value=self._transform.max_value)
 
 
-def _read(
-    split: Split, position: int, *, least_side: int | None = None, max_value: int | None
-) -> Image.Image | DataError:
-    """Return the image, or what went wrong: raised in a worker it would reach the user as a traceback."""
-    try:
-        return split.read(position, least_side=least_side, max_value=max_value)
-    except Exception as error:  # a file that changed since it was checked
-        return lost_image(split, position, error)
+def _made(split: Split, position: int, make: Callable[[Image.Image], Tensor], **how: int | None) -> Tensor | DataError:
+    """Return what is made of an image, (3, H, W), or what went wrong: raised in a worker it would be a traceback."""
+    with ExitStack() as stack:
+        try:
+            image = stack.enter_context(split.reading(position, **how))
+        except Exception as error:  # a file that changed since it was checked
+            return lost_image(split, position, error)
+        return make(image)
 
 
 def _stack_evaluation(items: list[Tensor | DataError]) -> Tensor | VitctlError:
@@ -175,7 +175,6 @@ def training_batches(
         num_workers=num_workers,
         collate_fn=_stack_training,
         pin_memory=device.type == "cuda",
-        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
     )
     for batch in taken(loader):
@@ -196,7 +195,6 @@ def evaluation_batches(
         _EvaluationImages(split, transform),
         batch_size=batch_size,
         num_workers=num_workers,
-        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(0),
         collate_fn=_stack_evaluation,
     )

@@ -11,7 +11,8 @@ from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
 from vitctl.data.training_data import find_images
 from vitctl.errors import DataError
-from vitctl.primitives.documents import MAX_LISTING_BYTES, read_document
+from vitctl.primitives.documents import read_document
+from vitctl.primitives.memory import most_listing_bytes
 from vitctl.primitives.schemas import Name, Names, Schema
 
 SPLIT_PREFERENCE = ("test", "val", "all", "train")
@@ -122,7 +123,7 @@ def _read_listing(path: Path, advice: str) -> _Listing:
         _Listing,
         error=DataError,
         advice=f"expected the validation images of a run. {advice.rstrip('.')}",
-        most_bytes=MAX_LISTING_BYTES,
+        most_bytes=most_listing_bytes(),
     )
 
 

@@ -17,9 +17,10 @@ import PIL
 
 from vitctl.conversation import Conversation
 from vitctl.data.source import Split
-from vitctl.primitives.cache import cache_folder, checksum, make_private
+from vitctl.primitives.cache import cache_folder, checksum, clear_old, make_private
 
 VERSION = 3  # of what is remembered; another one starts anew
+OLD = r"scan-[12]\.sqlite(-journal)?"  # the names of earlier versions
 _BLOCK = 500  # names per question
 _FLUSH = 5_000  # entries kept before they are written
 # of https://sqlite.org/rescode.html: a table of another shape, a damaged file, values that do not fit, no database
@@ -113,6 +114,7 @@ class ScanMemory:
     def _database(self) -> sqlite3.Connection:
         if self._connection is None:
             make_private(self._path.parent)
+            clear_old(self._path.parent, OLD)
             self._connection = sqlite3.connect(self._path, timeout=10)
             self._connection.text_factory = lambda text: text.decode(errors="replace")  # else damage is another error
             self._connection.execute(_TABLE)

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from vitctl.data.pixel_budget import IN_FLIGHT, SharedPixelBudget
 from vitctl.errors import SettingError, VitctlError
 from vitctl.primitives.cpus import num_cpus, num_local_processes
 from vitctl.primitives.formatting import format_bytes
@@ -97,8 +99,9 @@ def shared_memory() -> int | None:
     return status.f_bavail * status.f_frsize // num_local_processes()
 
 
-def start_worker(_worker: int) -> None:
-    """Prepare a process that reads images."""
+def _start_worker(_worker: int, *, budget: SharedPixelBudget) -> None:
+    """Prepare a process that reads images, large ones when it is their turn among all processes."""
+    IN_FLIGHT.join(budget)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with this
@@ -145,6 +148,9 @@ def taken(loader: DataLoader[Any]) -> Iterator[Any]:
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     before = signal.getsignal(signal.SIGCHLD)
     try:
+        if loader.num_workers:
+            context = loader.multiprocessing_context or torch.multiprocessing.get_context()
+            loader.worker_init_fn = partial(_start_worker, budget=SharedPixelBudget(context, loader.num_workers))
         iterator = iter(loader)
     except OSError as error:
         raise LostWorkerError(

@@ -13,6 +13,8 @@ from vitctl.conversation import Conversation
 from vitctl.data.loader import evaluation_batches
 from vitctl.data.source import Split
 from vitctl.data.transforms import EvaluationTransform
+from vitctl.evaluation.lone_image import never_alone
+from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.preprocessing import Preprocessing
 
 
@@ -53,12 +55,9 @@ def predict_logits(
 
 
 def _logits(model: nn.Module, batch: Tensor) -> Tensor:
-    """Return what ``model`` says of each image of ``batch`` (B, 3, H, W), whatever others are in it: (B, C).
-
-    One image alone makes vectors of the classifier's matrices, which libraries multiply in another order; so it is
-    computed twice.
-    """
-    logits: Tensor = model(batch.repeat(2, 1, 1, 1) if len(batch) == 1 else batch)
+    """Return what ``model`` says of each image of ``batch`` (B, 3, H, W), whatever others are in it: (B, C)."""
+    with batch_bytes_told(model, batch):
+        logits: Tensor = model(never_alone(batch))
     return logits[: len(batch)]
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from vitctl.conversation import Conversation
 from vitctl.evaluation.features import FeatureKey
 from vitctl.primitives.files import whole_file
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.outputs import writing
 
 _FORMAT = 1  # counts up when features of the same name would be other numbers
@@ -79,7 +80,9 @@ class FeatureCache:
                 and features.ndim in (2, 3)
                 and features.shape[-2] == num_images
             )
-        except Exception:  # whatever a damaged file provokes
+        except Exception as error:  # whatever a damaged file provokes
+            if is_out_of_memory(error):
+                raise
             is_whole = False
         if not is_whole:
             if not self._is_damaged:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
+from vitctl.evaluation.lone_image import never_alone
 from vitctl.models.anatomy import final_norm, has_class_token, norm_after_pooling
+from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.models.layers import Layer, LayerTap, Tokens, pooled_by_model
 from vitctl.primitives.memory import check_fits
 from vitctl.settings.words import EMBED, FINAL
@@ -69,14 +71,19 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[FeatureKey, Tensor]:
-        """Return the features of ``images`` (B, 3, H, W): (B, D) float32 each, (B, T, D) for ``tokens``.
+        """Return the features of ``images`` (B, 3, H, W), of each whatever others there are.
+
+        Returns:
+            (B, D) float32 each, (B, T, D) for ``tokens``.
 
         Raises:
             SettingError: The model has no class token where one is asked for.
             ModelError: A layer gives something else than tokens or a feature map, or numbers that are not finite.
         """
-        tokens, features = self._tap(images.to(self.device))
-        found = {key: self._pooled(key, tokens, features).float().cpu() for key in self.keys}
+        images = images.to(self.device)
+        with batch_bytes_told(self._model, images):
+            tokens, features = self._tap(never_alone(images))
+        found = {key: self._pooled(key, tokens, features)[: len(images)].float().cpu() for key in self.keys}
         for key, values in found.items():
             if not bool(values.isfinite().all()):
                 raise ModelError(

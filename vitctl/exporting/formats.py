@@ -22,8 +22,8 @@ from vitctl.exporting.source import Source
 from vitctl.exporting.verification import Candidate
 from vitctl.models.geometry import geometry_of
 from vitctl.models.timm_folder import save_timm_folder
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.files import write_json
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.settings.words import GRAPH_FORMATS
 
 CNN_STEP_PX = 32

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from vitctl.errors import ModelError
-from vitctl.primitives.devices import is_out_of_memory
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 INPUT = "image"
 EXAMPLE_BATCH = 2

@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 from vitctl.errors import ModelError
 from vitctl.exporting.graph import INPUT, InputForm, quiet_exporters
 from vitctl.exporting.source import metadata_from_texts, metadata_texts
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 MOST_BYTES_INSIDE = 1_900_000_000  # protobuf ends at 2 GiB; the weights go beside the file before that
 EXACT_SCOPES = ("preprocessing", "position_interpolation")  # sub-modules that compute with sizes and pixel levels
@@ -173,6 +174,8 @@ def check_onnx(path: Path, *, opset: int) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # checker and shape inference have no common error
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"onnx.checker objects to {path.name}: {str(error).splitlines()[0]}") from error
 
 

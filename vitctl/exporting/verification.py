@@ -23,8 +23,8 @@ from vitctl.exporting.npz import with_tanh_gelu
 from vitctl.exporting.opened import OpenedExport, Run, run_of_module
 from vitctl.exporting.source import Source
 from vitctl.models.geometry import change_resolution
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.results.export import Verification
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8-dynamic": None}

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models.anatomy import num_embedded_prefix_tokens
-from vitctl.models.geometry import geometry_of, position_table
-
-MOST_PLACES = 128  # guess: a side of a grid; 64 is the most published (896 px of 14); an image of 300x300 takes minutes
+from vitctl.models.geometry import MOST_PLACES, geometry_of, position_table
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:

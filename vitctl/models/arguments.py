@@ -13,6 +13,7 @@ from vitctl.models.budget import check_arguments, check_buildable
 from vitctl.models.load_report import some
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 _SAID_ELSEWHERE = {
     "img_size": "--image-size says it",
@@ -76,9 +77,9 @@ def _try(build: Callable[..., nn.Module], arguments: Mapping[str, Any], name: st
     try:
         with torch.device("meta"):
             build(**arguments)
-    except MemoryError:
-        raise
     except Exception as error:  # the architecture's own code objects to its arguments
+        if is_out_of_memory(error):
+            raise
         unknown = _UNKNOWN.search(str(error))
         if isinstance(error, TypeError) and unknown is not None and unknown[1] in arguments:
             known = _parameters_of(build)

@@ -5,7 +5,6 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,16 +19,18 @@ from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.adoption import head_names
 from vitctl.models.arguments import as_options, check_model_arguments
 from vitctl.models.budget import check_arguments, check_buildable
+from vitctl.models.checkpoints import check_sizes
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
+from vitctl.models.hub_models import fetch_model, is_on_hub, not_fetched
 from vitctl.models.load_report import LoadReport
-from vitctl.models.transformers_model import adapter_sentence, is_transformers_folder, read_blueprint
+from vitctl.models.transformers_model import Blueprint, adapter_sentence, is_transformers_folder, read_blueprint
 from vitctl.models.weights import load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import path_exists, user_path
-from vitctl.primitives.hub import hub_access
+from vitctl.primitives.hub import hub_access, hub_cache_only
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
@@ -94,7 +95,7 @@ def check_model_name(name: str) -> None:
     Raises:
         ModelError: It does not; the sentence gives near matches.
     """
-    if name.startswith("hf-hub:"):
+    if is_on_hub(name):
         return
     if path_exists(name):
         if (user_path(name) / "adapter_config.json").exists():
@@ -147,103 +148,153 @@ def load_model(
         ModelError: The name is unknown; the weights are missing, do not fit, or cannot be fetched.
         SettingError: The model takes no such argument.
     """
-    folder = model_folder(spec)
-    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
-    blueprint = read_blueprint(folder) if folder is not None and is_transformers_folder(folder) else None
-    max_value = None
-    if folder is None:
-        check_model_name(spec)
-    else:
-        # timm reads it again, and believes every word
-        document = None if blueprint else read_folder_config(folder)
-        check_arguments(blueprint.arguments if blueprint else document.model_args, name=name)
-        max_value = document.max_value if document is not None else None
-    address = blueprint.architecture if blueprint else f"local-dir:{folder}" if folder else spec
+    found = _find(spec, with_weights=weights == PRETRAINED)
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
-    given, options = dict(model_args or {}), (blueprint.options if blueprint else {}) | size
-    if given and not address.startswith("hf-hub:"):  # whose configuration is fetched below
-        check_model_arguments(partial(timm.create_model, address, **options), given, name=name)
-    options |= given
-    own_file = blueprint.weights if blueprint else folder / WEIGHTS if folder is not None else None
-    if size or folder not in (None, DEMO_FOLDER):  # timm's own fit every computer that they were made for
-        own = own_file if weights == PRETRAINED else None
-        file = own if own is not None or weights in (PRETRAINED, RANDOM) else user_path(weights)
-        check_buildable(partial(timm.create_model, address, **options), name=name, weights=file)
+    given, options = dict(model_args or {}), {**found.options, **size}
+    with hub_cache_only():
+        if given:
+            check_model_arguments(partial(timm.create_model, found.address, **options), given, name=found.name)
+        options |= given
+        if size or found.is_foreign:  # timm's own fit every computer that they were made for
+            file = found.weights if weights in (PRETRAINED, RANDOM) else user_path(weights)
+            check_buildable(partial(timm.create_model, found.address, **options), name=found.name, weights=file)
     with torch_randomness(seed, "weights"):
-        if weights == PRETRAINED and blueprint is None:
-            model = _create_pretrained(address, name=name, folder=folder, **given)
-            unused = unused_in_file(model, folder / WEIGHTS, name=name) if folder is not None else ()
-            report: LoadReport | None = LoadReport(
-                _source_of(model, folder), len(model.state_dict()), unexpected=unused
-            )
+        if weights == PRETRAINED and found.blueprint is None:
+            model = _create_pretrained(found, given)
+            report: LoadReport | None = _report_of_timm(model, found)
         else:
-            model = _create(address, name=name, **options)
-            read = own_file if own_file is not None and weights == PRETRAINED else user_path(weights)
-            report = None if weights == RANDOM else load_weights_file(model, read, name=name)
+            model = _create(found.address, name=found.name, **options)
+            file = found.weights if found.weights is not None and weights == PRETRAINED else user_path(weights)
+            report = None if weights == RANDOM else load_weights_file(model, file, name=found.name)
     model = model.float()
-    if blueprint is not None:
-        notes = blueprint.finish(model, is_saved=is_saved)
+    if found.blueprint is not None:
+        notes = found.blueprint.finish(model, is_saved=is_saved)
         report = report if report is None else replace(report, notes=(*report.notes, *notes))
-    if folder is not None and folder != DEMO_FOLDER:
-        check_computes(model, folder / FILE)
+    if found.is_foreign and found.config is not None:
+        check_computes(model, found.config)
     if report is not None:
         check_finite(model, source=report.source)
-    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     has_head = report is not None and not report.missing
     class_names, descriptions = (
-        _class_names(model, own=weights == PRETRAINED, is_published=folder is None) if has_head else (None, {})
+        _class_names(model, own=weights == PRETRAINED, is_published=found.folder is None) if has_head else (None, {})
     )
-    licence = config.get("license") if weights == PRETRAINED else None
-    return LoadedModel(model, name, class_names, descriptions, licence, report, max_value)
+    licence = getattr(model, "pretrained_cfg", {}).get("license") if weights == PRETRAINED else None
+    return LoadedModel(model, found.name, class_names, descriptions, licence, report, found.max_value)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a spec stands for.
+
+    Attributes:
+        name: For messages.
+        address: For ``timm.create_model``.
+        folder: Of a folder, which.
+        config: The ``config.json`` that describes it; None of what timm has itself.
+        weights: Their file, where they are wanted; None of those that timm has to fetch.
+        blueprint: Of a transformers folder.
+        max_value: As the folder says, or None.
+    """
+
+    name: str
+    address: str
+    folder: Path | None = None
+    config: Path | None = None
+    weights: Path | None = None
+    blueprint: Blueprint | None = None
+    max_value: int | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether anyone may have written it."""
+        return self.config is not None and self.folder != DEMO_FOLDER
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Arguments for ``timm.create_model`` beside the address."""
+        return self.blueprint.options if self.blueprint is not None else {}
+
+
+def _find(spec: str, *, with_weights: bool) -> _Found:
+    """Return what ``spec`` stands for; a model of the hub is fetched.
+
+    Raises:
+        ModelError: There is none, or what it declares cannot be.
+    """
+    folder = model_folder(spec)
+    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
+    if folder is None:
+        check_model_name(spec)
+        config, weights = fetch_model(spec, with_weights=with_weights) if is_on_hub(spec) else (None, None)
+        found = _Found(name, spec, None, config, weights)
+    elif is_transformers_folder(folder):
+        blueprint = read_blueprint(folder)
+        check_arguments(blueprint.arguments, name=name)
+        weights = blueprint.weights if with_weights else None
+        found = _Found(name, blueprint.architecture, folder, folder / FILE, weights, blueprint)
+    else:
+        document = read_folder_config(folder)
+        check_arguments(document.model_args, name=name)  # timm reads them again, and believes every word
+        weights = folder / WEIGHTS if with_weights else None
+        found = _Found(name, f"local-dir:{folder}", folder, folder / FILE, weights, max_value=document.max_value)
+    if weights is not None and weights.is_file():
+        check_sizes(weights)
+    return found
+
+
+def _report_of_timm(model: nn.Module, found: _Found) -> LoadReport:
+    """Return what timm has loaded, and what of the file it has passed over."""
+    file = found.weights
+    is_told = file is not None and file.suffix == ".safetensors"
+    unused = unused_in_file(model, file, name=found.name) if file is not None and is_told else ()
+    return LoadReport(_source_of(model, found.folder), len(model.state_dict()), unexpected=unused)
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
     try:
-        with hub_access() if address.startswith("hf-hub:") else nullcontext(True) as is_reachable:
+        with hub_cache_only():  # where it is from the hub, its configuration was fetched
             model: nn.Module = timm.create_model(address, pretrained=False, **kwargs)
     except Exception as error:  # the architecture's own code objects to its arguments
         if is_out_of_memory(error):
             raise
-        if not is_reachable:
-            raise ModelError(
-                f"The configuration of {name} is not in the hub's cache and the Hugging Face hub cannot be reached. "
-                "Either run this once where there is a network and bring the cache along ($HF_HOME), or name a timm "
-                "model or folder with --model."
-            ) from error
         raise ModelError(f"{name} cannot be built: {error}") from error
     return model
 
 
-def _create_pretrained(address: str, *, name: str, folder: Path | None, **kwargs: Any) -> nn.Module:
-    if folder is not None and not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder} has a config.json but no model.safetensors; --weights FILE names the weights.")
-    if folder is None and not address.startswith("hf-hub:") and not timm.is_model_pretrained(address):
+def _create_pretrained(found: _Found, given: Mapping[str, Any]) -> nn.Module:
+    """Return a model with the weights that timm reads from its folder, or fetches.
+
+    Args:
+        found: What it is.
+        given: Arguments of its class that take the place of its own.
+
+    Raises:
+        ModelError: There are none, or they do not fit.
+    """
+    name, file = found.name, found.weights
+    if file is not None and not file.is_file():
+        raise ModelError(f"{file.parent} has a config.json but no model.safetensors; --weights FILE names the weights.")
+    if file is None and not timm.is_model_pretrained(found.address):
         raise ModelError(
             f"No pretrained weights of {name} are published; use --weights FILE, or --weights none for random ones."
         )
     try:
-        with nullcontext(True) if folder else hub_access() as is_reachable:
-            model: nn.Module = timm.create_model(address, pretrained=True, **kwargs)
+        with hub_cache_only() if file is not None else hub_access() as is_reachable:
+            model: nn.Module = timm.create_model(found.address, pretrained=True, **given)
     except Exception as error:  # the hub client's errors have no common base class
         if is_out_of_memory(error):
             raise
         # of torch's, the second line names what is missing or left over
         reason = (" ".join(str(error).split("\n\t")[:2]).strip().splitlines() or [type(error).__name__])[0][:200]
-        if folder is not None and isinstance(error, SafetensorError):
+        if file is None:
+            raise not_fetched(name, error, is_reachable=is_reachable) from error
+        if isinstance(error, SafetensorError):
             raise ModelError(
-                f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
-                "again, or name another folder."
+                f"{file} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it again, or name another folder."
             ) from error
-        if kwargs and "loading state_dict" in reason:
-            raise ModelError(f"The weights of {name} do not fit it with {as_options(kwargs)}: {reason}") from error
-        if folder is not None:
-            raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
-        found = f"{type(error).__name__}: {reason}" if is_reachable else "the Hugging Face hub cannot be reached"
-        raise ModelError(
-            f"The pretrained weights of {name} could not be fetched ({found}) and are not in the hub's cache. Either "
-            "run this once where there is a network and bring the cache along ($HF_HOME), or download the weights "
-            "and name them with --weights FILE. (--model demo needs no network.)"
-        ) from error
+        if given and "loading state_dict" in reason:
+            raise ModelError(f"The weights of {name} do not fit it with {as_options(given)}: {reason}") from error
+        raise ModelError(f"The weights in {file.parent} do not fit its config.json: {reason}") from error
     return model
 
 

@@ -16,6 +16,7 @@ from vitctl.errors import ModelError
 from vitctl.primitives.archives import check_archive
 from vitctl.primitives.documents import foreign, reason_of
 from vitctl.primitives.memory import check_fits
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 Kind = Literal["npz", "safetensors", "torch"]
 SUFFIXES: dict[str, Kind] = {
@@ -23,6 +24,7 @@ SUFFIXES: dict[str, Kind] = {
     ".npz": "npz",
 }  # fmt: skip
 READ = ".safetensors .pth .pt .bin .ckpt .pth.tar .npz"
+_STATE = "a safetensors file, or one saved with torch.save that holds tensors only"
 _HEAD_BYTES = 512
 _MOST_HEADER_BYTES = 100_000_000  # of safetensors; their own reader's limit
 _UNSAFE = re.compile(r"[Uu]nsupported (?:global: GLOBAL|class) (\S+)")
@@ -97,16 +99,25 @@ def _words(head: bytes) -> str:
     return f" (it begins with {line!r})" if len(line) > 3 and line.isascii() and line.isprintable() else ""
 
 
+def check_sizes(path: Path) -> None:
+    """Check that what a file of weights holds fits into the memory, and is no more than it can hold.
+
+    Raises:
+        ModelError: It is not so, or the file is a damaged archive.
+    """
+    with foreign(path, ModelError, expected=_STATE, kind="weights"):
+        check_archive(path, error=ModelError)  # torch.save writes one
+        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
+
+
 def read_checkpoint(path: Path, kind: Kind) -> Any:
     """Return what a file of safetensors or of ``torch.save`` holds; tensors on the CPU.
 
     Raises:
         ModelError: It is damaged, does not fit into memory, or holds objects of classes, which may be code.
     """
-    expected = "a safetensors file, or one saved with torch.save that holds tensors only"
-    with foreign(path, ModelError, expected=expected, kind="weights"):
-        check_archive(path, error=ModelError)  # torch.save writes one
-        check_fits(path.stat().st_size, what=f"What {path} holds", error=ModelError, advice="Use a smaller model")
+    check_sizes(path)
+    with foreign(path, ModelError, expected=_STATE, kind="weights"):
         if kind == "safetensors":
             return load_file(path, device="cpu")
         return _load_with_torch(path)
@@ -117,9 +128,9 @@ def _load_with_torch(path: Path) -> Any:
         # an open file, as torch reads a path that ends in .safetensors as that
         with path.open("rb") as file, torch.serialization.safe_globals(list(_PLAIN_CLASSES)):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # torch's own sentence advises to read without weights_only: it is not shown
+        if is_out_of_memory(error):
+            raise
         text = str(error)
         if (found := _UNSAFE.search(text)) is not None:
             raise ModelError(

@@ -17,11 +17,12 @@ from torch import nn
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.anatomy import num_embedded_prefix_tokens, num_prefix_tokens
 from vitctl.models.describe import on_meta
-from vitctl.primitives.devices import is_out_of_memory
 from vitctl.primitives.image_sizes import check_divisible, format_size
 from vitctl.primitives.memory import check_fits
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.position_embeddings import mean_norm, resample_position_embeddings
 
+MOST_PLACES = 128  # guess: a side of a grid; 64 is the most published (896 px of 14); an image of 300x300 takes minutes
 COPIES = 3  # of a position table, in memory together while it is resampled; measured (2026-11, timm 1.0)
 
 
@@ -78,6 +79,17 @@ def position_table(model: nn.Module) -> nn.Parameter | None:
     """Return the absolute position embeddings (1, T, D), or None where a model has none."""
     table = getattr(model, "pos_embed", None)
     return table if isinstance(table, nn.Parameter) and table.ndim == 3 else None
+
+
+def slow_note(geometry: Geometry, *, name: str) -> str | None:
+    """Return a sentence about a grid so fine that one image takes minutes, before anybody waits for it; or None."""
+    grid = geometry.grid
+    if grid is None or not geometry.has_position_embeddings or grid[0] * grid[1] <= MOST_PLACES**2:
+        return None
+    return (
+        f"{name} cuts an image into {format_size(grid)} patches and compares every one with every other: expect "
+        "minutes an image without a GPU."
+    )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from vitctl.models.load_report import LoadReport, first_line, some
 from vitctl.models.weights_fit import ExactCopies, not_finite
 from vitctl.primitives.archives import open_arrays
 from vitctl.primitives.documents import foreign
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 BIT_PREFIX = "resnet/"
@@ -117,9 +118,9 @@ def _read_with_timm(model: nn.Module, readable: Path, *, path: Path, name: str) 
     try:
         with ExactCopies(model):
             model.load_pretrained(str(readable))  # type: ignore[operator]
-    except MemoryError:
-        raise
     except Exception as error:  # shapes that fit nothing provoke all sorts
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path} does not fit {name}: {first_line(error)}.") from error
     missing = tuple(key for key, parameter in model.named_parameters() if bool(parameter.isnan().any()))
     beyond_head = [key for key in missing if not is_head(model, key)]

@@ -12,7 +12,7 @@ from torch import nn
 
 from vitctl.models.build import LoadedModel, load_model, names_of_outputs
 from vitctl.models.choices import decide_interpolation
-from vitctl.models.geometry import Geometry, Resolution, change_resolution, geometry_of
+from vitctl.models.geometry import Geometry, Resolution, change_resolution, geometry_of, slow_note
 from vitctl.models.run_folders import stopped_note
 from vitctl.models.weights_fit import unused_note
 from vitctl.primitives.decision import Decision
@@ -65,10 +65,11 @@ class PreparedModel:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that its user should not miss: of its weights, and of a run that was stopped."""
+        """Sentences that its user should not miss: of its weights, of a stopped run, of a size that takes long."""
         stopped, report = stopped_note(self.spec) if self.weights == PRETRAINED else None, self.loaded.report
         unused = unused_note(report.unexpected, source=report.source) if report is not None else None
-        told = (*(report.notes if report is not None else ()), unused, stopped)
+        slow = slow_note(self.geometry, name=self.name)
+        told = (*(report.notes if report is not None else ()), unused, stopped, slow)
         return tuple(note for note in told if note is not None)
 
     @property

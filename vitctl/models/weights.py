@@ -26,6 +26,7 @@ from vitctl.models.unwrapping import unwrap
 from vitctl.models.weights_fit import misfits, refuse_unused
 from vitctl.models.weights_hints import advice
 from vitctl.primitives.files import path_exists
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 
 def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
@@ -98,9 +99,11 @@ def _fitting(path: Path, name: str) -> Iterator[None]:
     """Turn what goes wrong where tensors are renamed, which comes of their shapes, into one sentence."""
     try:
         yield
-    except (VitctlError, MemoryError):
+    except VitctlError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path} does not fit {name}: {first_line(error)}.") from error
 
 
@@ -139,7 +142,9 @@ def _load_state(
 ) -> LoadReport:
     own = model.state_dict()
     none = [f"{key} is no plain tensor" for key in own if key in state and not _is_tensor(state[key])]
-    tensors = {key: (value.shape, value.is_floating_point()) for key, value in state.items() if _is_tensor(value)}
+    tensors = {
+        key: (value.shape, value.is_floating_point()) for key, value in state.items() if isinstance(value, Tensor)
+    }
     wrong = none or misfits(own, tensors)
     if wrong:
         raise ModelError(f"{path} does not fit {name}: {some(wrong)}. Is it of another architecture?")
@@ -152,7 +157,7 @@ def _load_state(
             f"{path} lacks {len(beyond_head)} of the {len(own)} tensors of {name}: {some(beyond_head)}; expected all "
             f"but the head. It holds {some(list(state))}.{advice(model, state)}"
         )
-    refuse_unused(unexpected, state, path=path, name=name, advice=advice(model, state))
+    refuse_unused(unexpected, tensors, path=path, name=name, advice=advice(model, state))
     loaded = {key: state[key] for key in own if key in state}
     model.load_state_dict(loaded, strict=False)
     return LoadReport(str(path), len(loaded), missing, (*unexpected, *dropped))

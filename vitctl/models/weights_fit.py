@@ -16,6 +16,7 @@ from vitctl.models.describe import on_meta
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 _TOKENS = ("cls_token", "dist_token", "reg_token")
 _RUNNING = ("running_mean", "running_var")
@@ -65,6 +66,8 @@ def check_computes(model: nn.Module, config: Path) -> None:
     except NotImplementedError:
         return  # some operators need values
     except Exception as error:  # layers whose sizes do not fit together object each in its own way
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{where} takes no image ({reason_of(error)}); expected the model_args of its weights."
         ) from error
@@ -106,7 +109,8 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
         name: The model's name, for messages.
 
     Raises:
-        ModelError: A tensor has another shape or type than its parameter, so that timm has resampled it.
+        ModelError: A tensor has another shape or type than its parameter, so that timm has resampled it, or is of a
+            block that the model lacks, which timm passes over where a file has other classes.
     """
     with safe_open(path, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no dict
@@ -117,17 +121,24 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
     phrases = misfits(own, found)
     if phrases:
         raise ModelError(f"{path} does not fit {name}: {', '.join(phrases[:3])}. Is its config.json of another model?")
-    return tuple(key for key in found if key not in own)
+    unused = tuple(key for key in found if key not in own)
+    refuse_unused(unused, found, path=path, name=name)
+    return unused
 
 
 def refuse_unused(
-    unused: Iterable[str], state: Mapping[str, Any], *, path: Path | str, name: str, advice: str = ""
+    unused: Iterable[str],
+    found: Mapping[str, tuple[Sequence[int], bool]],
+    *,
+    path: Path | str,
+    name: str,
+    advice: str = "",
 ) -> None:
     """Refuse weights of blocks or tokens that the model has no place for: without them it computes something else.
 
     Args:
         unused: Names that have no place.
-        state: What the file holds by these names; names that it lacks, and indices and masks, are passed over.
+        found: As for ``misfits``; names that it lacks, and those of indices and masks, are passed over.
         path: The file, for messages.
         name: The model's name, for messages.
         advice: What to try: a sentence with a space before it.
@@ -135,7 +146,7 @@ def refuse_unused(
     Raises:
         ModelError: There are some; the sentence names the first.
     """
-    lost = [key for key in unused if (is_in_block(key) or key in _TOKENS) and _is_weight(state.get(key))]
+    lost = [key for key in unused if (is_in_block(key) or key in _TOKENS) and key in found and found[key][1]]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         what = "" if lost[0] in _TOKENS else " (LayerScale, LoRA or more blocks?)"
@@ -143,10 +154,6 @@ def refuse_unused(
             f"{path} does not fit {name}, which has no place for {lost[0]}{more}{what}; expected weights of this "
             f"architecture.{advice or ' Name the model that they are of, or merge them first.'}"
         )
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def unused_note(unused: Sequence[str], *, source: str) -> str | None:

@@ -5,7 +5,9 @@ packs have. What does not verify, whatever it is instead, counts as unknown, and
 """
 
 import fcntl
+import functools
 import os
+import re
 import time
 import warnings
 import zlib
@@ -52,6 +54,21 @@ def make_private(folder: Path) -> None:
     """
     for one in (*reversed(folder.parents), folder):
         one.mkdir(mode=0o700, exist_ok=True)
+
+
+@functools.cache  # once is enough: nobody makes more of them
+def clear_old(folder: Path, names: str) -> None:
+    """Remove from a folder of the cache the files that earlier versions kept there and nobody reads any more.
+
+    Args:
+        folder: It may not exist.
+        names: A regular expression of their whole names, which no other file could have.
+    """
+    with suppress(OSError):  # what stays costs room, and nothing else
+        with os.scandir(folder) as inside:
+            old = [one.path for one in inside if re.fullmatch(names, one.name) and one.is_file(follow_symlinks=False)]
+        for path in old:
+            os.unlink(path)
 
 
 @contextmanager

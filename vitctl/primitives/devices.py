@@ -9,11 +9,10 @@ import torch
 from vitctl.errors import SettingError, UnavailableError, check_choice
 from vitctl.primitives.cpus import cpu_quota, num_cpus
 from vitctl.primitives.formatting import format_bytes
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.settings.words import DEVICES
 
-# torch on the CPU and onnxruntime have no type of error for a full memory, only what their allocators say
-_ALLOCATORS = ("DefaultCPUAllocator: ", "Failed to allocate memory for requested buffer")
-# their words, and those of CUDA and numpy, for how much they could not have
+# the words of torch, onnxruntime, CUDA and numpy for how much they could not have
 _ASKED = re.compile(r"(?:allocate|buffer of size) (?P<amount>\d+(?:\.\d+)?)(?: bytes|(?P<unit> [KMGTPE]iB)|$)")
 
 
@@ -53,13 +52,6 @@ def resolve_num_threads(num_threads: int | None) -> tuple[int, str]:
     return num_threads, "asked for"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the memory of a GPU, or of the computer, is full."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error) for words in _ALLOCATORS)
-
-
 @contextmanager
 def enough_memory(device: torch.device, batch_size: int | None, *others: str) -> Iterator[None]:
     """Say in a sentence that the memory of ``device``, or of the computer, is full, and what to try.
@@ -78,7 +70,7 @@ def enough_memory(device: torch.device, batch_size: int | None, *others: str) ->
         if not is_out_of_memory(error):
             raise
         full = device if isinstance(error, torch.OutOfMemoryError) else torch.device("cpu")
-        at = "" if batch_size is None else f" at a batch of {batch_size} images"
+        at = "" if batch_size is None else f" at a batch of {batch_size} images{_estimated(error)}"
         smaller = others if batch_size is None else ("--batch-size", *others)
         elsewhere = "a smaller model, or fewer images" if full.type == "cpu" else "another --device"
         field = smaller[0] if smaller else None if full.type == "cpu" else "--device"
@@ -99,6 +91,12 @@ def enough_memory_on_cpu(batch_size: int | None) -> AbstractContextManager[None]
         A context that raises SettingError where the memory is full.
     """
     return enough_memory(torch.device("cpu"), batch_size)
+
+
+def _estimated(error: BaseException) -> str:
+    """Return about how much the batch takes, where whoever computed it has said so (``vitctl.models.batch_memory``)."""
+    found = getattr(error, "batch_bytes", None)
+    return "" if found is None else f" (about {format_bytes(found)})"
 
 
 def _asked_for(error: BaseException) -> str:

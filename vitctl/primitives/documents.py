@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vitctl.errors import VitctlError
+from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.schema_mistakes import mistake_of, shortened
 
 SchemaT = TypeVar("SchemaT")
@@ -27,7 +28,7 @@ Refusal = Callable[[str], VitctlError]
 """From a sentence to the error to raise: a class of ``vitctl.errors``, or one with its field filled in."""
 
 MAX_BYTES = 16 * 2**20  # guess: the config.json of 21,843 described classes has 3 MB
-MAX_LISTING_BYTES = 128 * 2**20  # guess: names of two million images; read, a list of numbers of this length has 1.3 GB
+_PIECE = 2**20
 MAX_TOML_BYTES = 2**18  # guess: recipes have 5 kB
 MAX_DEPTH = 64  # guess: no configuration we know is nested above 8
 MAX_DIGITS = 300  # a longer whole number is larger than any float
@@ -141,13 +142,13 @@ def foreign(where: Path | str, error: Refusal, *, expected: str, kind: str = "")
         kind: As what it is read, where its name leaves that open: ``.npz``.
 
     Raises:
-        VitctlError: ``error``; those that the block raises itself pass unchanged, as does MemoryError.
+        VitctlError: ``error``; those that the block raises itself pass unchanged, as do errors of a full memory.
     """
     try:
         yield
-    except (VitctlError, MemoryError):
-        raise
     except Exception as cause:
+        if isinstance(cause, VitctlError) or is_out_of_memory(cause):
+            raise
         reading = f"read as {kind}" if kind else "read"
         raise error(f"{where} cannot be {reading} ({reason_of(cause)}); expected {expected}.") from cause
 
@@ -170,7 +171,9 @@ def reason_of(error: BaseException) -> str:
 def _content(path: Path, most_bytes: int) -> bytes:
     check_regular(path)
     with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
+        content = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)  # as much memory is taken at once
+        while len(content) <= most_bytes and (piece := file.read(_PIECE)):  # it has grown, or does not tell its size
+            content += piece
     if len(content) > most_bytes:
         raise UnusableDocument(f"it is larger than {most_bytes:,} bytes")
     return content

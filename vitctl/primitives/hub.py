@@ -8,10 +8,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 
 TIMEOUT_S = 5.0
 HUB_CACHE = Path(constants.HF_HUB_CACHE)
 """Folder that the hub's client downloads to."""
+
+NotThereError = EntryNotFoundError
+"""What the hub's client raises of a file that a repository, or its cache where that is all there is, does not hold."""
 
 
 def hub_is_reachable() -> bool:
@@ -35,10 +39,23 @@ def hub_access() -> Iterator[bool]:
 
     Without this the client repeats every request for half a minute before it looks there.
     """
-    before = constants.HF_HUB_OFFLINE
     is_reachable = hub_is_reachable()
-    constants.HF_HUB_OFFLINE = before or not is_reachable
-    try:
+    with _offline(constants.HF_HUB_OFFLINE or not is_reachable):
         yield is_reachable
+
+
+@contextmanager
+def hub_cache_only() -> Iterator[bool]:
+    """Keep the hub's client to its cache: what was fetched and looked at is then what is read. Yields True."""
+    with _offline(True):
+        yield True
+
+
+@contextmanager
+def _offline(is_offline: bool) -> Iterator[None]:
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = is_offline
+    try:
+        yield
     finally:
         constants.HF_HUB_OFFLINE = before

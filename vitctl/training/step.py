@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vitctl.data.loader import TrainingBatch
+from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.training.losses import share_of_loss
 
 
@@ -30,14 +31,23 @@ def take_step(
         precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(batch.images)  # (B, C)
-    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
-    # processes average their gradients; times their number, that is the mean over the global batch
-    accelerator.backward(share * accelerator.num_processes)
+    with batch_bytes_told(accelerator.unwrap_model(model), batch.images):
+        share = _forward_and_backward(model, batch, accelerator=accelerator, precision=precision)
     if clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     loss: Tensor = accelerator.reduce(share.detach(), reduction="sum")
     return loss
+
+
+def _forward_and_backward(
+    model: nn.Module, batch: TrainingBatch, *, accelerator: Accelerator, precision: str
+) -> Tensor:
+    """Add the gradients; return this process's share of the mean loss, (), float32."""
+    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(batch.images)  # (B, C)
+    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
+    # processes average their gradients; times their number, that is the mean over the global batch
+    accelerator.backward(share * accelerator.num_processes)
+    return share

@@ -15,6 +15,7 @@ from vitctl.data.source import Source, SourceOptions
 from vitctl.data.sources.saved import source_of
 from vitctl.errors import DataError
 from vitctl.primitives.hub import HUB_CACHE, hub_access
+from vitctl.primitives.out_of_memory import is_out_of_memory
 
 OPTIONS: tuple[str, ...] = ("image_column", "label_column", "group_column")
 PREFIX = "hub:"
@@ -46,6 +47,8 @@ def open_source(spec: str, options: SourceOptions) -> Source:
         with quiet_datasets(), _hub():
             loaded = load_dataset(repo, config, split=split)
     except Exception as error:  # the hub client, pyarrow and datasets have no common base class
+        if is_out_of_memory(error):
+            raise
         raise DataError(
             f"{spec} cannot be read: {root_cause(error)}. Check name, configuration and split, or, where there is no "
             "network, fetch it elsewhere, write it with datasets' save_to_disk, and give that folder."

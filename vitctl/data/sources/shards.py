@@ -29,7 +29,7 @@ from vitctl.data.images import open_image
 from vitctl.data.labels import class_names
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
-from vitctl.primitives.cache import cache_folder, file_stamp, keep, recall
+from vitctl.primitives.cache import cache_folder, clear_old, file_stamp, keep, recall
 from vitctl.primitives.documents import UnusableDocument, foreign, parse_document
 from vitctl.primitives.files import short_hash, user_path
 from vitctl.primitives.natural_order import natural_key
@@ -37,6 +37,7 @@ from vitctl.primitives.schemas import Name, Schema
 
 OPTIONS: tuple[str, ...] = ("label_column", "group_column")
 INDEX_VERSION = 3
+OLD_INDEX = r"(?s:.+)-[0-9a-f]{16}\.json"  # the names of earlier versions: a shard's, and the hash of its path
 MAX_TEXT = 1_000  # a longer field of a .json is a caption, no class or group
 MAX_LABEL_BYTES = 1 << 20  # a .cls or .json member above this is no label
 Start = Annotated[int, Field(ge=0, lt=2**63)]
@@ -271,6 +272,7 @@ def _indexed(path: Path) -> _Index:
     folder = cache_folder()
     if folder is None:
         return _index(path)
+    clear_old(folder / "tar", OLD_INDEX)
     store = folder / "tar" / f"{path.name}-{short_hash(str(path))}.index"
     stamp = f"{INDEX_VERSION}-{short_hash(' '.join(image_endings()))}-{file_stamp(path)}"
     known = recall(store)
