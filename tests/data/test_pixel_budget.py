@@ -94,17 +94,21 @@ def _files(folder: Path, count: int) -> list[str]:
     return [str(folder / f"{index}.png") for index in range(count)]
 
 
-def _size(rgb: Image.Image) -> Any:
-    """Stand in for a transform."""
-    return torch.tensor(rgb.size)
+class Size:
+    """Stands in for a transform."""
+
+    max_value = None
+
+    def __call__(self, rgb: Image.Image) -> torch.Tensor:
+        return torch.tensor(rgb.size)
 
 
 def _predict(paths: list[str]) -> None:
-    list(read_batches(paths, cast(Any, _size), batch_size=6))
+    list(read_batches(paths, cast(Any, Size()), batch_size=6))
 
 
 def _predict_arrays(paths: list[str]) -> None:
-    list(read_batches([np.asarray(Image.open(path)) for path in paths], cast(Any, _size), batch_size=6))
+    list(read_batches([np.asarray(Image.open(path)) for path in paths], cast(Any, Size()), batch_size=6))
 
 
 def _scan(paths: list[str]) -> None:
@@ -149,7 +153,7 @@ class Watching(SharedPixelBudget):
 class Slowly:
     """Stands in for a transform, and takes a while, in which others could decode."""
 
-    least_side = None
+    least_side = max_value = None
 
     def pixels(self, rgb: Image.Image, **_key: int) -> torch.Tensor:
         threading.Event().wait(0.01)
@@ -231,7 +235,7 @@ def test_16_bit_images_take_a_strip_at_a_time(monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_memory_is_no_fault_of_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Any, error: Exception
 ) -> None:
-    def full(_image: Image.Image) -> Image.Image:
+    def full(_image: Image.Image, **_how: object) -> Image.Image:
         raise error
 
     monkeypatch.setattr(images, "to_rgb", full)
