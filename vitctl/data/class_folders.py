@@ -107,11 +107,13 @@ def _on_depth(tree: Tree, place: str, found: _Listing, depth: int) -> list[str]:
         )
     paths = [path for listed in found.by_class.values() for path in listed]
     if depth == 1 and all(path.count("/") > 1 for path in paths):
-        first, second = paths[0].split("/")[:2]
-        notes.append(
-            f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as {first!r}. "
-            f"--class-depth 2 takes the folders below as classes: {second!r}."
-        )
+        below = list(dict.fromkeys(path.split("/")[1] for path in paths))
+        if len(below) > 1:  # where it is one it has the name of no class: ``cat/images/1.jpg``
+            notes.append(
+                f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as "
+                f"{paths[0].split('/')[0]!r}. --class-depth 2 takes the {len(below):,} folders below as classes, "
+                f"{below[0]!r} first."
+            )
     return notes
 
 

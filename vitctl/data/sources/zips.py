@@ -30,6 +30,7 @@ OPTIONS: tuple[str, ...] = ("class_depth",)
 _UTF8, _ENCRYPTED = 0x800, 0x1  # flags, APPNOTE.TXT 4.4.4
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _METHODS += (zipfile.ZIP_ZSTANDARD,) if hasattr(zipfile, "ZIP_ZSTANDARD") else ()  # from Python 3.14 on
+_OTHER_METHODS = {9: "Deflate64, as Windows does large files", 93: "Zstandard", 95: "XZ", 98: "PPMd"}  # 4.4.5
 _EXPECTED = "a whole zip archive; it may be truncated: copy it again"
 
 
@@ -171,9 +172,9 @@ def _check_readable(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         )
     packed = next((member for member in of_images if member.compress_type not in _METHODS), None)
     if packed is not None:
-        how = zipfile.compressor_names.get(packed.compress_type, "unknown")
+        how = _OTHER_METHODS.get(packed.compress_type, f"method {packed.compress_type}")
         raise DataError(
-            f"{path} packs {packed.filename} by method {packed.compress_type} ({how}), which Python does not read; "
+            f"{path} packs {packed.filename} by {how}, which Python does not read; "
             "expected deflate, bzip2, lzma or none. Unpack it and give the folder."
         )
 
