@@ -190,6 +190,12 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         open_source(str(tmp_path)).training_split()
 
 
+def test_a_folder_that_holds_an_archive_only_says_so(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds no image but photos\.zip; expected .* Give the archive\."):
+        open_source(str(tmp_path)).training_split()
+
+
 def test_class_folders_without_any_image_are_an_error(tmp_path: Path, write_classes: Write) -> None:
     with pytest.raises(DataError, match=r"has 2 sub-folder\(s\) but no image in them"):
         open_source(str(write_classes(tmp_path, cat=0, dog=0))).training_split()
@@ -287,6 +293,12 @@ def test_links_that_lead_back_by_way_of_each_other_are_an_error(tmp_path: Path, 
     (folder / "dog" / "to cat").symlink_to("../cat", target_is_directory=True)
     with pytest.raises(DataError, match="is a link that leads back to"):
         open_source(str(folder)).split("all")
+
+
+def test_nothing_but_a_link_that_leads_back_is_an_error_too(tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(".", target_is_directory=True)
+    with pytest.raises(DataError, match=f"{tmp_path}/again.* is a link that leads back to"):
+        open_source(str(tmp_path)).split("all")
 
 
 def test_a_link_to_itself_is_no_folder(tmp_path: Path, write_classes: Write) -> None:
