@@ -247,6 +247,16 @@ def test_an_empty_class_folder_is_no_error_in_given_validation(tmp_path: Path, w
     assert sources.val.counts().tolist() == [0, 1]
 
 
+def test_what_is_odd_about_given_validation_images_is_said(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "images", cat=2, dog=2)
+    write_classes(tmp_path / "held out" / "2024", cat=1, dog=1, first=5)
+    sources = open_training_sources(str(tmp_path / "images"), val=str(tmp_path / "held out"), val_fraction=None)
+    assert sources.val is not None
+    assert sources.source.sentences(sources.train, sources.val) == [
+        f"{tmp_path}/held out holds nothing but 2024/, whose folders are read."
+    ]
+
+
 def test_training_never_opens_the_test_split(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "train", cat=2, dog=2)
     (tmp_path / "test").mkdir()  # empty: an error for whoever asks for it
