@@ -192,7 +192,7 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_an_archive_only_says_so(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds no image but photos\.zip; expected .* Give the archive\."):
+    with pytest.raises(DataError, match=r"holds photos\.zip and no image; expected .* Give the archive\."):
         open_source(str(tmp_path)).training_split()
 
 

@@ -1,6 +1,5 @@
 """Folders whose names are classes, on disk or in an archive, as a source of splits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -137,11 +136,5 @@ def _why_no_images(tree: Tree, place: str, found: _Listing, depth: int) -> str:
         )
     archives = [name for name in tree.files(place) if name.lower().endswith((".zip", ".tar"))]
     if archives:
-        return (
-            f"{where} holds no image but {_first(archives)}; expected one folder of images per class. Give the archive."
-        )
+        return f"{where} holds {archives[0]} and no image; expected one folder of images per class. Give the archive."
     return f"{where} {'holds no image' if unread else 'is empty'}; expected one folder of images per class.{more}"
-
-
-def _first(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more archives" if len(names) > 1 else "")
