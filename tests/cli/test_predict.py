@@ -21,7 +21,7 @@ def photos(finished_run: Path, tmp_path: Path) -> Path:
 def test_json__input_order_and_keys(run_cli, finished_run: Path, photos: Path) -> None:
     images = [photos / "10.png", photos / "1.png"]
     document = run_cli("predict", finished_run, *images, "--top-k", 2, "--json").json
-    assert set(document) == {"predictions", "skipped"}
+    assert set(document) == {"predictions", "skipped", "left_out"}
     assert [entry["image"] for entry in document["predictions"]] == [str(path) for path in images]
     first = document["predictions"][0]["top"]
     assert [top["class"] for top in first][0] == "blue"

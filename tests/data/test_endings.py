@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vitctl
 from vitctl.data import endings, heif
 from vitctl.data.endings import (
     EXTENSIONS,
@@ -59,6 +60,13 @@ def test_no_ending_is_both_and_none_is_an_index_of_ours() -> None:
     assert list(endings._OTHER_KINDS) == sorted(endings._OTHER_KINDS)
     for name in ("notes.txt", "labels.csv", "1.json", "Thumbs.db", "a.zip", "jpg", "x.npy"):
         assert part_images([name]) == ([], {})
+
+
+def test_the_guide_lists_what_is_read() -> None:
+    guide = (Path(vitctl.__file__).parent / "guides" / "data.md").read_text(encoding="utf-8")
+    listed = guide.partition("Images are what ends in `")[2].partition("`")[0].split()
+    assert tuple(listed) == EXTENSIONS
+    assert f"`{' '.join(HEIF_EXTENSIONS)}`" in guide
 
 
 def test_part_images__any_case_most_frequent_first(without_heif: None) -> None:

@@ -173,7 +173,7 @@ def test_images_two_levels_deep_are_said_and_read_as_given(written: Callable[...
     (note,) = usual.notes
     assert note == (
         f"No image of {spec} lies directly in a class folder; cats/other/1.png counts as 'cats'. --class-depth 2 takes "
-        "the folders below as classes: 'other'."
+        "the 4 folders below as classes, 'other' first."
     )
     source = open_source(str(spec), SourceOptions(class_depth=2))
     split = source.splits["all"]
@@ -186,6 +186,10 @@ def test_images_two_levels_deep_are_said_and_read_as_given(written: Callable[...
     names = [split.class_names[label] for label in split.labels]
     labelled = {path.split("/")[-2]: name for path, name in zip(split.image_names(), names, strict=True)}
     assert labelled == {"poodle": "poodle", "pug": "pug", "other": "other", "old": "siam"}
+
+
+def test_one_folder_below_each_class_is_nothing_to_speak_of(written: Callable[..., Path]) -> None:
+    assert open_source(str(written("cats/images/1.png", "dogs/images/1.png"))).splits["all"].notes == ()
 
 
 @pytest.mark.parametrize("around", ["", "animals/", "animals/v2/"])

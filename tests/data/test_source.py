@@ -82,6 +82,32 @@ def test_align_classes__any_order_of_the_map_keeps_the_names() -> None:
     assert _names(align_classes(split, ("c", "a", "b"), where="there")) == ["a", "b", "c", "b"]
 
 
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def test_split_from_names__composed_and_decomposed_letters_are_one_class() -> None:
+    split = _split(NFD, "tea", NFC, NFD)
+    assert (split.class_names, split.labels.tolist()) == ((NFC, "tea"), [0, 1, 0, 0])
+    (note,) = split.notes
+    assert note.startswith(f"1 class is spelt with letters taken apart (Unicode NFD, as macOS does), '{NFC}' first")
+    assert _split(NFC, "tea").notes == ()
+    assert "2 classes are spelt" in _split(NFD, f"{NFD} au lait").notes[0]
+
+
+def test_align_classes__a_map_of_an_older_run_may_be_decomposed() -> None:
+    split = _split(NFC, "tea")
+    assert align_classes(split, ("tea", NFD), where="there").labels.tolist() == [1, 0]
+    both = align_classes(split, (NFC, NFD, "tea"), where="there")  # as two classes, which they once were
+    assert both.labels.tolist() == [0, 2]
+
+
+def test_sentences_are_those_of_source_and_splits_each_once() -> None:
+    train, val = (_split(NFD), _split(NFD))
+    source = Source("here", "two splits", {"train": train, "val": val}, notes=("Something.",))
+    assert source.sentences(train, val) == ["Something.", *train.notes]
+    assert source.told_split("val").notes == ("Something.", *val.notes)
+
+
 def test_align_classes__extra_classes_are_listed() -> None:
     with pytest.raises(DataError) as caught:
         align_classes(_split("cat", "dgo", "cow"), ("cat", "dog"), where="the validation split")

@@ -190,6 +190,12 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         open_source(str(tmp_path)).training_split()
 
 
+def test_a_folder_that_holds_an_archive_only_says_so(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds photos\.zip and no image; expected .* Give the archive\."):
+        open_source(str(tmp_path)).training_split()
+
+
 def test_class_folders_without_any_image_are_an_error(tmp_path: Path, write_classes: Write) -> None:
     with pytest.raises(DataError, match=r"has 2 sub-folder\(s\) but no image in them"):
         open_source(str(write_classes(tmp_path, cat=0, dog=0))).training_split()
@@ -241,6 +247,16 @@ def test_an_empty_class_folder_is_no_error_in_given_validation(tmp_path: Path, w
     assert sources.val.counts().tolist() == [0, 1]
 
 
+def test_what_is_odd_about_given_validation_images_is_said(tmp_path: Path, write_classes: Write) -> None:
+    write_classes(tmp_path / "images", cat=2, dog=2)
+    write_classes(tmp_path / "held out" / "2024", cat=1, dog=1, first=5)
+    sources = open_training_sources(str(tmp_path / "images"), val=str(tmp_path / "held out"), val_fraction=None)
+    assert sources.val is not None
+    assert sources.source.sentences(sources.train, sources.val) == [
+        f"{tmp_path}/held out holds nothing but 2024/, whose folders are read."
+    ]
+
+
 def test_training_never_opens_the_test_split(tmp_path: Path, write_classes: Write) -> None:
     write_classes(tmp_path / "train", cat=2, dog=2)
     (tmp_path / "test").mkdir()  # empty: an error for whoever asks for it
@@ -287,6 +303,12 @@ def test_links_that_lead_back_by_way_of_each_other_are_an_error(tmp_path: Path, 
     (folder / "dog" / "to cat").symlink_to("../cat", target_is_directory=True)
     with pytest.raises(DataError, match="is a link that leads back to"):
         open_source(str(folder)).split("all")
+
+
+def test_nothing_but_a_link_that_leads_back_is_an_error_too(tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(".", target_is_directory=True)
+    with pytest.raises(DataError, match=f"{tmp_path}/again.* is a link that leads back to"):
+        open_source(str(tmp_path)).split("all")
 
 
 def test_a_link_to_itself_is_no_folder(tmp_path: Path, write_classes: Write) -> None:

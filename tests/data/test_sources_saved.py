@@ -75,6 +75,12 @@ def test_a_dataset_dict_has_its_splits_and_validation_is_val(tmp_path: Path) -> 
     assert splits["val"].image_name(1) == f"{tmp_path}/set/validation/1"
 
 
+def test_splits_are_spelt_freely(tmp_path: Path) -> None:
+    part = _dataset(_pixels(1), [0])
+    DatasetDict(Training=part, VAL=part, test_set=part).save_to_disk(tmp_path)
+    assert list(_open(tmp_path).splits) == ["train", "val", "test"]
+
+
 def test_other_splits_keep_their_names(tmp_path: Path) -> None:
     DatasetDict(train=_dataset(_pixels(1), [0]), extra=_dataset(_pixels(1), [0])).save_to_disk(tmp_path)
     assert list(_open(tmp_path).splits) == ["train", "extra"]

@@ -283,9 +283,11 @@ def test_the_class_is_the_topmost_folder_that_tells_images_apart(tmp_path: Path,
     assert _labels(split) == ["cat", "cat", "dog", "dog"]
 
 
-def test_splits_as_folders_in_a_shard_are_an_error(tmp_path: Path) -> None:
-    members = {f"pets/{name}/cat/1.png": _png(row) for row, name in enumerate(("train", "test"))}
-    with pytest.raises(DataError, match=r"holds the splits test, train as folders; expected one split per shard"):
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing")])
+def test_splits_as_folders_in_a_shard_are_an_error(tmp_path: Path, names: tuple[str, ...]) -> None:
+    members = {f"pets/{name}/cat/1.png": _png(row) for row, name in enumerate(names)}
+    listed = ", ".join(sorted(names))
+    with pytest.raises(DataError, match=rf"holds the splits {listed} as folders; expected one split per shard"):
         _all(_tar(tmp_path / "a.tar", members))
 
 

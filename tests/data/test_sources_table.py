@@ -540,6 +540,15 @@ def test_a_column_called_split_divides_the_table(folder: Path) -> None:
     assert source.notes == ()
 
 
+@pytest.mark.parametrize(
+    ("value", "name"), [("TRAINING", "train"), ("train_set", "train"), ("Test Set", "test"), (" dev ", "val")]
+)
+def test_values_of_a_split_column_are_spelt_freely(folder: Path, value: str, name: str) -> None:
+    rest = "train" if name != "train" else "test"
+    path = _text(folder / "t.csv", "image,label,split", f"0.png,a,{value}", f"1.png,b,{rest}")
+    assert _greys(_open(path).splits[name]) == [0]
+
+
 def test_splits_of_a_table_with_bytes(folder: Path) -> None:
     images = [{"bytes": _png(grey), "path": None} for grey in (1, 2, 3)]
     path = _parquet(folder / "t.parquet", image=images, label=["a", "b", "a"], split=["dev", "train", "train"])

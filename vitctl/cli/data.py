@@ -14,7 +14,7 @@ EXAMPLES = """\
 Examples:
 
 \b
-  vitctl data photos/                               one folder per class, or train/ and test/
+  vitctl data photos/                               one folder per class, or train/ and test/; or photos.zip
   vitctl data labels.csv --image-root photos/
   vitctl data 'shards/train-*.tar' --json
 """

@@ -1,6 +1,5 @@
 """Folders whose names are classes, on disk or in an archive, as a source of splits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -107,11 +106,13 @@ def _on_depth(tree: Tree, place: str, found: _Listing, depth: int) -> list[str]:
         )
     paths = [path for listed in found.by_class.values() for path in listed]
     if depth == 1 and all(path.count("/") > 1 for path in paths):
-        first, second = paths[0].split("/")[:2]
-        notes.append(
-            f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as {first!r}. "
-            f"--class-depth 2 takes the folders below as classes: {second!r}."
-        )
+        below = list(dict.fromkeys(path.split("/")[1] for path in paths))
+        if len(below) > 1:  # where it is one it has the name of no class: ``cat/images/1.jpg``
+            notes.append(
+                f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as "
+                f"{paths[0].split('/')[0]!r}. --class-depth 2 takes the {len(below):,} folders below as classes, "
+                f"{below[0]!r} first."
+            )
     return notes
 
 
@@ -135,11 +136,5 @@ def _why_no_images(tree: Tree, place: str, found: _Listing, depth: int) -> str:
         )
     archives = [name for name in tree.files(place) if name.lower().endswith((".zip", ".tar"))]
     if archives:
-        return (
-            f"{where} holds no image but {_first(archives)}; expected one folder of images per class. Give the archive."
-        )
+        return f"{where} holds {archives[0]} and no image; expected one folder of images per class. Give the archive."
     return f"{where} {'holds no image' if unread else 'is empty'}; expected one folder of images per class.{more}"
-
-
-def _first(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more archives" if len(names) > 1 else "")

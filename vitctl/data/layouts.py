@@ -13,6 +13,7 @@ from vitctl.data.endings import any_image
 from vitctl.data.source import Images, composed_name
 from vitctl.errors import DataError
 
+MOST_WRAPPERS = 16  # guess; a link to the folder it lies in is one without end
 SPLIT_ORDER = ("train", "val", "test")
 _IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -84,7 +85,10 @@ def find_layout(tree: Tree, *, class_depth: int | None = None) -> Layout:
 def _without_wrappers(tree: Tree, depth: int) -> tuple[str, tuple[str, ...]]:
     """Return the place below all folders that hold one folder and no image, as archives unpack to; and a note."""
     top = ""
-    while (inner := _only_folder(tree, top)) is not None and _has_level(tree, inner, depth):
+    for _ in range(MOST_WRAPPERS):
+        inner = _only_folder(tree, top)
+        if inner is None or not _has_level(tree, inner, depth):
+            break
         top = inner
     return top, (f"{tree.where('')} holds nothing but {top}/, whose folders are read.",) if top else ()
 

@@ -263,7 +263,7 @@ def align_classes(
 ) -> Split:
     """Return ``split`` with labels that are positions in ``class_names``, matched by name.
 
-    A class that ``split`` lacks shifts nothing. Composed and decomposed letters (NFC, NFD) are the same.
+    A class that ``split`` lacks shifts nothing. Names in the map may have decomposed letters (NFD), as in older runs.
 
     Args:
         split: Any split.
@@ -275,13 +275,15 @@ def align_classes(
         DataError: ``split`` has images of classes that the map lacks; the sentence lists them.
     """
     known = {composed_name(class_name): index for index, class_name in enumerate(class_names)}
+    known |= {class_name: index for index, class_name in enumerate(class_names)}
     present = [split.class_names[label] for label in np.unique(split.labels)]
-    extra = [class_name for class_name in present if composed_name(class_name) not in known]
+    extra = [class_name for class_name in present if class_name not in known]
     if extra:
         listed = ", ".join(repr(class_name) for class_name in extra[:10]) + (", ..." if len(extra) > 10 else "")
+        some = ", ".join(list(class_names)[:5]) + (" and others" if len(class_names) > 5 else "")
         raise DataError(
             f"{where} has {len(extra)} class{'es' * (len(extra) > 1)} unknown in training: {listed}; the "
-            f"{len(known)} known are {', '.join(list(class_names)[:5])}{' and others' * (len(known) > 5)}. {advice}"
+            f"{len(class_names)} known are {some}. {advice}"
         )
-    table = np.array([known.get(composed_name(class_name), -1) for class_name in split.class_names], dtype=np.int64)
+    table = np.array([known.get(class_name, -1) for class_name in split.class_names], dtype=np.int64)
     return replace(split, labels=table[split.labels], class_names=tuple(class_names))

@@ -21,7 +21,7 @@ class _TrainingImages(Settings):
     data: Annotated[
         str | None,
         Opt(
-            "Training images: a folder, a table, tar shards, a saved data set, hub:OWNER/NAME, or digits "
+            "Training images: a folder or .zip, a table, tar shards, a saved data set, hub:OWNER/NAME, or digits "
             "(the default).",
             "SPEC",
             outdates=("val", "flip", *_HOW_IMAGES_ARE_READ),

@@ -73,17 +73,13 @@ class FolderTree:
 
     def folders(self, place: str) -> list[str]:
         """Return the names of the folders in one; links to folders are folders."""
-        folder = self.root / place
-        try:
-            found = [path.name for path in folder.iterdir() if path.is_dir() and not is_hidden_name(path.name)]
-        except OSError as error:
-            raise _closed(error) from error
-        return sorted(found, key=natural_key)
+        _, found, _ = next(os.walk(self.root / place, onerror=_refuse))
+        return sorted((name for name in found if not is_hidden_name(name)), key=natural_key)
 
-    def files(self, place: str) -> Iterator[str]:
-        """Yield the names of the files in a folder."""
-        _, _, names = next(os.walk(self.root / place, onerror=_refuse), ("", [], []))
-        return (name for name in names if not is_hidden_name(name))
+    def files(self, place: str) -> list[str]:
+        """Return the names of the files in a folder."""
+        _, _, found = next(os.walk(self.root / place, onerror=_refuse))
+        return [name for name in found if not is_hidden_name(name)]
 
     def walk(self, place: str) -> Iterator[str]:
         """Yield the paths, from a folder on, of the files in and below it.
@@ -96,8 +92,8 @@ class FolderTree:
         for parent, folders, names in os.walk(top, onerror=_refuse, followlinks=True):
             folders[:] = [name for name in folders if not is_hidden_name(name)]
             _check_links(parent, folders, top)
-            below = parent[start:]
-            yield from (os.path.join(below, name) for name in names if not is_hidden_name(name))
+            below = os.path.join(parent[start:], "")
+            yield from (below + name for name in names if not is_hidden_name(name))
 
     def where(self, place: str) -> str:
         """Return the path."""
@@ -105,7 +101,8 @@ class FolderTree:
 
     def images(self, places: Sequence[str]) -> FileImages:
         """Return files as images."""
-        return FileImages(tuple(os.path.join(self.root, place) for place in places))
+        top = os.path.join(self.root, "")
+        return FileImages(tuple(top + place for place in places))
 
 
 def _refuse(error: OSError) -> None:

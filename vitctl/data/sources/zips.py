@@ -7,12 +7,13 @@ a member's name can lead nowhere: ``../`` and a first slash mean nothing in it, 
 import io
 import os
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from vitctl.data.class_folders import source_of_tree
@@ -27,25 +28,30 @@ from vitctl.primitives.memory import check_declared
 from vitctl.primitives.natural_order import natural_key
 
 OPTIONS: tuple[str, ...] = ("class_depth",)
-_UTF8, _ENCRYPTED = 0x800, 0x1  # flags, APPNOTE.TXT 4.4.4
+# https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
+_UTF8, _ENCRYPTED = 0x800, 0x1  # flags, 4.4.4
+_HEADER_BYTES = 30  # of a local header, 4.3.7
+_LINK = -1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _METHODS += (zipfile.ZIP_ZSTANDARD,) if hasattr(zipfile, "ZIP_ZSTANDARD") else ()  # from Python 3.14 on
+_OTHER_METHODS = {9: "Deflate64, as Windows does large files", 93: "Zstandard", 95: "XZ", 98: "PPMd"}  # 4.4.5
 _EXPECTED = "a whole zip archive; it may be truncated: copy it again"
 
 
 @dataclass(frozen=True)
 class ZipImages:
-    """Images in a zip archive.
+    """Images in a zip archive, by where their bytes lie: every image opens the file anew, and no list of it is kept.
 
     Attributes:
         archive: Path of the archive.
         places: (N,) where they are in it.
-        members: (N,) their names as ``zipfile`` gives them.
+        members: (N, 5) int64: first byte of the local header, number of bytes packed and unpacked, CRC-32, method of
+            packing (-1 for a link).
     """
 
     archive: str
     places: tuple[str, ...]
-    members: tuple[str, ...]
+    members: np.ndarray
 
     def __len__(self) -> int:
         return len(self.places)
@@ -54,15 +60,14 @@ class ZipImages:
         """Return image ``row`` from its bytes, which are unpacked into memory.
 
         Raises:
-            ValueError: It is packed too well to be an image, or is a link.
+            ValueError: It is packed too well to be an image, is a link, or the archive has changed.
             Exception: What zipfile and Pillow raise for damaged data.
         """
-        archive = _opened(self.archive)
-        member = archive.getinfo(self.members[row])
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise ValueError("a link, which leads nowhere in an archive")
-        _check_size(member)
-        return open_image(io.BytesIO(archive.read(member)))
+        start, packed, size, crc, method = (int(number) for number in self.members[row])
+        member = zipfile.ZipInfo(self.places[row])
+        member.header_offset, member.compress_size, member.file_size = start, packed, size
+        member.CRC, member.compress_type = crc, method
+        return open_image(io.BytesIO(_unpacked(self.archive, member)))
 
     def name(self, row: int) -> str:
         """Return the archive's path, a slash, and the place in it."""
@@ -71,6 +76,32 @@ class ZipImages:
     def stamp(self, row: int) -> str:
         """Return a text that changes with the archive."""
         return file_stamp(self.archive)
+
+
+def _unpacked(archive: str, member: zipfile.ZipInfo) -> bytes:
+    if member.compress_type == _LINK:
+        raise ValueError("a link, which leads nowhere in an archive")
+    _check_size(member)
+    with open(archive, "rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(_HEADER_BYTES)
+        if len(header) < _HEADER_BYTES or header[:4] != b"PK\x03\x04":
+            raise ValueError("not where the archive has it; the archive is damaged or has changed")
+        file.seek(sum(struct.unpack("<HH", header[26:])), os.SEEK_CUR)  # the name and what more there is
+        # without ZipFile, which lists the whole archive first, in every process, and shares a place in the file
+        return zipfile.ZipExtFile(file, "r", member).read()
+
+
+def _check_size(member: zipfile.ZipInfo) -> None:
+    """Check the size that a member declares before it is unpacked; zipfile unpacks no more of it.
+
+    Raises:
+        ValueError: It is too large, or packed too well.
+    """
+    try:
+        check_declared(member.file_size, member.compress_size, where="it", error=DataError)
+    except DataError as error:
+        raise ValueError(str(error)) from error
 
 
 def recognises(spec: str) -> bool:
@@ -105,7 +136,7 @@ class ZipTree:
 
     def __init__(self, path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         self._path = path
-        self._members: dict[str, str] = {}
+        self._members: dict[str, zipfile.ZipInfo] = {}
         self._folders: dict[str, dict[str, None]] = {"": {}}
         self._files: dict[str, dict[str, None]] = {"": {}}
         for member in members:
@@ -115,7 +146,7 @@ class ZipTree:
             self._add_folders(parts if member.is_dir() else parts[:-1])
             if not member.is_dir():
                 self._files["/".join(parts[:-1])][parts[-1]] = None
-                self._members["/".join(parts)] = member.filename
+                self._members["/".join(parts)] = member
         _check_readable(path, members)
 
     def _add_folders(self, parts: Sequence[str]) -> None:
@@ -144,7 +175,14 @@ class ZipTree:
 
     def images(self, places: Sequence[str]) -> ZipImages:
         """Return files as images."""
-        return ZipImages(str(self._path), tuple(places), tuple(self._members[place] for place in places))
+        members = [_numbers(self._members[place]) for place in places]
+        return ZipImages(str(self._path), tuple(places), np.array(members, dtype=np.int64).reshape(-1, 5))
+
+
+def _numbers(member: zipfile.ZipInfo) -> tuple[int, ...]:
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    method = _LINK if is_link else member.compress_type
+    return member.header_offset, member.compress_size, member.file_size, member.CRC, method
 
 
 def _parts(member: zipfile.ZipInfo) -> list[str]:
@@ -171,35 +209,8 @@ def _check_readable(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
         )
     packed = next((member for member in of_images if member.compress_type not in _METHODS), None)
     if packed is not None:
-        how = zipfile.compressor_names.get(packed.compress_type, "unknown")
+        how = _OTHER_METHODS.get(packed.compress_type, f"method {packed.compress_type}")
         raise DataError(
-            f"{path} packs {packed.filename} by method {packed.compress_type} ({how}), which Python does not read; "
+            f"{path} packs {packed.filename} by {how}, which Python does not read; "
             "expected deflate, bzip2, lzma or none. Unpack it and give the folder."
         )
-
-
-def _check_size(member: zipfile.ZipInfo) -> None:
-    """Check the size that a member declares before it is unpacked; zipfile unpacks no more of it.
-
-    Raises:
-        ValueError: It is too large, or packed too well.
-    """
-    try:
-        check_declared(member.file_size, member.compress_size, where="it", error=DataError)
-    except DataError as error:
-        raise ValueError(str(error)) from error
-
-
-# --- one open archive per process: what it holds is listed once, not for every image -------------------------
-
-
-def _opened(path: str) -> zipfile.ZipFile:
-    """Return an archive, opened by this process; it may be read by several threads."""
-    status = os.stat(path)
-    return _open(path, os.getpid(), (status.st_size, status.st_mtime_ns, status.st_ino))
-
-
-@lru_cache(maxsize=4)
-def _open(path: str, process: int, version: tuple[int, ...]) -> zipfile.ZipFile:
-    """Return an archive as it is now; a forked process opens its own, as reading moves the place in a shared file."""
-    return zipfile.ZipFile(path)
