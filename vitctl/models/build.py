@@ -272,10 +272,8 @@ def names_of_outputs(loaded: LoadedModel, spec: str) -> tuple[str, ...]:
         ModelError: It has no classifier.
     """
     if not loaded.num_classes:
-        raise ModelError(
-            f"{loaded.name} has no classifier: its weights hold no head. Fine-tune it first: vitctl finetune --model "
-            f"{spec}."
-        )
+        why = (loaded.report.why_headless if loaded.report is not None else None) or "its weights hold no head"
+        raise ModelError(f"{loaded.name} has no classifier: {why}. Fine-tune it first: vitctl finetune --model {spec}.")
     return loaded.class_names or tuple(str(index) for index in range(loaded.num_classes))
 
 

@@ -48,13 +48,13 @@ class Renamed:
         tensors: By name.
         layout: Whose names they had, for people; None where they are left as they were.
         left_out: Names of the file that no timm model has a place for, and were left out.
-        notes: Sentences the user should see.
+        why_headless: Why the head is among those, where it is.
     """
 
     tensors: dict[str, Any]
     layout: str | None = None
     left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    why_headless: str | None = None
 
 
 def renamed(tensors: dict[str, Any], model: nn.Module, *, path: Path) -> Renamed:
@@ -100,11 +100,11 @@ def _of_transformers(tensors: dict[str, Any], model: nn.Module) -> Renamed:
         return Renamed(found, "transformers")
     for key in ("head.weight", "head.bias"):
         found.pop(key, None)
-    note = (
-        "The head of Dinov2ForImageClassification was left out: it reads the class token and the mean of the patches "
-        "side by side, and timm's models read one of them."
+    why = (
+        "the head of Dinov2ForImageClassification was left out, as it reads the class token and the mean of the patches "
+        "side by side, and timm's models read one of them"
     )
-    return Renamed(found, "transformers", ("classifier.weight", "classifier.bias"), (note,))
+    return Renamed(found, "transformers", ("classifier.weight", "classifier.bias"), why)
 
 
 def _with_folded_class_row(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vitctl.models.layouts import renamed
 from vitctl.models.load_report import LoadReport, first_line, some
 from vitctl.models.transformers_model import is_transformers_folder, weights_of
 from vitctl.models.unwrapping import unwrap
-from vitctl.models.weights_fit import misfits, refuse_unused
+from vitctl.models.weights_fit import TOKENS, misfits, refuse_unused
 from vitctl.models.weights_hints import advice
 from vitctl.primitives.files import path_exists
 
@@ -81,6 +81,8 @@ def load_tensors(
         known = renamed(tensors, model, path=path)
     raw = known.tensors
     _check_patch(model, raw, path=path, name=name)
+    own = model.state_dict()
+    refuse_unused((key for key in TOKENS if key not in own), raw, path=path, name=name, advice=advice(model, raw))
     table = _tensor_called(raw, "pos_embed")
     if table is not None and table.ndim == 3:
         adopt_grid(model, num_tokens=table.shape[1], path=path, name=name, advice=advice(model, raw))
@@ -90,7 +92,8 @@ def load_tensors(
     # what timm leaves out silently; of a file whose names it changes only these are known
     dropped = tuple(key for key in raw if key not in state and ("pre_logits" in key or not is_renamed))
     report = _load_state(model, state, (*known.left_out, *dropped), path=path, name=name)
-    return replace(report, notes=(*notes, *known.notes))
+    told = () if known.why_headless is None else (f"{path}: {known.why_headless}.",)
+    return replace(report, notes=(*notes, *told), why_headless=known.why_headless)
 
 
 @contextmanager

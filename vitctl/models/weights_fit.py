@@ -17,7 +17,7 @@ from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
 
-_TOKENS = ("cls_token", "dist_token", "reg_token")
+TOKENS = ("cls_token", "dist_token", "reg_token")
 _RUNNING = ("running_mean", "running_var")
 
 
@@ -135,10 +135,10 @@ def refuse_unused(
     Raises:
         ModelError: There are some; the sentence names the first.
     """
-    lost = [key for key in unused if (is_in_block(key) or key in _TOKENS) and _is_weight(state.get(key))]
+    lost = [key for key in unused if (is_in_block(key) or key in TOKENS) and _is_weight(state.get(key))]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        what = "" if lost[0] in _TOKENS else " (LayerScale, LoRA or more blocks?)"
+        what = "" if lost[0] in TOKENS else " (LayerScale, LoRA or more blocks?)"
         raise ModelError(
             f"{path} does not fit {name}, which has no place for {lost[0]}{more}{what}; expected weights of this "
             f"architecture.{advice or ' Name the model that they are of, or merge them first.'}"

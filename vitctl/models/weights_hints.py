@@ -14,7 +14,9 @@ def advice(model: nn.Module, state: Mapping[str, Any]) -> str:
         model: What the weights were to be loaded into.
         state: The file's tensors by timm's names.
     """
-    arguments = list(_arguments(model, state)) if isinstance(model, VisionTransformer) else []
+    if not isinstance(model, VisionTransformer) or not _is_alike(model.state_dict(), state):
+        return ""
+    arguments = list(_arguments(model, state))
     if not arguments:
         return ""
     return f" Try {' '.join(f'--model-arg {one}' for one in arguments)}, which the names in the file speak for."
@@ -43,6 +45,11 @@ def _arguments(model: nn.Module, state: Mapping[str, Any]) -> Iterator[str]:
             yield "global_pool=avg"
     if _lacks(state, own, "blocks.0.attn.qkv.bias") and "blocks.0.attn.qkv.weight" in state:
         yield "qkv_bias=false"
+
+
+def _is_alike(own: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Return whether most names are the model's: of another architecture no argument makes it this one."""
+    return sum(key in state for key in own) > len(own) / 2
 
 
 def _lacks(where: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:
