@@ -227,7 +227,7 @@ def test_eps__is_the_files_own_unless_the_model_will_be_saved(tmp_path: Path) ->
     assert {one.eps for one in opened.model.modules() if isinstance(one, nn.LayerNorm)} == {1e-3}
     assert {one.eps for one in trained.model.modules() if isinstance(one, nn.LayerNorm)} == {1e-6}
     assert opened.notes == ()
-    assert "add 0.001 to the variance" in trained.notes[0]
+    assert "add 0.001 to the variance; a run is saved as a timm folder" in trained.notes[0]
 
 
 def test_a_run_from_it__is_a_timm_folder_that_opens_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vitctl.errors import ModelError
 from vitctl.models.build import load_model
 from vitctl.models.prepared import open_model
 

@@ -101,8 +101,8 @@ def _of_transformers(tensors: dict[str, Any], model: nn.Module) -> Renamed:
     for key in ("head.weight", "head.bias"):
         found.pop(key, None)
     why = (
-        "the head of Dinov2ForImageClassification was left out, as it reads the class token and the mean of the patches "
-        "side by side, and timm's models read one of them"
+        "the head of Dinov2ForImageClassification was left out, as it reads the class token and the mean of the "
+        "patches side by side, and timm's models read one of them"
     )
     return Renamed(found, "transformers", ("classifier.weight", "classifier.bias"), why)
 

@@ -92,7 +92,10 @@ class Blueprint:
         if self.eps == _TIMMS_EPS:
             return self.notes
         if is_saved:
-            note = f"Its LayerNorms add {self.eps:g} to the variance in transformers; trained and saved, timm's 1e-6."
+            note = (
+                f"The LayerNorms of {self.weights.parent} add {self.eps:g} to the variance; a run is saved as a timm "
+                f"folder, and is trained with timm's {_TIMMS_EPS:g}."
+            )
             return (*self.notes, note)
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
