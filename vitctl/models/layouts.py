@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models import transformers_names
+from vitctl.models.anatomy import has_distillation_token
 from vitctl.models.load_report import some
 
 _ADAPTER = re.compile(r"\.(lora_[A-Za-z]+|ia3_l|hada_w\d_a|oft_R|vera_lambda_[bd])(\.|$)")
@@ -92,7 +93,7 @@ def _of_transformers(tensors: dict[str, Any], model: nn.Module) -> Renamed:
     found = transformers_names.to_timm(tensors)
     if "register_tokens" in found:
         found = _with_folded_class_row(found)
-    if "dist_token" in found and getattr(model, "dist_token", None) is None:
+    if "dist_token" in found and not has_distillation_token(model):
         found["reg_token"] = found.pop("dist_token")  # DeiT without its teacher's head: a token that nothing reads
     head, table = found.get("head.weight"), found.get("cls_token")
     is_double = isinstance(head, Tensor) and isinstance(table, Tensor) and head.shape[-1] == 2 * table.shape[-1]

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError, VitctlError
 from vitctl.models.adoption import adopt_grid, adopt_head, is_head
+from vitctl.models.anatomy import TOKENS
 from vitctl.models.checkpoints import kind_of, read_checkpoint
 from vitctl.models.google_npz import load_npz
 from vitctl.models.layouts import renamed
 from vitctl.models.load_report import LoadReport, first_line, some
 from vitctl.models.transformers_model import is_transformers_folder, weights_of
 from vitctl.models.unwrapping import unwrap
-from vitctl.models.weights_fit import TOKENS, misfits, refuse_unused
+from vitctl.models.weights_fit import misfits, refuse_unused
 from vitctl.models.weights_hints import advice
 from vitctl.primitives.files import path_exists
 

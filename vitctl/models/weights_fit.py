@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitctl.errors import ModelError
-from vitctl.models.anatomy import is_in_block
+from vitctl.models.anatomy import TOKENS, is_in_block
 from vitctl.models.describe import on_meta
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
 
-TOKENS = ("cls_token", "dist_token", "reg_token")
 _RUNNING = ("running_mean", "running_var")
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vitctl.models.anatomy import num_embedded_prefix_tokens
+
 
 def advice(model: nn.Module, state: Mapping[str, Any]) -> str:
     """Return a sentence with a space before it, or nothing.
@@ -31,7 +33,7 @@ def _arguments(model: nn.Module, state: Mapping[str, Any]) -> Iterator[str]:
     if _lacks(own, state, "reg_token"):
         registers = state["reg_token"]
         yield f"reg_tokens={registers.shape[1] if isinstance(registers, Tensor) and registers.ndim == 3 else 'N'}"
-        if not getattr(model, "no_embed_class", False):
+        if num_embedded_prefix_tokens(model):
             yield "no_embed_class=true"
     if _lacks(own, state, "blocks.0.ls1.gamma"):
         yield "init_values=1e-5"
