@@ -150,9 +150,13 @@ def test_every_command_takes_them(
     said = " ".join(result.stderr.split())
     assert "takes no argument 'reg_tokes'" in said
     assert "Did you mean 'reg_tokens'?" in said
-    result = run_cli(*line, "--model-arg", "reg_tokens")
-    assert (result.exit_code, result.stdout) == (2, ""), result.stderr
-    assert "--model-arg is 'reg_tokens'; expected KEY=VALUE" in " ".join(result.stderr.split())
+
+
+def test_another_form__is_refused_before_anything_is_loaded(run_cli: Callable[..., Any]) -> None:
+    for line in ("finetune", "fewshot-eval", "predict --model demo x.png"):
+        result = run_cli(*line.split(), "--model-arg", "reg_tokens")
+        assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+        assert result.stderr.startswith("error: --model-arg is 'reg_tokens'; expected KEY=VALUE")
 
 
 @pytest.mark.parametrize("line", ["evaluate {run}", "predict {run} x.png", "export {run}", "inspect pos-embed {run}"])

@@ -22,7 +22,7 @@ from vitctl.models.arguments import as_options, check_model_arguments
 from vitctl.models.budget import check_arguments, check_buildable
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
 from vitctl.models.load_report import LoadReport
-from vitctl.models.transformers_model import adapter_sentence, is_transformers_folder, read_blueprint
+from vitctl.models.transformers_model import WEIGHTS, adapter_sentence, is_transformers_folder, read_blueprint
 from vitctl.models.weights import load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
@@ -34,7 +34,6 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
-WEIGHTS = "model.safetensors"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
 
 
