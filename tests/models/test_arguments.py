@@ -105,9 +105,10 @@ def test_a_model_that_becomes_too_large__is_refused_before_it_takes_memory() -> 
             load_model("vit_tiny_patch16_224", weights="none", model_args=arguments)
 
 
-def test_weights_that_do_not_fit_with_them__say_so(tiny_model_folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"do not fit it with --model-arg global_pool=avg: .*fc_norm"):
-        load_model(str(tiny_model_folder), model_args={"global_pool": "avg"})
+@pytest.mark.parametrize(("key", "value", "words"), [("global_pool", "avg", ".*fc_norm"), ("reg_tokens", 2, "shape")])
+def test_weights_that_do_not_fit_with_them__say_so(tiny_model_folder: Path, key: str, value: Any, words: str) -> None:
+    with pytest.raises(ModelError, match=rf"do not fit it with --model-arg {key}={value}: {words}"):
+        load_model(str(tiny_model_folder), model_args={key: value})
 
 
 def test_a_run_holds_them_so_that_it_opens_again(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.exporting.npz import write_npz
+from vitctl.models.build import load_model
 from vitctl.models.unwrapping import ENTRIES, PREFIXES, unwrap
 from vitctl.models.weights import load_weights_file
 
@@ -113,6 +114,17 @@ def test_what_stands_in_the_place_of_weights__is_named(
         load_weights_file(small_vit(), path, name="small")
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>"])
+def test_what_stands_in_the_place_of_a_folders_weights__is_named(
+    tmp_path: Path, tiny_model_folder: Path, content: bytes
+) -> None:
+    """A repository that was cloned without git-lfs has them so."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is a (git-lfs pointer|web page)"):
+        load_model(str(folder))
 
 
 def test_text_and_unknown_bytes__say_what_is_read(tmp_path: Path) -> None:

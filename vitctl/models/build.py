@@ -20,6 +20,7 @@ from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.adoption import head_names
 from vitctl.models.arguments import as_options, check_model_arguments
 from vitctl.models.budget import check_arguments, check_buildable
+from vitctl.models.checkpoints import kind_of
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
 from vitctl.models.load_report import LoadReport
 from vitctl.models.transformers_model import WEIGHTS, adapter_sentence, is_transformers_folder, read_blueprint
@@ -210,6 +211,8 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None, **kwargs
         raise ModelError(
             f"No pretrained weights of {name} are published; use --weights FILE, or --weights none for random ones."
         )
+    if folder is not None:
+        kind_of(folder / WEIGHTS)  # a pointer of git-lfs, or a web page, where the weights should be
     try:
         with nullcontext(True) if folder else hub_access() as is_reachable:
             model: nn.Module = timm.create_model(address, pretrained=True, **kwargs)
@@ -223,7 +226,7 @@ def _create_pretrained(address: str, *, name: str, folder: Path | None, **kwargs
                 f"{folder / 'model.safetensors'} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it "
                 "again, or name another folder."
             ) from error
-        if kwargs and "loading state_dict" in reason:
+        if kwargs and (folder is not None or "loading state_dict" in reason):
             raise ModelError(f"The weights of {name} do not fit it with {as_options(kwargs)}: {reason}") from error
         if folder is not None:
             raise ModelError(f"The weights in {folder} do not fit its config.json: {reason}") from error
