@@ -206,6 +206,17 @@ def test_entries__nested_without_end_are_refused() -> None:
         unwrap(document, source="w")
 
 
+def test_entries__that_hold_themselves_or_are_numbered_end_in_a_sentence() -> None:
+    endless: dict[str, Any] = {"epoch": 1}
+    endless |= {"model": endless, "net": endless}
+    deep: dict[str, Any] = {"a": torch.zeros(1)}
+    for _ in range(5000):
+        deep = {"model": deep}
+    for document in (endless, deep, {0: {"exp_avg": torch.zeros(1)}}):
+        with pytest.raises(ModelError, match="w holds no tensors by name"):
+            unwrap(document, source="w")
+
+
 @pytest.mark.parametrize("prefix", [*PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.timm_model.module."])
 def test_prefixes__are_taken_off_in_turn_and_said(source: nn.Module, tmp_path: Path, prefix: str) -> None:
     save_file(with_prefix(source.state_dict(), prefix), tmp_path / "w.safetensors")
