@@ -36,7 +36,8 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         model: A timm model.
         path: A file of safetensors, of ``torch.save`` (read with ``weights_only=True``; no pickled code is run;
             averaged weights are preferred where there are both, as timm does), or an ``.npz`` file in the layout of
-            google-research/vision_transformer, big_vision or google-research/big_transfer; its content tells which.
+            google-research/vision_transformer, big_vision or google-research/big_transfer: its content tells which. Or
+            a folder that holds one as ``model.safetensors`` or ``pytorch_model.bin``.
         name: The model's name, for messages.
 
     Raises:
