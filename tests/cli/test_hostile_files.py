@@ -199,11 +199,16 @@ def _torn(content: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"noise {number}", bytes(changed)
 
 
-def of_state(content: bytes, suffix: str) -> Iterator[tuple[str, bytes]]:
+def of_state(content: bytes, suffix: str, entry: str | None = None) -> Iterator[tuple[str, bytes]]:
     """Yield weights with one tensor replaced, left out or added."""
     Path("valid").write_bytes(content)
     state = load_file("valid") if suffix == ".safetensors" else torch.load("valid", weights_only=True)
     Path("valid").unlink()
+    if entry is not None:
+        yield from (
+            (f"{entry} = {one!r}", written(partial(torch.save, {entry: one}), suffix)) for one in (3, {}, {1: 2})
+        )
+        state = state[entry]
     changes: dict[str, Callable[[torch.Tensor], Any]] = {
         "0-d": lambda x: x.flatten()[0].clone(),
         "nan": lambda x: x * float("nan"),
@@ -219,6 +224,8 @@ def of_state(content: bytes, suffix: str) -> Iterator[tuple[str, bytes]]:
         changes |= {"complex": lambda x: x.to(torch.complex64), "text": lambda x: "a", "list": lambda x: [1, 2]}
         changes |= {"sparse": lambda x: x.to_sparse(), "meta": lambda x: x.to("meta")}
     save = save_file if suffix == ".safetensors" else torch.save
+    if entry is not None:
+        save = partial(_save_below, entry)
     for key, tensor in state.items():
         for label, change in changes.items():
             yield f"{key}: {label}", written(partial(save, state | {key: change(tensor)}), suffix)
@@ -226,6 +233,10 @@ def of_state(content: bytes, suffix: str) -> Iterator[tuple[str, bytes]]:
     for key in extra:
         yield f"with {key!r}", written(partial(save, state | {key: torch.ones(3)}), suffix)
     yield from _torn(content)
+
+
+def _save_below(entry: str, state: dict[str, Any], path: Path) -> None:
+    torch.save({entry: state, "epoch": 3}, path)
 
 
 def of_idx(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -327,6 +338,19 @@ KINDS = {
     "weights.pth": Kind(
         "w.pth", "predict --model {0}/model --weights {0}/w.pth {0}/images", partial(of_state, suffix=".pth"), (0, 4)
     ),
+    "checkpoint": Kind(
+        "c.ckpt",
+        "predict --model {0}/model --weights {0}/c.ckpt {0}/images",
+        partial(of_state, suffix=".pth", entry="state_dict"),
+        (0, 4),
+    ),
+    "weights of transformers": Kind(
+        "hf/model.safetensors", "predict {0}/hf {0}/images", partial(of_state, suffix=".safetensors"), (0, 4)
+    ),
+    "config.json of transformers": Kind(
+        "hf/config.json", "predict {0}/hf {0}/images", partial(of_json, hostile=HOSTILE), (0, 4)
+    ),
+    "preprocessor_config.json": Kind("hf/preprocessor_config.json", "predict {0}/hf {0}/images", of_json, (0, 4)),
     "IDX images": Kind("idx/train-images-idx3-ubyte", "data {0}/idx --out out", of_idx, (0, 3)),
     "IDX labels": Kind("idx/train-labels-idx1-ubyte", "data {0}/idx --out out", of_idx, (0, 3)),
     "JSON lines": Kind("t.jsonl", "data {0}/t.jsonl --out out", of_json_lines, (0, 2, 3)),
@@ -354,6 +378,8 @@ def valid(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, fin
     from datasets import Dataset
 
     from vitctl.exporting.npz import write_npz
+    from vitctl.exporting.transformers_folder import write_transformers_folder
+    from vitctl.models.build import preprocessing_of
     from vitctl.models.prepared import open_model
     from vitctl.recipes import recipe_path
 
@@ -373,6 +399,11 @@ def valid(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, fin
     write_npz(model, folder / "w.npz", layout="vit_jax", name="tiny")
     shutil.copy(tiny_model_folder / "model.safetensors", folder / "w.safetensors")
     torch.save(model.state_dict(), folder / "w.pth")
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, folder / "c.ckpt")
+    (folder / "hf").mkdir()
+    write_transformers_folder(
+        model, folder / "hf", class_names=["a", "b", "c"], preprocessing=preprocessing_of(model), name="tiny"
+    )
     (folder / "idx").mkdir()
     for name, shape in (("images-idx3", (3, 4, 5)), ("labels-idx1", (3,))):
         head = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.exporting.npz import write_npz
+from vitctl.models.build import load_model
 from vitctl.models.unwrapping import ENTRIES, PREFIXES, unwrap
 from vitctl.models.weights import load_weights_file
 
@@ -48,7 +49,7 @@ def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 # --- by content
 
 
-@pytest.mark.parametrize("name", ["weights", "w.v2", "last.ckpt", "model_best.pth.tar", "w.safetensors", "w.npz"])
+@pytest.mark.parametrize("name", ["weights", "model_best.pth.tar", "w.safetensors", "w.npz"])
 @pytest.mark.parametrize("kind", ["torch", "legacy", "safetensors", "npz"])
 def test_content_tells_the_kind_whatever_the_name(source: nn.Module, tmp_path: Path, name: str, kind: str) -> None:
     path = tmp_path / name
@@ -103,7 +104,7 @@ def test_checkpoint_of_timms_train_py(source: nn.Module, tmp_path: Path) -> None
         (b"\0" * 257 + b"ustar\x0000" + b"\0" * 248, ("is packed",)),
     ],
 )
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.npz", "w", "w.pth.tar"])
+@pytest.mark.parametrize("name", ["w.safetensors", "w"])
 def test_what_stands_in_the_place_of_weights__is_named(
     tmp_path: Path, name: str, content: bytes, words: tuple[str, ...]
 ) -> None:
@@ -113,6 +114,17 @@ def test_what_stands_in_the_place_of_weights__is_named(
         load_weights_file(small_vit(), path, name="small")
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>"])
+def test_what_stands_in_the_place_of_a_folders_weights__is_named(
+    tmp_path: Path, tiny_model_folder: Path, content: bytes
+) -> None:
+    """A repository that was cloned without git-lfs has them so."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is a (git-lfs pointer|web page)"):
+        load_model(str(folder))
 
 
 def test_text_and_unknown_bytes__say_what_is_read(tmp_path: Path) -> None:
@@ -192,6 +204,17 @@ def test_entries__nested_without_end_are_refused() -> None:
         document = {"model": document}
     with pytest.raises(ModelError, match="w holds no tensors by name"):
         unwrap(document, source="w")
+
+
+def test_entries__that_hold_themselves_or_are_numbered_end_in_a_sentence() -> None:
+    endless: dict[str, Any] = {"epoch": 1}
+    endless |= {"model": endless, "net": endless}
+    deep: dict[str, Any] = {"a": torch.zeros(1)}
+    for _ in range(5000):
+        deep = {"model": deep}
+    for document in (endless, deep, {0: {"exp_avg": torch.zeros(1)}}):
+        with pytest.raises(ModelError, match="w holds no tensors by name"):
+            unwrap(document, source="w")
 
 
 @pytest.mark.parametrize("prefix", [*PREFIXES, "module._orig_mod.", "_orig_mod.module.", "model.timm_model.module."])

@@ -108,11 +108,8 @@ def same(first: Any, second: Any, *, features: bool = False) -> None:
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["center", "squash", "border"])
-@pytest.mark.parametrize("crop_pct", [1.0, 0.9, 0.875])
+@pytest.mark.parametrize(("mode", "crop_pct"), [("center", 0.9), ("squash", 0.875), ("border", 1.0)])
 def test_an_export__is_opened_as_what_it_was(tmp_path: Path, mode: str, crop_pct: float) -> None:
-    if mode == "border" and crop_pct < 1:
-        pytest.skip("a border is not cut")
     source = small(act_layer="gelu_tanh")
     folder = written(tmp_path / "hf", source, crop_mode=mode, crop_pct=crop_pct)
     loaded = load_model(str(folder))
@@ -147,7 +144,7 @@ def test_processor__its_cut_in_timms_words(tmp_path: Path, said: dict[str, Any],
     assert found.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("edge", range(225, 300))
+@pytest.mark.parametrize("edge", [225, 240, 248, 256, 299])
 def test_processor__the_share_that_is_kept_gives_back_the_edge(tmp_path: Path, edge: int) -> None:
     said = {"size": {"shortest_edge": edge}, "crop_size": {"height": 224, "width": 224}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
@@ -227,7 +224,7 @@ def test_eps__is_the_files_own_unless_the_model_will_be_saved(tmp_path: Path) ->
     assert {one.eps for one in opened.model.modules() if isinstance(one, nn.LayerNorm)} == {1e-3}
     assert {one.eps for one in trained.model.modules() if isinstance(one, nn.LayerNorm)} == {1e-6}
     assert opened.notes == ()
-    assert "add 0.001 to the variance" in trained.notes[0]
+    assert "add 0.001 to the variance; a run is saved as a timm folder" in trained.notes[0]
 
 
 def test_a_run_from_it__is_a_timm_folder_that_opens_again(tmp_path: Path) -> None:

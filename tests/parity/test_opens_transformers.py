@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vitctl.errors import ModelError
 from vitctl.models.build import load_model
 from vitctl.models.prepared import open_model
 
@@ -89,8 +90,10 @@ def test_folder__gives_transformers_logits_or_features(kind: str, folder_of: Cal
 
 
 def test_head_of_dinov2__is_left_out_and_said(folder_of: Callable[..., Any]) -> None:
-    notes = open_model(str(folder_of("dinov2, head")[0])).notes
-    assert any("The head of Dinov2ForImageClassification was left out" in note for note in notes)
+    opened = open_model(str(folder_of("dinov2, head")[0]))
+    assert any("the head of Dinov2ForImageClassification was left out" in note for note in opened.notes)
+    with pytest.raises(ModelError, match="has no classifier: the head of Dinov2ForImageClassification was left out"):
+        assert opened.class_names
 
 
 @pytest.mark.parametrize(

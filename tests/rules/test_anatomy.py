@@ -23,7 +23,10 @@ OUR_WORDS = {"mlp", "blocks", "stages"}  # as strings they are for people: a bra
 ALLOWED = {
     # names of the tensors that it writes, and of an argument of timm's; .norm2 and .mlp are its table of Flax names
     Path("exporting/npz.py"): {"cls_token", "no_embed_class", "norm2", "mlp"},
-    Path("exporting/transformers_folder.py"): {"cls_token", "norm1", "norm2"},  # names of the tensors that it writes
+    Path("models/transformers_names.py"): {"cls_token", "dist_token", "norm1", "norm2"},  # names of tensors in files
+    Path("models/transformers_model.py"): {"no_embed_class"},  # an argument of timm's
+    Path("models/layouts.py"): {"cls_token", "dist_token", "reg_token"},  # names of tensors in files
+    Path("models/weights_hints.py"): {"cls_token", "reg_token"},  # the same
     Path("inspecting/representations.py"): {"norm1", "norm2", "token_mixer"},  # the fields of BlockParts
 }
 

@@ -51,6 +51,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "group_column": "batch",
             "val": str(folder),
             "model": str(model),
+            "model_arg": ("reg_tokens=2", "global_pool=avg"),
             "weights": "none",
             "image_size": (16, 16),
             "epochs": 0.3,

@@ -31,7 +31,10 @@ Examples:
 def predict(
     given: dict[str, Any],
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Run folder or timm folder; with --model the first image instead.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="Run folder, or a folder of timm or transformers; with --model the first image."
+        ),
     ],
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE", help="Image files and folders.", show_default=False)

@@ -33,8 +33,8 @@ from vitctl.models.anatomy import (
     num_embedded_prefix_tokens,
     num_register_tokens,
 )
+from vitctl.models.folder_config import FILE as CONFIG_FILE
 from vitctl.models.geometry import geometry_of
-from vitctl.models.transformers_model import CONFIG as CONFIG_FILE
 from vitctl.models.transformers_model import WEIGHTS as WEIGHTS_FILE
 from vitctl.models.transformers_names import vit_names
 from vitctl.models.transformers_processor import FILE as PREPROCESSOR_FILE

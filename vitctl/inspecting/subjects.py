@@ -40,7 +40,7 @@ class ModelChoice:
     name: str
     spec: str
     weights: str
-    model_args: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_random(self) -> bool:

@@ -16,6 +16,8 @@ from torch import nn
 _LISTS = ("blocks", "stages", "layers")  # ViT, EfficientNet; ConvNeXt, PVT; Swin, FocalNet
 _NUMBERED = re.compile(r"(?:layer|stage|s|block)_?(\d+)")  # ResNet's layer1, RegNet's s1
 _NUMBERED_UNIT = re.compile(r"([a-z]+)\d+")  # RegNet's b1, b2... in a stage
+TOKENS = ("cls_token", "dist_token", "reg_token")
+"""The tensors of prefix tokens."""
 _LATE_CLASS_TOKEN = ("cls_attn_blocks", "blocks_token_only")  # XCiT, CaiT: the blocks that the class token is for
 
 
@@ -129,6 +131,11 @@ def has_class_token(model: nn.Module) -> bool:
     """Return whether the first prefix token is a class token."""
     holder = getattr(model, "embeds", model)  # where NaFlexViT keeps it
     return getattr(holder, "cls_token", None) is not None and int(getattr(model, "num_prefix_tokens", 1)) > 0
+
+
+def has_distillation_token(model: nn.Module) -> bool:
+    """Return whether a second head reads a token of its own (DeiT)."""
+    return getattr(model, "dist_token", None) is not None
 
 
 def has_late_class_token(model: nn.Module) -> bool:

@@ -19,11 +19,17 @@ from vitctl.errors import ModelError, did_you_mean
 from vitctl.models.adoption import head_names
 from vitctl.models.arguments import as_options, check_model_arguments
 from vitctl.models.budget import check_arguments, check_buildable
-from vitctl.models.checkpoints import check_sizes
+from vitctl.models.checkpoints import check_sizes, kind_of
 from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
 from vitctl.models.hub_models import fetch_model, is_on_hub, not_fetched
 from vitctl.models.load_report import LoadReport
-from vitctl.models.transformers_model import Blueprint, adapter_sentence, is_transformers_folder, read_blueprint
+from vitctl.models.transformers_model import (
+    WEIGHTS,
+    Blueprint,
+    adapter_sentence,
+    is_transformers_folder,
+    read_blueprint,
+)
 from vitctl.models.weights import load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
 from vitctl.primitives.atomic import recover
@@ -35,7 +41,6 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
-WEIGHTS = "model.safetensors"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
 
 
@@ -278,6 +283,8 @@ def _create_pretrained(found: _Found, given: Mapping[str, Any]) -> nn.Module:
         raise ModelError(
             f"No pretrained weights of {name} are published; use --weights FILE, or --weights none for random ones."
         )
+    if found.folder is not None and file is not None:
+        kind_of(file)  # a pointer of git-lfs, or a web page, where the weights should be
     try:
         with hub_cache_only() if file is not None else hub_access() as is_reachable:
             model: nn.Module = timm.create_model(found.address, pretrained=True, **given)
@@ -292,7 +299,7 @@ def _create_pretrained(found: _Found, given: Mapping[str, Any]) -> nn.Module:
             raise ModelError(
                 f"{file} is damaged ({reason.rstrip('.')}); it may be truncated. Copy it again, or name another folder."
             ) from error
-        if given and "loading state_dict" in reason:
+        if given and (found.folder is not None or "loading state_dict" in reason):
             raise ModelError(f"The weights of {name} do not fit it with {as_options(given)}: {reason}") from error
         raise ModelError(f"The weights in {file.parent} do not fit its config.json: {reason}") from error
     return model
@@ -333,10 +340,8 @@ def names_of_outputs(loaded: LoadedModel, spec: str) -> tuple[str, ...]:
         ModelError: It has no classifier.
     """
     if not loaded.num_classes:
-        raise ModelError(
-            f"{loaded.name} has no classifier: its weights hold no head. Fine-tune it first: vitctl finetune --model "
-            f"{spec}."
-        )
+        why = (loaded.report.why_headless if loaded.report is not None else None) or "its weights hold no head"
+        raise ModelError(f"{loaded.name} has no classifier: {why}. Fine-tune it first: vitctl finetune --model {spec}.")
     return loaded.class_names or tuple(str(index) for index in range(loaded.num_classes))
 
 

@@ -225,7 +225,7 @@ def _gelu_notes(model: nn.Module) -> tuple[str, ...]:
     if any(isinstance(module, GELU) or getattr(module, "approximate", "") == "none" for module in model.modules()):
         return (
             "The authors' Flax models use the tanh form of GELU, this model the erf form: its logits differ from "
-            "theirs by some 1e-4. Fine-tuning absorbs that; for equal numbers use a timm folder with "
-            '"act_layer": "gelu_tanh" in model_args.',
+            "theirs by some 1e-4. Fine-tuning absorbs that; for equal numbers give "
+            "--model-arg act_layer=gelu_tanh.",
         )
     return ()

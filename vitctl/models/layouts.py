@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.models import transformers_names
+from vitctl.models.anatomy import has_distillation_token
 from vitctl.models.load_report import some
 
 _ADAPTER = re.compile(r"\.(lora_[A-Za-z]+|ia3_l|hada_w\d_a|oft_R|vera_lambda_[bd])(\.|$)")
@@ -48,13 +49,13 @@ class Renamed:
         tensors: By name.
         layout: Whose names they had, for people; None where they are left as they were.
         left_out: Names of the file that no timm model has a place for, and were left out.
-        notes: Sentences the user should see.
+        why_headless: Why the head is among those, where it is.
     """
 
     tensors: dict[str, Any]
     layout: str | None = None
     left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    why_headless: str | None = None
 
 
 def renamed(tensors: dict[str, Any], model: nn.Module, *, path: Path) -> Renamed:
@@ -92,7 +93,7 @@ def _of_transformers(tensors: dict[str, Any], model: nn.Module) -> Renamed:
     found = transformers_names.to_timm(tensors)
     if "register_tokens" in found:
         found = _with_folded_class_row(found)
-    if "dist_token" in found and getattr(model, "dist_token", None) is None:
+    if "dist_token" in found and not has_distillation_token(model):
         found["reg_token"] = found.pop("dist_token")  # DeiT without its teacher's head: a token that nothing reads
     head, table = found.get("head.weight"), found.get("cls_token")
     is_double = isinstance(head, Tensor) and isinstance(table, Tensor) and head.shape[-1] == 2 * table.shape[-1]
@@ -100,11 +101,11 @@ def _of_transformers(tensors: dict[str, Any], model: nn.Module) -> Renamed:
         return Renamed(found, "transformers")
     for key in ("head.weight", "head.bias"):
         found.pop(key, None)
-    note = (
-        "The head of Dinov2ForImageClassification was left out: it reads the class token and the mean of the patches "
-        "side by side, and timm's models read one of them."
+    why = (
+        "the head of Dinov2ForImageClassification was left out, as it reads the class token and the mean of the "
+        "patches side by side, and timm's models read one of them"
     )
-    return Renamed(found, "transformers", ("classifier.weight", "classifier.bias"), (note,))
+    return Renamed(found, "transformers", ("classifier.weight", "classifier.bias"), why)
 
 
 def _with_folded_class_row(tensors: dict[str, Any]) -> dict[str, Any]:

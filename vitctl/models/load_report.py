@@ -16,6 +16,7 @@ class LoadReport:
         missing: Tensors of the model that the file lacks; only those of the head are allowed.
         unexpected: Entries of the file that the model has no place for.
         notes: Sentences the user should see.
+        why_headless: Why a head that the file has was left out; None where it has none, or it was read.
     """
 
     source: str
@@ -23,6 +24,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    why_headless: str | None = None
 
 
 def some(items: Sequence[str], most: int = 3) -> str:

@@ -17,12 +17,13 @@ from pydantic import Field
 from torch import nn
 
 from vitctl.errors import ModelError
+from vitctl.models.folder_config import FILE as CONFIG
 from vitctl.models.transformers_processor import read_processor
 from vitctl.primitives.documents import peek_document, read_document
 from vitctl.primitives.files import path_exists
 from vitctl.primitives.schemas import Count, Name, Positive, Schema
 
-CONFIG, WEIGHTS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
+WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 READ = ("vit", "deit", "dinov2", "dinov2_with_registers")
 _ADVICE = "expected transformers' config.json of a ViT, as save_pretrained writes it"
 _ACTIVATIONS = {
@@ -92,7 +93,10 @@ class Blueprint:
         if self.eps == _TIMMS_EPS:
             return self.notes
         if is_saved:
-            note = f"Its LayerNorms add {self.eps:g} to the variance in transformers; trained and saved, timm's 1e-6."
+            note = (
+                f"The LayerNorms of {self.weights.parent} add {self.eps:g} to the variance; a run is saved as a timm "
+                f"folder, and is trained with timm's {_TIMMS_EPS:g}."
+            )
             return (*self.notes, note)
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):

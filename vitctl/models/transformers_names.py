@@ -86,7 +86,8 @@ def to_timm(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """
     mark = next(match for name in tensors if (match := _MARK.fullmatch(name)))
     prefix = f"{mark[1]}." if mark[1] else ""
-    found, parts = {}, {}
+    found: dict[str, Any] = {}
+    parts: dict[str, dict[str, tuple[str, Any]]] = {}
     for name, value in tensors.items():
         bare = name.removeprefix(prefix)
         own = _own_name(bare)

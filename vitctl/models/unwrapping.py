@@ -71,8 +71,12 @@ def _num_tensors(document: Mapping[Any, Any]) -> int:
 
 def _entry_of(document: Mapping[Any, Any], *, source: str) -> str | None:
     """Return the entry that holds the model; None where the tensors are here."""
-    inner = {str(key): _num_tensors(value) for key, value in document.items() if isinstance(value, Mapping) and value}
-    known = [name for name in ENTRIES if name in inner and (inner[name] or _entry_of(document[name], source=source))]
+    inner = {
+        key: _num_tensors(value)
+        for key, value in document.items()
+        if isinstance(key, str) and isinstance(value, Mapping)
+    }
+    known = [name for name in ENTRIES if name in inner and _holds_a_model(document[name], MOST_LAYERS - 1)]
     most = max((inner[name] for name in known), default=0)
     if _num_tensors(document) > max(most, *inner.values(), 0):
         return None
@@ -85,6 +89,14 @@ def _entry_of(document: Mapping[Any, Any], *, source: str) -> str | None:
             "expected one. Save the one that you want by itself."
         )
     return models[0] if models else None
+
+
+def _holds_a_model(document: Mapping[Any, Any], most_layers: int) -> bool:
+    """Return whether there are tensors by name in a mapping, or under a known name in it; a file may nest for ever."""
+    if _num_tensors(document):
+        return True
+    below = (document[name] for name in ENTRIES if isinstance(document.get(name), Mapping)) if most_layers else ()
+    return any(_holds_a_model(one, most_layers - 1) for one in below)
 
 
 def _without_prefixes(tensors: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError, VitctlError
 from vitctl.models.adoption import adopt_grid, adopt_head, is_head
+from vitctl.models.anatomy import TOKENS
 from vitctl.models.checkpoints import kind_of, read_checkpoint
 from vitctl.models.google_npz import load_npz
 from vitctl.models.layouts import renamed
@@ -36,7 +37,8 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         model: A timm model.
         path: A file of safetensors, of ``torch.save`` (read with ``weights_only=True``; no pickled code is run;
             averaged weights are preferred where there are both, as timm does), or an ``.npz`` file in the layout of
-            google-research/vision_transformer, big_vision or google-research/big_transfer; its content tells which.
+            google-research/vision_transformer, big_vision or google-research/big_transfer: its content tells which. Or
+            a folder that holds one as ``model.safetensors`` or ``pytorch_model.bin``.
         name: The model's name, for messages.
 
     Raises:
@@ -82,6 +84,8 @@ def load_tensors(
         known = renamed(tensors, model, path=path)
     raw = known.tensors
     _check_patch(model, raw, path=path, name=name)
+    own = model.state_dict()
+    refuse_unused((key for key in TOKENS if key not in own), raw, path=path, name=name, advice=advice(model, raw))
     table = _tensor_called(raw, "pos_embed")
     if table is not None and table.ndim == 3:
         adopt_grid(model, num_tokens=table.shape[1], path=path, name=name, advice=advice(model, raw))
@@ -91,7 +95,8 @@ def load_tensors(
     # what timm leaves out silently; of a file whose names it changes only these are known
     dropped = tuple(key for key in raw if key not in state and ("pre_logits" in key or not is_renamed))
     report = _load_state(model, state, (*known.left_out, *dropped), path=path, name=name)
-    return replace(report, notes=(*notes, *known.notes))
+    told = () if known.why_headless is None else (f"{path}: {known.why_headless}.",)
+    return replace(report, notes=(*notes, *told), why_headless=known.why_headless)
 
 
 @contextmanager

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitctl.errors import ModelError
-from vitctl.models.anatomy import is_in_block
+from vitctl.models.anatomy import TOKENS, is_in_block
 from vitctl.models.describe import on_meta
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
 from vitctl.primitives.out_of_memory import is_out_of_memory
 
-_TOKENS = ("cls_token", "dist_token", "reg_token")
 _RUNNING = ("running_mean", "running_var")
 
 
@@ -146,10 +145,10 @@ def refuse_unused(
     Raises:
         ModelError: There are some; the sentence names the first.
     """
-    lost = [key for key in unused if (is_in_block(key) or key in _TOKENS) and key in found and found[key][1]]
+    lost = [key for key in unused if (is_in_block(key) or key in TOKENS) and key in found and found[key][1]]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        what = "" if lost[0] in _TOKENS else " (LayerScale, LoRA or more blocks?)"
+        what = "" if lost[0] in TOKENS else " (LayerScale, LoRA or more blocks?)"
         raise ModelError(
             f"{path} does not fit {name}, which has no place for {lost[0]}{more}{what}; expected weights of this "
             f"architecture.{advice or ' Name the model that they are of, or merge them first.'}"

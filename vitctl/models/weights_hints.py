@@ -6,6 +6,8 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vitctl.models.anatomy import num_embedded_prefix_tokens
+
 
 def advice(model: nn.Module, state: Mapping[str, Any]) -> str:
     """Return a sentence with a space before it, or nothing.
@@ -14,7 +16,9 @@ def advice(model: nn.Module, state: Mapping[str, Any]) -> str:
         model: What the weights were to be loaded into.
         state: The file's tensors by timm's names.
     """
-    arguments = list(_arguments(model, state)) if isinstance(model, VisionTransformer) else []
+    if not isinstance(model, VisionTransformer) or not _is_alike(model.state_dict(), state):
+        return ""
+    arguments = list(_arguments(model, state))
     if not arguments:
         return ""
     return f" Try {' '.join(f'--model-arg {one}' for one in arguments)}, which the names in the file speak for."
@@ -29,7 +33,7 @@ def _arguments(model: nn.Module, state: Mapping[str, Any]) -> Iterator[str]:
     if _lacks(own, state, "reg_token"):
         registers = state["reg_token"]
         yield f"reg_tokens={registers.shape[1] if isinstance(registers, Tensor) and registers.ndim == 3 else 'N'}"
-        if not getattr(model, "no_embed_class", False):
+        if num_embedded_prefix_tokens(model):
             yield "no_embed_class=true"
     if _lacks(own, state, "blocks.0.ls1.gamma"):
         yield "init_values=1e-5"
@@ -43,6 +47,11 @@ def _arguments(model: nn.Module, state: Mapping[str, Any]) -> Iterator[str]:
             yield "global_pool=avg"
     if _lacks(state, own, "blocks.0.attn.qkv.bias") and "blocks.0.attn.qkv.weight" in state:
         yield "qkv_bias=false"
+
+
+def _is_alike(own: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Return whether most names are the model's: of another architecture no argument makes it this one."""
+    return sum(key in state for key in own) > len(own) / 2
 
 
 def _lacks(where: Mapping[str, Any], other: Mapping[str, Any], key: str) -> bool:

@@ -14,7 +14,9 @@ from vitctl.settings.words import ALL, EXPORT_FORMATS, GRAPH_FORMATS, MAX_OPSET,
 
 @dataclass(frozen=True, kw_only=True)
 class _Run(Settings):
-    run: Annotated[str | None, Opt("Run folder, its best/ or last/, or a timm folder.", "RUN", is_argument=True)] = None
+    run: Annotated[
+        str | None, Opt("Run folder, its best/ or last/, or a folder of timm or transformers.", "RUN", is_argument=True)
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

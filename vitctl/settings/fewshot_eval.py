@@ -25,7 +25,9 @@ from vitctl.settings.words import ALL, PRETRAINED
 class _Models(Settings):
     model: Annotated[
         tuple[str, ...] | None,
-        Opt("Model: demo, a timm name (ViT or CNN), a run or timm folder; repeat to compare.", "NAME"),
+        Opt(
+            "Model: demo, a timm name (ViT or CNN), a run, a folder of timm or transformers; repeat to compare.", "NAME"
+        ),
     ] = None
     weights: Annotated[
         tuple[str, ...] | None, Opt("pretrained, none, or a weights file; once, or once per --model.", "SPEC")

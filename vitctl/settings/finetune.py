@@ -53,12 +53,12 @@ class _Model(Settings):
     model: Annotated[
         str | None,
         Opt(
-            "demo, a timm name ('vitctl models vit'), a run folder or a timm folder.",
+            "demo, a timm name ('vitctl models vit'), a run folder, or a folder of timm or transformers.",
             "NAME",
             outdates=("weights", "image_size", "model_arg"),
         ),
     ] = None
-    weights: Annotated[str, Opt("pretrained, none, or a .safetensors, .pth or Google .npz file.", "SPEC")] = (
+    weights: Annotated[str, Opt("pretrained, none, or a file of weights ('vitctl guide weights').", "SPEC")] = (
         words.PRETRAINED
     )
 

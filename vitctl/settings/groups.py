@@ -134,7 +134,10 @@ class Run(Settings):
     """A classifier by its folder."""
 
     run: Annotated[
-        str | None, Opt("Run folder (best/, of a stopped run last/) or timm folder.", "RUN", is_argument=True)
+        str | None,
+        Opt(
+            "Run folder (best/, of a stopped run last/), or a folder of timm or transformers.", "RUN", is_argument=True
+        ),
     ] = None
 
 

@@ -40,7 +40,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("validation images", f"{num_val:,}", data.val_reason + _unvalidated(data)),
         *left_out_settings(data.left_out),
         *_range(data),
-        Setting("model", loaded.name, plan.model.reason),
+        Setting("model", loaded.name, plan.model.reason + _arguments(run)),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
         *_resolution(loaded, run.resolution, plan.interpolation),
@@ -58,6 +58,10 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *([_cache(job, data)] if run.config.cache == "resized" else []),
         *([] if run.config.dry_run else [Setting("run folder", str(plan.out.value), plan.out.reason)]),
     ]
+
+
+def _arguments(run: PreparedRun) -> str:
+    return f", with {', '.join(run.config.model_arg)}" if run.config.model_arg else ""
 
 
 def cost_settings(cost: Cost, job: Job) -> list[Setting]:
