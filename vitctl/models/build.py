@@ -5,6 +5,7 @@ of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from vitctl.primitives.hub import hub_access, hub_cache_only
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
+from vitctl.primitives.text_paths import text_path
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
 WEIGHTS = "model.safetensors"
@@ -128,23 +130,22 @@ def load_model(
     folder = model_folder(spec)
     name = DEMO if spec == DEMO else (str(folder) if folder else spec)
     config, own = _files_of(spec, folder, name=name, with_weights=weights == PRETRAINED)
-    address = f"local-dir:{folder}" if folder else spec
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
-    if size or (config is not None and folder != DEMO_FOLDER):  # timm's own fit every computer that they were made for
-        file = own if weights in (PRETRAINED, RANDOM) else user_path(weights)
-        with hub_cache_only():
-            check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
-    with torch_randomness(seed, "weights"):
-        if weights == PRETRAINED:
-            model = _create_pretrained(address, name=name, own=own)
-            is_told = own is not None and own.suffix == ".safetensors"
-            unused = unused_in_file(model, own, name=name) if own is not None and is_told else ()
-            report: LoadReport | None = LoadReport(
-                _source_of(model, folder), len(model.state_dict()), unexpected=unused
-            )
-        else:
-            model = _create(address, name=name, **size)
-            report = None if weights == RANDOM else load_weights_file(model, user_path(weights), name=name)
+    with text_path(folder) if folder else nullcontext() as readable:
+        address = f"local-dir:{readable}" if readable else spec
+        if size or (config is not None and folder != DEMO_FOLDER):  # timm's own fit every computer they were made for
+            file = own if weights in (PRETRAINED, RANDOM) else user_path(weights)
+            with hub_cache_only():
+                check_buildable(partial(timm.create_model, address, **size), name=name, weights=file)
+        with torch_randomness(seed, "weights"):
+            report: LoadReport | None = None
+            if weights == PRETRAINED:
+                model = _create_pretrained(address, name=name, own=own)
+                report = _report_of(model, folder, own, name=name)
+            else:
+                model = _create(address, name=name, **size)
+                if weights != RANDOM:
+                    report = load_weights_file(model, user_path(weights), name=name)
     model = model.float()
     if config is not None and folder != DEMO_FOLDER:
         check_computes(model, config)
@@ -211,6 +212,13 @@ def _create_pretrained(address: str, *, name: str, own: Path | None) -> nn.Modul
             ) from error
         raise ModelError(f"The weights in {own.parent} do not fit its config.json: {reason}") from error
     return model
+
+
+def _report_of(model: nn.Module, folder: Path | None, own: Path | None, *, name: str) -> LoadReport:
+    """Return what timm has read of the file ``own``, or has fetched itself."""
+    is_listed = own is not None and own.suffix == ".safetensors"
+    unused = unused_in_file(model, own, name=name) if own is not None and is_listed else ()
+    return LoadReport(_source_of(model, folder), len(model.state_dict()), unexpected=unused)
 
 
 def _source_of(model: nn.Module, folder: Path | None) -> str:

@@ -33,6 +33,7 @@ from vitctl.primitives.documents import foreign
 from vitctl.primitives.files import path_exists
 from vitctl.primitives.memory import check_fits
 from vitctl.primitives.out_of_memory import is_out_of_memory
+from vitctl.primitives.text_paths import text_path
 
 GOOGLE_PREFIXES = ("", "opt/target/", "params/", "params/img/")  # vit_jax; its optimiser state; big_vision; LiT
 BIT_PREFIX = "resnet/"
@@ -86,8 +87,8 @@ def load_weights_file(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     if path.suffix.lower() == ".npz":
         return _load_npz(model, path, name=name)
     check_sizes(path)
-    with foreign(path, ModelError, expected=_STATE, kind="weights"):
-        raw = load_state_dict(str(path), device="cpu", weights_only=True)
+    with foreign(path, ModelError, expected=_STATE, kind="weights"), text_path(path) as readable:
+        raw = load_state_dict(str(readable), device="cpu", weights_only=True)
     if not isinstance(raw, Mapping) or not any(isinstance(value, Tensor) for value in raw.values()):
         raise ModelError(f"{path} holds no tensors by name; expected the state dict of a model.")
     _check_patch(model, raw, path=path, name=name)
