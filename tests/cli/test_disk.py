@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -188,3 +189,26 @@ def test_a_pipe_and_a_device_among_images_to_predict(
     assert result.exit_code == 3
     assert [Path(one["image"]).name for one in result.json["skipped"]] == ["pipe.png", "zero.png"]
     assert len(result.json["predictions"]) == 12
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "is_stdout", "said"),
+    [
+        ("--help", True, "error: Standard output cannot be written. Send it elsewhere.\n"),
+        ("recipes nothing", False, None),
+    ],
+)
+def test_what_cannot_be_said_ends_with_2(words: str, is_stdout: bool, said: str | None, unbuffered: str) -> None:
+    """Even a help page; and where a sentence has no place to go, without one."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "vitctl", *words.split()],
+            stdout=full if is_stdout else subprocess.PIPE,
+            stderr=subprocess.PIPE if is_stdout else full,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == said

@@ -1,6 +1,7 @@
 """IDX folders: read exactly, or refused with a sentence that says which file is wrong."""
 
 import gzip
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -318,3 +319,11 @@ def test_labels_without_a_column_are_refused(tmp_path: Path) -> None:
     _write(folder / "train-labels-idx1-ubyte", np.zeros((4, 0), np.uint8))
     with pytest.raises(DataError, match="expected as many of each"):
         open_source(str(folder)).split("train")
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train-images-idx3-ubyte")
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte cannot be read \(it is no regular file\); expected an"
+    ):
+        idx.read_idx(tmp_path / "train-images-idx3-ubyte")

@@ -1,6 +1,7 @@
 """Folders written by ``datasets.save_to_disk``: splits, classes and pixels as they were saved."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,19 @@ def test_the_stamp_changes_with_the_files(tmp_path: Path) -> None:
         stamps.append(_open(tmp_path / "set").splits["all"].images.stamp(0))
     assert all(stamps)
     assert stamps[0] != stamps[1]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("is_divided", [True, False])
+def test_a_pipe_or_device_among_the_files_is_named_and_not_opened(tmp_path: Path, kind: str, is_divided: bool) -> None:
+    dataset = _dataset(_pixels(4), [0, 1, 0, 1])
+    saved = DatasetDict({"train": dataset, "test": dataset}) if is_divided else dataset
+    saved.save_to_disk(tmp_path / "set")
+    file = sorted((tmp_path / "set").rglob("*.arrow"))[0]
+    file.unlink()
+    os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero")
+    with pytest.raises(DataError) as refusal:
+        _open(tmp_path / "set")
+    assert str(refusal.value) == (
+        f"{file} cannot be read (it is no regular file); expected what save_to_disk writes; write it again."
+    )

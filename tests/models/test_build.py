@@ -1,6 +1,7 @@
 """From the words --model and --weights to a model: names, folders, seeds, heads, and the ways out of a failure."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_folder__loads_its_weights_and_names(tiny_model_folder: Path) -> None:
     assert loaded.licence is None
     again = load_model(str(tiny_model_folder), seed=1)
     assert torch.equal(logits_of(loaded.model), logits_of(again.model))
+
+
+def test_folder_and_file__whose_names_are_not_utf_8(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """safetensors refuses such a path; the text of the name is kept all the same."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / os.fsdecode(b"m\xff"))
+    file = shutil.copy(folder / "model.safetensors", tmp_path / os.fsdecode(b"w\xff.safetensors"))
+    expected = logits_of(load_model(str(tiny_model_folder)).model)
+    found = load_model(str(folder))
+    assert found.name == str(folder)
+    assert torch.equal(logits_of(found.model), expected)
+    assert torch.equal(logits_of(load_model(str(folder), weights=str(file)).model), expected)
+    assert load_model(str(folder), weights="none").report is None
 
 
 def test_run_folder__stands_for_its_best(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_notes__of_a_grid_that_takes_minutes(undivided: str) -> None:
     assert opened.notes == ()
     fine = opened.at((1024, 1024))
     assert fine.notes == ()  # 128x128
-    finer = opened.at((1040, 1024))
+    finer = opened.at((1040, 1040))
     assert finer.notes == (
-        f"{opened.name} cuts an image into 130x128 patches and compares every one with every other: expect minutes an "
+        f"{opened.name} cuts an image into 130x130 patches and compares every one with every other: expect minutes an "
         "image without a GPU.",
     )

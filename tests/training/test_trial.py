@@ -1,13 +1,16 @@
 """The trial pass of --dry-run: right counts, sane scaling, nothing trained; and batches too small for BatchNorm."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from vitctl.data.loader import training_batches
 from vitctl.data.order import BatchPlan
 from vitctl.data.sources import open_source
 from vitctl.errors import SettingError
@@ -16,7 +19,7 @@ from vitctl.models.describe import flops_per_image
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import load_recipe, override
 from vitctl.training.job import Job
-from vitctl.training.trial import Cost, check_batch_norm, measure_cost
+from vitctl.training.trial import MAX_TRIAL_IMAGES, Cost, check_batch_norm, measure_cost
 
 PREPROCESSING = Preprocessing((32, 32), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 
@@ -84,6 +87,32 @@ def test_memory__sgd_keeps_one_moment_less_than_adamw(tiny_model_folder: Path, i
     adamw = measure_cost(make_job(tiny_model_folder, image_folder))
     sgd = measure_cost(make_job(tiny_model_folder, image_folder, changes=("optimizer.name=sgd",)))
     assert adamw.memory_bytes - sgd.memory_bytes == 4 * adamw.num_parameters
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(9, 2), (8, 2), (7, 4), (2, 3)])
+def test_cost__of_a_process_is_that_of_the_largest_share(
+    job: Job, monkeypatch: pytest.MonkeyPatch, batch_size: int, processes: int
+) -> None:
+    """Of a batch that the processes cannot share evenly, the largest share is what the loader gives one of them."""
+    batches = BatchPlan(len(job.train), batch_size, batch_size, 0)
+    transform = job.training_transform()
+    largest = max(
+        len(batch.images)
+        for index in range(processes)
+        for batch in training_batches(
+            job.train, transform, batches, num_workers=0, process_index=index, num_processes=processes
+        )
+    )
+    ticks = itertools.count()  # both of the readings around the timed pass: it takes a second
+    monkeypatch.setattr("vitctl.training.trial.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    several: Any = SimpleNamespace(
+        device=torch.device("cpu"), backward=lambda loss: loss.backward(), num_processes=processes
+    )
+    shared = measure_cost(replace(job, batches=batches, accelerator=several))
+    alone = measure_cost(replace(job, batches=batches))
+    images_shown = min(batch_size, MAX_TRIAL_IMAGES)
+    assert shared.step_s == pytest.approx(largest / images_shown)
+    assert activations(shared, copies=4) == pytest.approx(activations(alone, copies=4) * largest / batch_size, abs=1)
 
 
 def test_trial__trains_nothing_and_leaves_no_gradient(job: Job) -> None:

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from vitctl import __version__
 from vitctl.cli.hints import hint
-from vitctl.cli.output import leave_stdout
+from vitctl.cli.output import has_lost_output, is_of_printing, leave_stdout, say_lost_output
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import InterruptedRun, SaidWarning, SettingError, VitctlError
 from vitctl.primitives.interrupts import termination_as_error
@@ -151,4 +151,15 @@ _add_commands()
 
 def main() -> None:
     """Run the command line; the entry point of ``vitctl`` and ``python -m vitctl``."""
-    sys.exit(app(prog_name="vitctl"))  # also of python -m vitctl, whose completion is then of that name too
+    code: Any = None
+    try:
+        app(prog_name="vitctl")  # also of python -m vitctl, whose completion is then of that name too
+    except SystemExit as end:
+        code = end.code
+    except OSError as error:  # of what was said: a help page, a line, or the sentence of an error
+        if not is_of_printing(error):
+            raise
+        code = SettingError.exit_code
+        if not has_lost_output():  # what is not buffered does not wait
+            say_lost_output()
+    sys.exit(SettingError.exit_code if has_lost_output() else code)

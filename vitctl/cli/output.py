@@ -2,9 +2,13 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
 
+import rich
 import typer
 from rich.cells import cell_len, set_cell_size
 
@@ -35,8 +39,51 @@ def on_stdout() -> Iterator[None]:
 
 def leave_stdout() -> None:
     """Let what was printed and not yet written go to nowhere, or Python would try again when it ends."""
-    with suppress(OSError, ValueError):  # a stdout that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _leave(sys.stdout)
+
+
+def _leave(stream: TextIO) -> None:
+    with suppress(OSError, ValueError):  # no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def is_of_printing(error: OSError) -> bool:
+    """Return whether an error is one of writing to stdout or stderr: raised in one of the packages that print."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    packages = (str(Path(module.__file__ or "").parent) for module in (rich, typer))
+    return bool(frames) and any(Path(frames[-1].filename).is_relative_to(package) for package in packages)
+
+
+def has_lost_output() -> bool:
+    """Return whether something that was printed waits to be written and cannot be; it is said, where it can be.
+
+    A reader who left early does not count. The stream is left, so that Python does not try again when it ends.
+    """
+    lost = [stream for stream in (sys.stdout, sys.stderr) if not _takes_all(stream)]
+    if sys.stdout in lost:
+        say_lost_output()
+    return bool(lost)
+
+
+def say_lost_output() -> None:
+    """Say on stderr that stdout cannot be written; where that cannot be written either, nothing can be said."""
+    with suppress(OSError):
+        typer.echo("error: Standard output cannot be written. Send it elsewhere.", err=True)
+
+
+def _takes_all(stream: TextIO | None) -> bool:
+    if stream is None:  # closed before we began
+        return True
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        _leave(stream)
+    except OSError:
+        _leave(stream)
+        return False
+    except ValueError:  # closed since
+        pass
+    return True
 
 
 def print_json(result: Result) -> None:

@@ -21,6 +21,7 @@ from vitctl.evaluation.features import FeatureKey
 from vitctl.primitives.files import whole_file
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.outputs import writing
+from vitctl.primitives.text_paths import text_path
 
 _FORMAT = 1  # counts up when features of the same name would be other numbers
 
@@ -71,7 +72,7 @@ class FeatureCache:
         if not os.path.isfile(path):  # False also where the folder may not be looked into
             return None
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
+            with text_path(path) as readable, safetensors.safe_open(readable, framework="numpy") as file:
                 metadata, features = file.metadata(), file.get_tensor("features")
             is_whole = (
                 metadata.get("identity") == name

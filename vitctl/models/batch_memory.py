@@ -58,10 +58,11 @@ def activation_bytes(model: nn.Module, images: Tensor) -> int | None:
             model(one)
     finally:
         model.train(was_training)
-    return len(images) * (living.most + one.nbytes)
+    num_bytes: int = len(images) * (living.most + one.nbytes)
+    return num_bytes
 
 
-class _Living(TorchDispatchMode):
+class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     """Adds up what operators allocate, and takes off what is given back.
 
     Args:
@@ -72,7 +73,7 @@ class _Living(TorchDispatchMode):
     """
 
     def __init__(self, own: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage().data_ptr() for tensor in own}
         self._now = self.most = 0
 

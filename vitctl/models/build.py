@@ -4,7 +4,8 @@ A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.aug
 of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from vitctl.primitives.hub import hub_access, hub_cache_only
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
+from vitctl.primitives.text_paths import text_path
 from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
 
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
@@ -153,24 +155,24 @@ def load_model(
         ModelError: The name is unknown; the weights are missing, do not fit, or cannot be fetched.
         SettingError: The model takes no such argument.
     """
-    found = _find(spec, with_weights=weights == PRETRAINED)
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
-    given, options = dict(model_args or {}), {**found.options, **size}
-    with hub_cache_only():
-        if given:
-            check_model_arguments(partial(timm.create_model, found.address, **options), given, name=found.name)
-        options |= given
-        if size or found.is_foreign:  # timm's own fit every computer that they were made for
-            file = found.weights if weights in (PRETRAINED, RANDOM) else user_path(weights)
-            check_buildable(partial(timm.create_model, found.address, **options), name=found.name, weights=file)
-    with torch_randomness(seed, "weights"):
-        if weights == PRETRAINED and found.blueprint is None:
-            model = _create_pretrained(found, given)
-            report: LoadReport | None = _report_of_timm(model, found)
-        else:
-            model = _create(found.address, name=found.name, **options)
-            file = found.weights if found.weights is not None and weights == PRETRAINED else user_path(weights)
-            report = None if weights == RANDOM else load_weights_file(model, file, name=found.name)
+    with _found(spec, with_weights=weights == PRETRAINED) as found:
+        given, options = dict(model_args or {}), {**found.options, **size}
+        with hub_cache_only():
+            if given:
+                check_model_arguments(partial(timm.create_model, found.address, **options), given, name=found.name)
+            options |= given
+            if size or found.is_foreign:  # timm's own fit every computer that they were made for
+                file = found.weights if weights in (PRETRAINED, RANDOM) else user_path(weights)
+                check_buildable(partial(timm.create_model, found.address, **options), name=found.name, weights=file)
+        with torch_randomness(seed, "weights"):
+            if weights == PRETRAINED and found.blueprint is None:
+                model = _create_pretrained(found, given)
+                report: LoadReport | None = _report_of_timm(model, found)
+            else:
+                model = _create(found.address, name=found.name, **options)
+                file = found.weights if found.weights is not None and weights == PRETRAINED else user_path(weights)
+                report = None if weights == RANDOM else load_weights_file(model, file, name=found.name)
     model = model.float()
     if found.blueprint is not None:
         notes = found.blueprint.finish(model, is_saved=is_saved)
@@ -218,6 +220,17 @@ class _Found:
     def options(self) -> Mapping[str, Any]:
         """Arguments for ``timm.create_model`` beside the address."""
         return self.blueprint.options if self.blueprint is not None else {}
+
+
+@contextmanager
+def _found(spec: str, *, with_weights: bool) -> Iterator[_Found]:
+    """Yield what ``_find`` returns, with an address that timm can read for as long as the block runs."""
+    found = _find(spec, with_weights=with_weights)
+    if found.folder is None or found.blueprint is not None:
+        yield found
+        return
+    with text_path(found.folder) as readable:
+        yield replace(found, address=f"local-dir:{readable}")
 
 
 def _find(spec: str, *, with_weights: bool) -> _Found:
@@ -303,6 +316,13 @@ def _create_pretrained(found: _Found, given: Mapping[str, Any]) -> nn.Module:
             raise ModelError(f"The weights of {name} do not fit it with {as_options(given)}: {reason}") from error
         raise ModelError(f"The weights in {file.parent} do not fit its config.json: {reason}") from error
     return model
+
+
+def _report_of(model: nn.Module, folder: Path | None, own: Path | None, *, name: str) -> LoadReport:
+    """Return what timm has read of the file ``own``, or has fetched itself."""
+    is_listed = own is not None and own.suffix == ".safetensors"
+    unused = unused_in_file(model, own, name=name) if own is not None and is_listed else ()
+    return LoadReport(_source_of(model, folder), len(model.state_dict()), unexpected=unused)
 
 
 def _source_of(model: nn.Module, folder: Path | None) -> str:

@@ -17,6 +17,7 @@ from vitctl.primitives.archives import check_archive
 from vitctl.primitives.documents import foreign, reason_of
 from vitctl.primitives.memory import check_fits
 from vitctl.primitives.out_of_memory import is_out_of_memory
+from vitctl.primitives.text_paths import text_path
 
 Kind = Literal["npz", "safetensors", "torch"]
 SUFFIXES: dict[str, Kind] = {
@@ -119,7 +120,8 @@ def read_checkpoint(path: Path, kind: Kind) -> Any:
     check_sizes(path)
     with foreign(path, ModelError, expected=_STATE, kind="weights"):
         if kind == "safetensors":
-            return load_file(path, device="cpu")
+            with text_path(path) as readable:
+                return load_file(readable, device="cpu")
         return _load_with_torch(path)
 
 

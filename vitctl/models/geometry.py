@@ -87,7 +87,7 @@ def slow_note(geometry: Geometry, *, name: str) -> str | None:
     if grid is None or not geometry.has_position_embeddings or grid[0] * grid[1] <= MOST_PLACES**2:
         return None
     return (
-        f"{name} cuts an image into {format_size(grid)} patches and compares every one with every other: expect "
+        f"{name} cuts an image into {grid[0]}x{grid[1]} patches and compares every one with every other: expect "
         "minutes an image without a GPU."
     )
 

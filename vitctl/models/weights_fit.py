@@ -17,6 +17,7 @@ from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import reason_of
 from vitctl.primitives.out_of_memory import is_out_of_memory
+from vitctl.primitives.text_paths import text_path
 
 _RUNNING = ("running_mean", "running_var")
 
@@ -111,7 +112,7 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
         ModelError: A tensor has another shape or type than its parameter, so that timm has resampled it, or is of a
             block that the model lacks, which timm passes over where a file has other classes.
     """
-    with safe_open(path, framework="pt") as file:
+    with text_path(path) as readable, safe_open(readable, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no dict
     found = {key: (one.get_shape(), "F" in one.get_dtype()) for key, one in slices.items()}
     own = model.state_dict()

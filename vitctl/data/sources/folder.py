@@ -136,6 +136,6 @@ def _what_is_wrong(folder: Path) -> str:
         "a table (.csv .tsv .jsonl .parquet), a folder written by datasets.save_to_disk, .tar shards, or hub:OWNER/NAME"
     )
     if folder.exists():
-        return f"{folder} is a file; {expected}."
+        return f"{folder} is {'a file' if folder.is_file() else 'no regular file'}; {expected}."
     siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
     return f"There is nothing at {folder}; {expected}.{did_you_mean(folder.name, ['digits', *siblings])}"

@@ -19,7 +19,7 @@ import numpy as np
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.digits import ArrayImages
 from vitctl.errors import DataError
-from vitctl.primitives.documents import foreign
+from vitctl.primitives.documents import check_regular, foreign
 from vitctl.primitives.files import user_path
 from vitctl.primitives.memory import check_declared
 
@@ -120,6 +120,7 @@ def read_idx(path: Path) -> np.ndarray:
         DataError: The file cannot be read, or is shorter or longer than its header says.
     """
     with foreign(path, DataError, expected="an IDX file; it may be truncated: copy it again"):
+        check_regular(path)
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         with cast(BinaryIO, gzip.open(path) if is_gzip else path.open("rb")) as file:

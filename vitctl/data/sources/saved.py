@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vitctl.data.columns import check_columns, column_split, find_columns, quiet_datasets, split_named
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split
 from vitctl.errors import DataError
-from vitctl.primitives.documents import foreign, read_document
+from vitctl.primitives.documents import check_regular, foreign, read_document
 from vitctl.primitives.files import user_path
 
 if TYPE_CHECKING:
@@ -38,14 +38,21 @@ def open_source(spec: str, options: SourceOptions) -> Source:
 
     folder = user_path(spec).absolute()
     expected = "what save_to_disk writes; write it again"
-    documents = (path for name in DOCUMENTS for path in (*folder.glob(name), *folder.glob(f"*/{name}")))
-    for path in documents:  # datasets believes every word of them
+    for path in _named(folder, DOCUMENTS):  # datasets believes every word of them
         read_document(path, dict[str, Any], error=DataError, advice=f"expected {expected}")
+    for path in _named(folder, ("*.arrow",)):
+        with foreign(path, DataError, expected=expected):
+            check_regular(path)
     with foreign(folder, DataError, expected=expected, kind="a saved data set"):
         with quiet_datasets():
             loaded = load_from_disk(str(folder))
     description = "a folder written by datasets.save_to_disk"
     return source_of(loaded, options, spec=str(folder), description=description, root=folder, inside=None)
+
+
+def _named(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files in ``folder``, and in the folders of its splits, whose names fit."""
+    return [path for pattern in patterns for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}"))]
 
 
 def source_of(
