@@ -16,6 +16,7 @@ from vitctl.data.survey import (
     describe_duplicates,
     describe_images,
     describe_imbalance,
+    describe_near_copies,
     describe_split,
     fingerprint,
     sample_of_each_class,
@@ -71,6 +72,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
             for position, reason in seen.bad.items()
         ),
         duplicates=describe_duplicates(scanned, hashes, kept_in),
+        near_copies=describe_near_copies(scanned, hashes, kept_in),
         imbalance=describe_imbalance(split),
         aspect_ratios=strange_shapes(scanned),
         warnings=(*source.notes, *_warnings(scanned, hashes, main), *doubts_about_range(depth, max_value)),
