@@ -198,5 +198,5 @@ def pixel_hash(image: Image.Image) -> str:
 def value_hash(values: np.ndarray) -> str:
     """Return a hash of (H, W) uint16 values: two images that differ may be alike in 8 bits."""
     digest = hashlib.blake2b(f"{values.shape[1]}x{values.shape[0]} of 16 bits".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(values))
+    digest.update(values.tobytes())
     return digest.hexdigest()

@@ -56,7 +56,7 @@ def perceptual_hashes(pictures: np.ndarray) -> np.ndarray:
     as 0.
     """
     waves = _waves(pictures.shape[-1])
-    spectrum = np.einsum("ki,nij,lj->nkl", waves, pictures.astype(np.float32), waves).reshape(len(pictures), 64)
+    spectrum = pictures.reshape(len(pictures), waves.shape[1] ** 2).astype(np.float32) @ np.kron(waves, waves).T
     spectrum[:, 0] = 0
     bits = np.packbits(spectrum > np.median(spectrum, axis=1, keepdims=True), axis=1)
     return bits.view(">u8").reshape(len(pictures)).astype(np.uint64)
@@ -94,9 +94,10 @@ def _verified(levels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.nda
     near = [np.zeros((0, 2), dtype=np.int64)]
     for start in range(0, len(left), _BLOCK):
         pairs = np.stack([left[start : start + _BLOCK], right[start : start + _BLOCK]], axis=1)
+        first, second = (levels[pairs[:, side]].astype(np.int16) for side in (0, 1))
+        pairs = pairs[np.abs(first - second).sum(axis=1) <= MOST_DIFFERENCE * levels.shape[1]]
         first, second = (levels[pairs[:, side]].astype(np.float32) for side in (0, 1))
-        is_near = np.abs(first - second).mean(axis=1) <= MOST_DIFFERENCE
-        near.append(pairs[is_near & (_correlations(first, second) >= LEAST_CORRELATION)])
+        near.append(pairs[_correlations(first, second) >= LEAST_CORRELATION])
     return np.concatenate(near)
 
 

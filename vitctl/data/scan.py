@@ -260,7 +260,8 @@ def _coarse(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
     """Return the thumbnails made smaller, (N, COARSE_SIDE squared) uint8."""
     levels = thumbnails([known[place] for place in places])
     parts = levels.reshape(len(places), COARSE_SIDE, SIDE // COARSE_SIDE, COARSE_SIDE, SIDE // COARSE_SIDE)
-    return np.rint(parts.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8).reshape(len(places), COARSE_SIDE**2)
+    means: np.ndarray = np.rint(parts.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
+    return means.reshape(len(places), COARSE_SIDE**2)
 
 
 def thumbnails(looks: Sequence[Look]) -> np.ndarray:
