@@ -7,6 +7,7 @@ import numpy as np
 
 from vitctl.data.near_copies import near_pairs
 from vitctl.data.scan import Look, thumbnails
+from vitctl.data.splits import first_of_each_set
 
 
 def copy_groups(looks: Sequence[Look | None], digests: Sequence[str]) -> list[list[int]]:
@@ -18,22 +19,16 @@ def copy_groups(looks: Sequence[Look | None], digests: Sequence[str]) -> list[li
         looks: N, what the scan saw; None for images that cannot be read.
         digests: N, equal for exact duplicates, as ``exact_duplicates`` returns them.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     members: dict[str, list[int]] = defaultdict(list)
     for position, (look, digest) in enumerate(zip(looks, digests, strict=True)):
         if look is not None:
             members[digest].append(position)
     same = list(members.values())
     pairs = near_pairs(thumbnails([look for one in same if (look := looks[one[0]]) is not None]))
-    if not len(pairs):
-        return []
-    graph = coo_array((np.ones(len(pairs), dtype=bool), pairs.T), shape=(len(same), len(same)))
-    _, component = connected_components(graph, directed=False)
+    first = first_of_each_set(len(same), pairs.tolist())
     groups: dict[int, list[int]] = defaultdict(list)
     for index in np.unique(pairs).tolist():
-        groups[int(component[index])] += same[index]
+        groups[first[index]] += same[index]
     return sorted(sorted(group) for group in groups.values())
 
 

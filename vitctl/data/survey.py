@@ -120,7 +120,13 @@ def describe_near_copies(
     hashes: Mapping[str, Sequence[str]],
     kept_in: np.ndarray | None,
 ) -> NearCopiesReport:
-    """Return the groups of images that are nearly equal; the arguments are those of ``describe_duplicates``."""
+    """Return the groups of images that are nearly equal.
+
+    Args:
+        scanned: Splits by name.
+        hashes: Of each split, as ``exact_duplicates`` returned them.
+        kept_in: (N,) str or None, as ``describe_duplicates`` takes it.
+    """
     looks = [look for _, scan in scanned.values() for look in scan.looks]
     return NearCopiesReport(**_told(scanned, copy_groups(looks, _joined(scanned, hashes)), kept_in))
 
