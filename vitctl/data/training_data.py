@@ -165,7 +165,9 @@ def check_training_data(
         )
     depth = depth_of([scan])
     white = decide_max_value(max_value, depth, own=own_max_value)
-    for sentence in doubts_about_range(depth_of([seen for _, seen in scanned]), white.value):
+    for sentence in doubts_about_range(
+        depth_of([seen for _, seen in scanned]), white.value, is_given=max_value is not None
+    ):
         conversation.warn(sentence)
     digests = [*all_hashes, *(val_hashes[0] if val_hashes else ())]
     copies = copy_groups([look for _, seen in scanned for look in seen.looks], digests)

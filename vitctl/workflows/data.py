@@ -55,6 +55,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     split, scan = scanned[main]
     depth, own_range = depth_of([seen for _, seen in scanned.values()]), depth_of([scan])
     max_value = decide_max_value(config.max_value, own_range).value
+    doubts = doubts_about_range(depth, max_value, is_given=config.max_value is not None)
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
     report = DataReport(
@@ -75,7 +76,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         near_copies=describe_near_copies(scanned, hashes, kept_in),
         imbalance=describe_imbalance(split),
         aspect_ratios=strange_shapes(scanned),
-        warnings=(*source.notes, *_warnings(scanned, hashes, main), *doubts_about_range(depth, max_value)),
+        warnings=(*source.notes, *_warnings(scanned, hashes, main), *doubts),
         fingerprint=fingerprint(scanned),
         out=str(out),
     )
