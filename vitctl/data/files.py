@@ -54,7 +54,6 @@ def read_batches(
     Yields:
         A batch; a reason says in a few words why the image cannot be read.
     """
-
     max_value = transform.max_value
 
     def _read(image: AnyImage) -> Tensor | str:
