@@ -1,6 +1,7 @@
 """12 bits in files of 16: what is said of them, and one range in training, evaluation, prediction and export."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,9 @@ def test_auto_of_8_bits__refused(refused, drawn: Path, tiny_model_folder: Path) 
     refused(("finetune", "--data", drawn / "plain", "--model", tiny_model_folder, "--max-value", "auto"), 2, words)
 
 
-def test_finetune__one_range_from_training_to_prediction(run_cli, drawn: Path, tiny_model_folder: Path) -> None:
+def test_finetune__sees_what_it_would_see_of_8_bits_and_keeps_the_range(
+    run_cli, drawn: Path, tiny_model_folder: Path
+) -> None:
     result = tune(run_cli, drawn / "deep", tiny_model_folder, "deep", "--max-value", "auto")
     tune(run_cli, drawn / "plain", tiny_model_folder, "plain")
     assert "16-bit, 24 images; the brightest value is 4,095 of 65,535; 4,095 is white" in result.stderr
@@ -80,7 +83,15 @@ def test_finetune__one_range_from_training_to_prediction(run_cli, drawn: Path, t
         assert json.loads(Path(name).read_text())["max_value"] == 4095
     assert json.loads(Path("plain/config.json").read_text())["max_value"] is None
     assert "max_value" not in json.loads(Path("plain/best/config.json").read_text())
-    # evaluate and predict use what the run knows; its best/ alone does too
+
+
+@pytest.mark.slow
+def test_run__its_range_is_that_of_evaluate_predict_and_whoever_goes_on_from_it(
+    run_cli, drawn: Path, tiny_model_folder: Path
+) -> None:
+    tune(run_cli, drawn / "deep", tiny_model_folder, "deep", "--max-value", "auto")
+    tune(run_cli, drawn / "plain", tiny_model_folder, "plain")
+    # its best/ alone knows, too
     keys = ("top1", "nll", "ece", "per_class")
     reports = [run_cli("evaluate", run, *IN_PROCESS, "--json").json for run in ("deep", "plain")]
     assert [reports[0][key] for key in keys] == [reports[1][key] for key in keys]
@@ -89,6 +100,13 @@ def test_finetune__one_range_from_training_to_prediction(run_cli, drawn: Path, t
         for run, kind in (("deep", "deep"), ("deep/best", "deep"), ("plain", "plain"), ("plain", "deep"))
     ]
     assert shares[0] == shares[1] == shares[2] != shares[3]
+    # an image that is brighter than the run knows is counted
+    shutil.copytree(drawn / "deep", "bright")
+    Image.fromarray(np.full((18, 20), 9000, dtype=np.uint16)).save("bright/red/bright.png")
+    bright = run_cli("evaluate", "deep", "--data", "bright", "--out", "e", *IN_PROCESS)
+    assert "1 of 25 images of 16 bits have values above --max-value 4095, up to 9,000" in " ".join(
+        bright.stderr.split()
+    )
     # its config.json repeats it with the number, and a run that starts from it reads images as it does
     again = run_cli("finetune", "--config", "deep/config.json", "--dry-run", "--json").json
     assert again["config"]["max_value"] == 4095

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import struct
 import tarfile
 import zlib
@@ -127,6 +128,8 @@ def test_planted_faults__counts_sizes_and_kinds(run_cli, planted: Path) -> None:
         "num_sizes": 4,  # 10x8, 264x300, 48x32, 10x20000
         "modes": {"RGB": 66, "CMYK": 1, "L": 1, "P": 1},
         "formats": {"PNG": 66, "JPEG": 3},
+        "num_16_bit": 0,
+        "brightest_16_bit": None,
     }
     assert report["suggested_image_size"]["image_size"] == [224, 224]
     assert "the images are small (median area 9^2 px)" in report["suggested_image_size"]["reason"]  # sqrt(80) = 8.9
@@ -304,7 +307,8 @@ def test_own_validation_split__is_used_unless_a_fraction_is_asked_for(run_cli, t
             (folder / split / path.parent.name).mkdir(parents=True, exist_ok=True)
             (folder / split / path.parent.name / path.name).write_bytes(path.read_bytes())
     report = run_cli("data", folder, "--json").json
-    assert report["validation"] == {"num_images": 30, "reason": "the source's own split"}
+    own = {"num_images": 30, "reason": "the source's own split", "classes_without_images": []}
+    assert report["validation"] == own
     assert report["duplicates"]["num_across_splits"] == report["duplicates"]["num_groups"] == 30
     assert any("30 of the 30 validation images are also training images" in text for text in report["warnings"])
     assert {row[1:2] + row[3:] for group in rows_of(report) for row in group} == {("train", "train"), ("val", "val")}
@@ -564,3 +568,39 @@ def test_fingerprint__tells_one_pixel_one_class_and_one_image(run_cli, image_fol
     Image.fromarray(pixels).save(path)
     found.append(of())  # another pixel
     assert len(set(found)) == 4
+
+
+# --- near copies ---------------------------------------------------------------------------------------------
+
+
+def test_near_copies__across_splits_and_classes(run_cli, tmp_path: Path, tiny_model_folder: Path) -> None:
+    from sklearn.datasets import load_sample_images
+
+    folder, (one, other) = tmp_path / "photos", (Image.fromarray(photo) for photo in load_sample_images().images)
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (folder / name).mkdir(parents=True)
+    for number in range(4):
+        noise(number).save(folder / f"train/{'ab'[number % 2]}/{number}.png")
+    one.save(folder / "train/a/photo.png")
+    one.save(folder / "val/a/again.jpg", quality=60)
+    other.save(folder / "train/a/other.png")
+    other.resize((320, 214)).save(folder / "train/b/small.jpg")
+    noise(9).save(folder / "val/b/9.png")
+    Image.new("L", (30, 30), 3).save(folder / "train/a/flat.png")
+    Image.new("L", (40, 40), 4).save(folder / "val/a/flat.png")
+    result = run_cli("data", folder, "--out", "out")
+    found = json.loads(Path("out/report.json").read_text())
+    assert found["duplicates"]["num_groups"] == 0
+    near = found["near_copies"]
+    counts = ("num_groups", "num_extra", "num_across_splits", "num_across_classes")
+    assert [near[key] for key in counts] == [2, 2, 1, 1]
+    assert {tuple(Path(image["image"]).name for image in group) for group in near["groups"]} == {
+        ("photo.png", "again.jpg"),
+        ("other.png", "small.jpg"),
+    }
+    line = "Near copies, encoded anew or resized: 2 images too many (2 groups, 1 across splits, 1 across classes):"
+    assert line in result.stdout
+    assert re.search(r"photo\.png \(a, in train\) ~ \S+again\.jpg \(a, in val\)", result.stdout)
+    # finetune says what it means for its scores
+    run = run_cli("finetune", "--data", folder, "--model", tiny_model_folder, "--dry-run", "--num-workers", 0)
+    assert "1 of the 3 validation images are near copies of training images" in " ".join(run.stderr.split())

@@ -18,6 +18,7 @@ def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object
     assert set(summary) == {
         "run", "model", "image_size", "grid_before", "grid_after", "num_classes", "num_train", "num_val", "steps",
         "best", "last", "weights_sha256", "images_per_s", "data_wait_fraction", "wall_s", "left_out", "linear_probe",
+        "baseline_top1", "baseline_class", "baseline_p", "classes_without_validation",
     }  # fmt: skip
     assert summary["image_size"] == [24, 24]
     assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [6, 6])
@@ -104,3 +105,43 @@ def test_human_output__result_on_stdout(run_cli, arguments: list[object]) -> Non
 
 def test_version(run_cli) -> None:
     assert run_cli("--version").stdout.startswith("vitctl 0.")
+
+
+def test_honest_scores__the_baseline_and_the_classes_that_nothing_was_validated_on(
+    run_cli, image_folder: Path, tiny_model_folder: Path, no_rendering: None
+) -> None:
+    for name, kept in (("blue", 1), ("green", 2)):
+        for path in sorted((image_folder / name).iterdir())[kept:]:
+            path.rename(image_folder / "red" / f"{name}-{path.name}")  # 33 of 36 are 'red'
+    usual = ("--data", image_folder, "--model", tiny_model_folder, "--steps", 1, "--num-workers", 0)
+    result = run_cli("finetune", *usual, "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(Path("run/summary.json").read_text())
+    validated = [Path(name).parent.name for name in json.loads(Path("run/validation.json").read_text())["images"]]
+    assert validated.count("green") == 1  # of two images one
+    assert summary["classes_without_validation"] == ["blue"]
+    share = validated.count("red") / len(validated)
+    assert (summary["baseline_class"], summary["baseline_top1"]) == ("red", share)
+    if summary["best"]["top1"] == share:
+        assert summary["baseline_p"] == 1
+    said = " ".join(result.stderr.split())
+    assert "1 of 3 classes have none: blue" in said
+    assert f"always 'red': {share:.1%})" in said
+    assert "not better than always saying 'red'" in result.stdout
+    assert "1 of 3 classes have no validation image: blue" in result.stdout
+    dry = run_cli("finetune", *usual, "--dry-run", "--json").json
+    assert dry["classes_without_validation"] == ["blue"]
+    report = run_cli("data", image_folder, "--out", "out", "--json").json
+    assert report["validation"]["classes_without_images"] == ["blue"]
+
+
+def test_cells_of_several_labels__pointed_out_by_finetune_and_data(
+    run_cli, image_folder: Path, tiny_model_folder: Path
+) -> None:
+    rows = [f"{path},{path.parent.name}{';blue' * (path.stem == '0')}" for path in sorted(image_folder.rglob("*.png"))]
+    Path("labels.csv").write_text("\n".join(["path,label", *rows]))
+    sentence = "3 of 36 labels look like several: ';' or '|' between names that occur elsewhere too"
+    tuned = run_cli("finetune", "--data", "labels.csv", "--model", tiny_model_folder, "--dry-run", "--num-workers", 0)
+    assert sentence in " ".join(tuned.stderr.split())
+    report = run_cli("data", "labels.csv", "--out", "out", "--json").json
+    assert any(sentence in warning for warning in report["warnings"])

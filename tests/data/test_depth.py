@@ -88,6 +88,11 @@ def test_doubts__dark_images_and_what_would_be_white(brightest: int, levels: int
     assert len(np.unique(np.asarray(to_rgb(Image.fromarray(values))))) == levels
 
 
+def test_doubts__a_value_for_images_of_8_bits_is_of_no_use_to_who_gave_it() -> None:
+    (sentence,) = doubts_about_range(Depth(()), 4095, is_given=True)
+    assert sentence == "--max-value 4095 changes nothing: no image has 16 bits."
+
+
 def test_doubts__images_brighter_than_white_are_counted() -> None:
     (sentence,) = doubts_about_range(Depth((4095, 4096, 60_000)), 4095)
     assert sentence.startswith("2 of 3 images of 16 bits have values above --max-value 4095, up to 60,000")

@@ -19,7 +19,7 @@ def test_data_config_holds_every_field() -> None:
     config = PREPROCESSING.data_config()
     assert config["input_size"] == (3, 24, 32)
     for field in dataclasses.fields(Preprocessing):
-        if field.name != "image_size":
+        if field.name not in ("image_size", "max_value"):  # of the latter, which comes before, timm knows nothing
             assert config[field.name] == getattr(PREPROCESSING, field.name)
 
 

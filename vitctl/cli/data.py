@@ -6,7 +6,15 @@ from typing import Any
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
-from vitctl.results.data import DataReport, DuplicateImage, ImagesReport, SplitReport, Spread
+from vitctl.results.data import (
+    DataReport,
+    DuplicateImage,
+    DuplicatesReport,
+    ImagesReport,
+    NearCopiesReport,
+    SplitReport,
+    Spread,
+)
 from vitctl.settings.data import DataConfig
 from vitctl.settings.option import settings_of
 
@@ -26,7 +34,7 @@ MOST_CLASSES, MOST_LINES = 40, 10
 def data(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Say what images there are and what is wrong with them, before training.
 
-    Counts, sizes, files that cannot be read, exact duplicates within and across splits, class imbalance,
+    Counts, sizes, files that cannot be read, duplicates and near copies within and across splits, class imbalance,
     strange shapes. Writes report.json and contact-sheet.png; the data are only read.
     """
     report = run("data", settings_of(DataConfig, given))
@@ -88,16 +96,8 @@ def _findings(report: DataReport) -> list[str]:
     if report.bad:
         lines.append(f"{_number(len(report.bad), 'image')} cannot be read:")
         lines += _some([f"{one.image}: {one.reason}" for one in report.bad])
-    if duplicates.num_groups:
-        lines.append(
-            f"Exact duplicates, pixel for pixel: {_number(duplicates.num_extra, 'image')} too many "
-            f"({_number(duplicates.num_groups, 'group')}, "
-            f"{duplicates.num_across_splits} across splits, {duplicates.num_across_classes} across classes):"
-        )
-        worst_first = sorted(
-            duplicates.groups, key=lambda group: -len({(one.kept_in, one.class_name) for one in group})
-        )
-        lines += _some([_duplicate_line(group) for group in worst_first])
+    lines += _duplicate_lines("Exact duplicates, pixel for pixel", duplicates, mark="=")
+    lines += _duplicate_lines("Near copies, encoded anew or resized", report.near_copies, mark="~")
     if shapes.num_images:
         lines.append(
             f"{_number(shapes.num_images, 'image')} of strange shape, one side {shapes.from_ratio:g} or more "
@@ -113,8 +113,20 @@ def _findings(report: DataReport) -> list[str]:
     return lines or ["Nothing seems wrong."]
 
 
-def _duplicate_line(group: Sequence[DuplicateImage]) -> str:
-    shown = " = ".join(f"{one.image} ({one.class_name}, in {one.kept_in})" for one in group[:3])
+def _duplicate_lines(what: str, found: DuplicatesReport | NearCopiesReport, *, mark: str) -> list[str]:
+    """Return a line that counts the groups of ``what``, and one for each, worst first; nothing where there is none."""
+    if not found.num_groups:
+        return []
+    counts = (
+        f"{_number(found.num_extra, 'image')} too many ({_number(found.num_groups, 'group')}, "
+        f"{found.num_across_splits} across splits, {found.num_across_classes} across classes):"
+    )
+    worst_first = sorted(found.groups, key=lambda group: -len({(one.kept_in, one.class_name) for one in group}))
+    return [f"{what}: {counts}", *_some([_duplicate_line(group, mark) for group in worst_first])]
+
+
+def _duplicate_line(group: Sequence[DuplicateImage], mark: str) -> str:
+    shown = f" {mark} ".join(f"{one.image} ({one.class_name}, in {one.kept_in})" for one in group[:3])
     return shown + (f" and {len(group) - 3} more" if len(group) > 3 else "")
 
 

@@ -70,15 +70,16 @@ def decide_max_value(given: int | str | None, depth: Depth, *, own: int | None =
     return Decision(own, "the model's own" if own is not None else "the default")
 
 
-def doubts_about_range(depth: Depth, max_value: int | None) -> list[str]:
+def doubts_about_range(depth: Depth, max_value: int | None, *, is_given: bool = False) -> list[str]:
     """Return a sentence where images of 16 bits are much darker than white, or brighter; nothing where neither is so.
 
     Args:
         depth: Of the images.
         max_value: The value that is white; None is 65,535.
+        is_given: Whether a person said so, who would like to know that no image has 16 bits.
     """
     if depth.most is None:
-        return []
+        return [f"--max-value {max_value} changes nothing: no image has 16 bits."] if is_given else []
     if max_value is not None:
         above = sum(value > max_value for value in depth.brightest)
         if not above:

@@ -56,10 +56,11 @@ def read_batches(
     Yields:
         A batch; a reason says in a few words why the image cannot be read.
     """
+    max_value = transform.max_value
 
     def _read(image: AnyImage) -> Tensor | str:
         try:
-            with rgb_in_flight(image, max_value=transform.max_value) as rgb:
+            with rgb_in_flight(image, max_value=max_value) as rgb:
                 return transform(rgb)
         except Exception as error:  # Pillow's decoders raise anything; the reason goes to the user
             return reason_of(error)

@@ -8,6 +8,7 @@ fails as in a full decode, in a fourth of the time. What was seen is remembered 
 """
 
 import json
+from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from vitctl.conversation import Conversation
 from vitctl.data.images import decoding, pixel_hash, reason_of, value_hash, values_of_16_bits
 from vitctl.data.look_alikes import near_any
+from vitctl.data.near_copies import SIDE
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
@@ -32,8 +34,8 @@ T = TypeVar("T")
 
 SCALE = 8  # JPEG's largest scaled decode
 LEAST_SCALED_SIDE = 32  # px that a scaled decode must leave; smaller images are decoded in full
-THUMB_SIDE = 4
-THUMB_TOLERANCE = 24  # levels by which thumbnails of equal images, one from a scaled JPEG, may differ; 16 measured
+COARSE_SIDE = 4  # of thumbnails made smaller once more, to compare all of them
+COARSE_TOLERANCE = 24  # levels by which those of equal images, one from a scaled JPEG, may differ; 16 measured
 _BLOCK = 256  # images handed to the threads at a time; keeps memory flat and Ctrl-C quick
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
@@ -49,7 +51,7 @@ class Look:
         format: Pillow's: JPEG, PNG, ...; "" for an array.
         is_scaled: Decoded at 1/8 of its size.
         fingerprint: Hash of the decoded pixels, at 1/8 where ``is_scaled``; of 16 bits of their values.
-        thumb: 4x4 greyscale thumbnail, row by row in hexadecimal.
+        thumb: Greyscale thumbnail, ``near_copies.SIDE`` px high and wide, row by row in base64.
         brightest: The greatest value of an image of 16 bits, 0-65,535; -1 of others.
     """
 
@@ -159,11 +161,12 @@ def look_at(image: Image.Image) -> Look:
         if not is_scaled:
             width, height = pixels.size
         box = _shown_part(pixels.size, (width / SCALE, height / SCALE), orientation) if is_scaled else None
-        thumb = pixels.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX, box=box)
+        # the gap: what is much larger is first made smaller by a whole number, for a fraction of the time
+        thumb = pixels.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
         values = values_of_16_bits(image)
         fingerprint = pixel_hash(pixels) if values is None else value_hash(values)
         brightest = -1 if values is None else int(values.max(initial=0))
-        return Look(height, width, mode, kind, is_scaled, fingerprint, thumb.tobytes().hex(), brightest)
+        return Look(height, width, mode, kind, is_scaled, fingerprint, b64encode(thumb.tobytes()).decode(), brightest)
 
 
 def _shown_part(
@@ -248,15 +251,23 @@ def _candidates(known: dict[Place, Look]) -> set[Place]:
     found = {place for group in same.values() if len(group) > 1 for place in group}
     for full, scaled in by_size.values():
         if full and scaled:
-            near = near_any(_thumbs(scaled, known), _thumbs(full, known), tolerance=THUMB_TOLERANCE)
+            near = near_any(_coarse(scaled, known), _coarse(full, known), tolerance=COARSE_TOLERANCE)
             found |= {scaled[index] for index in np.flatnonzero(near)}
     return found
 
 
-def _thumbs(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
-    """Return the thumbnails, (N, THUMB_SIDE squared) uint8."""
-    levels = bytes.fromhex("".join(known[place].thumb for place in places))
-    return np.frombuffer(levels, dtype=np.uint8).reshape(len(places), THUMB_SIDE**2)
+def _coarse(places: list[Place], known: dict[Place, Look]) -> np.ndarray:
+    """Return the thumbnails made smaller, (N, COARSE_SIDE squared) uint8."""
+    levels = thumbnails([known[place] for place in places])
+    parts = levels.reshape(len(places), COARSE_SIDE, SIDE // COARSE_SIDE, COARSE_SIDE, SIDE // COARSE_SIDE)
+    means: np.ndarray = np.rint(parts.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
+    return means.reshape(len(places), COARSE_SIDE**2)
+
+
+def thumbnails(looks: Sequence[Look]) -> np.ndarray:
+    """Return the thumbnails of N images, (N, S, S) uint8, S being ``near_copies.SIDE``."""
+    levels = b64decode("".join(look.thumb for look in looks))  # S * S is a multiple of 3: nothing is padded
+    return np.frombuffer(levels, dtype=np.uint8).reshape(len(looks), SIDE, SIDE)
 
 
 def check_bad_images(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -32,7 +32,24 @@ def merge_groups(*groupings: Sequence[str]) -> list[str]:
         >>> merge_groups(["a", "a", "b", "c"], ["x", "y", "y", "z"])
         ['a', 'a', 'a', 'c']
     """
-    root = list(range(len(groupings[0])))
+
+    def ties() -> Iterator[tuple[int, int]]:
+        for grouping in groupings:
+            first: dict[str, int] = {}
+            for position, group in enumerate(grouping):
+                yield first.setdefault(group, position), position
+
+    return [groupings[0][first] for first in first_of_each_set(len(groupings[0]), ties())]
+
+
+def first_of_each_set(count: int, ties: Iterable[tuple[int, int]]) -> list[int]:
+    """Return of each position 0..count-1 the first of those that any chain of ``ties`` joins it to, or itself.
+
+    Example:
+        >>> first_of_each_set(5, [(3, 1), (4, 3)])
+        [0, 1, 2, 1, 1]
+    """
+    root = list(range(count))
 
     def find(position: int) -> int:
         while root[position] != position:
@@ -40,12 +57,10 @@ def merge_groups(*groupings: Sequence[str]) -> list[str]:
             position = root[position]
         return position
 
-    for grouping in groupings:
-        first: dict[str, int] = {}
-        for position, group in enumerate(grouping):
-            one, other = find(first.setdefault(group, position)), find(position)
-            root[max(one, other)] = min(one, other)
-    return [groupings[0][find(position)] for position in range(len(root))]
+    for tied in ties:
+        one, other = map(find, tied)
+        root[max(one, other)] = min(one, other)
+    return list(map(find, range(count)))
 
 
 def draw_validation(

@@ -3,13 +3,17 @@
 Nothing here depends on the order of the images.
 """
 
+import bisect
 import hashlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
+from vitctl.data.copies import copy_groups
 from vitctl.data.depth import depth_of
 from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
 from vitctl.data.scan import Look, Scan
@@ -20,6 +24,7 @@ from vitctl.results.data import (
     DuplicatesReport,
     ImagesReport,
     ImbalanceReport,
+    NearCopiesReport,
     ShapesReport,
     SplitReport,
     Spread,
@@ -103,27 +108,66 @@ def describe_duplicates(
         kept_in: Where the images of the training split go, (N,) str of ``train`` or ``val``; None where every
             split is given.
     """
-    members: dict[str, list[DuplicateImage]] = defaultdict(list)
-    for name, (split, _) in scanned.items():
-        for position, digest in enumerate(hashes[name]):
-            if digest:
-                final = str(kept_in[position]) if kept_in is not None and name in ("train", "all") else name
-                members[digest].append(
-                    DuplicateImage(
-                        image=split.image_name(position),
-                        split=name,
-                        class_name=split.class_names[split.labels[position]],
-                        kept_in=final,
-                    )
-                )
-    groups = sorted((tuple(group) for group in members.values() if len(group) > 1), key=lambda group: group[0].image)
-    return DuplicatesReport(
-        num_groups=len(groups),
-        num_extra=sum(len(group) - 1 for group in groups),
-        num_across_splits=sum(len({one.kept_in for one in group}) > 1 for group in groups),
-        num_across_classes=sum(len({one.class_name for one in group}) > 1 for group in groups),
-        groups=tuple(groups),
-    )
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, digest in enumerate(_joined(scanned, hashes)):
+        if digest:
+            members[digest].append(position)
+    return DuplicatesReport(**_told(scanned, [group for group in members.values() if len(group) > 1], kept_in))
+
+
+def describe_near_copies(
+    scanned: Mapping[str, tuple[Split, Scan]],
+    hashes: Mapping[str, Sequence[str]],
+    kept_in: np.ndarray | None,
+) -> NearCopiesReport:
+    """Return the groups of images that are nearly equal.
+
+    Args:
+        scanned: Splits by name.
+        hashes: Of each split, as ``exact_duplicates`` returned them.
+        kept_in: (N,) str or None, as ``describe_duplicates`` takes it.
+    """
+    looks = [look for _, scan in scanned.values() for look in scan.looks]
+    return NearCopiesReport(**_told(scanned, copy_groups(looks, _joined(scanned, hashes)), kept_in))
+
+
+def _joined(scanned: Mapping[str, tuple[Split, Scan]], hashes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [digest for name in scanned for digest in hashes[name]]
+
+
+class _Groups(TypedDict):
+    num_groups: int
+    num_extra: int
+    num_across_splits: int
+    num_across_classes: int
+    groups: tuple[tuple[DuplicateImage, ...], ...]
+
+
+def _told(
+    scanned: Mapping[str, tuple[Split, Scan]], positions: Sequence[Sequence[int]], kept_in: np.ndarray | None
+) -> _Groups:
+    """Return groups of positions, counted over all splits in their order, with what a person asks of each image."""
+    starts = list(itertools.accumulate((len(split) for split, _ in scanned.values()), initial=0))
+
+    def told(position: int) -> DuplicateImage:
+        index = bisect.bisect_right(starts, position) - 1
+        name, (split, _) = list(scanned.items())[index]
+        row = position - starts[index]
+        return DuplicateImage(
+            image=split.image_name(row),
+            split=name,
+            class_name=split.class_names[split.labels[row]],
+            kept_in=str(kept_in[row]) if kept_in is not None and name in ("train", "all") else name,
+        )
+
+    groups = sorted((tuple(map(told, group)) for group in positions), key=lambda group: group[0].image)
+    return {
+        "num_groups": len(groups),
+        "num_extra": sum(len(group) - 1 for group in groups),
+        "num_across_splits": sum(len({one.kept_in for one in group}) > 1 for group in groups),
+        "num_across_classes": sum(len({one.class_name for one in group}) > 1 for group in groups),
+        "groups": tuple(groups),
+    }
 
 
 def describe_imbalance(split: Split) -> ImbalanceReport:

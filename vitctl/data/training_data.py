@@ -8,6 +8,7 @@ import numpy as np
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
 from vitctl.data.class_names import classes_without_images, doubtful_names
+from vitctl.data.copies import copy_groups, near_leaks
 from vitctl.data.depth import Depth, decide_max_value, depth_of, doubts_about_range
 from vitctl.data.endings import image_endings, left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
@@ -168,8 +169,12 @@ def check_training_data(
         )
     depth = depth_of([scan])
     white = decide_max_value(max_value, depth, own=own_max_value)
-    for sentence in doubts_about_range(depth_of([seen for _, seen in scanned]), white.value):
+    for sentence in doubts_about_range(
+        depth_of([seen for _, seen in scanned]), white.value, is_given=max_value is not None
+    ):
         conversation.warn(sentence)
+    digests = [*all_hashes, *(val_hashes[0] if val_hashes else ())]
+    copies = copy_groups([look for _, seen in scanned for look in seen.looks], digests)
     usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
 
@@ -183,11 +188,15 @@ def check_training_data(
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):
             conversation.warn(sentence)
+        for sentence in near_leaks(copies, digests, np.arange(len(digests)) >= len(everything)):
+            conversation.warn(sentence)
         return _result(usable, given, sizes, sources.val_reason)
     train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
     if not len(held_out):
         why = "--val-fraction 0" if val_fraction == 0 else _why_none(usable)
         return _result(usable, None, sizes, f"none: {why}")
+    for sentence in near_leaks(copies, digests, np.isin(np.arange(len(digests)), scan.good[held_out])):
+        conversation.warn(sentence)
     num_duplicates = len(usable) - len(set(hashes))
     kept = f"; {num_duplicates} exact duplicates kept on one side" if num_duplicates else ""
     if usable.groups is not None:

@@ -1,6 +1,7 @@
 """An accuracy beside that of always saying one class, in words."""
 
 LEAST_P = 0.05  # from which two classifiers may be equally good; the usual one
+_SHOWN_P = 1e-6  # below it nobody asks how small
 
 
 def against_baseline(top1: float, *, baseline_top1: float, baseline_class: str, baseline_p: float) -> str:
@@ -15,7 +16,8 @@ def against_baseline(top1: float, *, baseline_top1: float, baseline_class: str, 
     share = f"{baseline_top1:.2%}"
     if baseline_top1 == 1:
         return f"{share}   all images are of class {baseline_class!r}"
-    test = f"(p = {baseline_p:.2g}, McNemar's exact test)"
+    p = f"p = {baseline_p:.2g}" if baseline_p >= _SHOWN_P else f"p < {_SHOWN_P:g}"
+    test = f"({p}, McNemar's exact test)"
     if is_better(top1, baseline_top1=baseline_top1, baseline_p=baseline_p):
         return f"{share}   always saying {baseline_class!r}; the model is better {test}"
     return f"{share}   the model is not better than always saying {baseline_class!r} {test}"

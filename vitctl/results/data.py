@@ -90,7 +90,7 @@ class BadImage(Result):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class DuplicateImage(Result):
-    """One of several images whose pixels are equal."""
+    """One of several images whose pixels are equal, or nearly so."""
 
     image: str
     """Its name."""
@@ -110,6 +110,22 @@ class DuplicatesReport(Result):
     """Groups of equal images."""
     num_extra: int
     """Images beyond the first of each group."""
+    num_across_splits: int
+    """Groups that ``finetune`` would have in several splits."""
+    num_across_classes: int
+    """Groups with several classes."""
+    groups: tuple[tuple[DuplicateImage, ...], ...]
+    """Every group, two images or more each."""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class NearCopiesReport(Result):
+    """The images that are nearly equal: the same picture, encoded anew or resized."""
+
+    num_groups: int
+    """Groups of near copies; of each some images differ."""
+    num_extra: int
+    """Images beyond the first of each group, exact duplicates included."""
     num_across_splits: int
     """Groups that ``finetune`` would have in several splits."""
     num_across_classes: int
@@ -190,6 +206,8 @@ class DataReport(Result):
     """Images that cannot be read."""
     duplicates: DuplicatesReport
     """Images whose pixels are equal."""
+    near_copies: NearCopiesReport
+    """Images that are the same picture, encoded anew or resized."""
     imbalance: ImbalanceReport
     """Of the split that training would use."""
     aspect_ratios: ShapesReport

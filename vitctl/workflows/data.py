@@ -17,6 +17,7 @@ from vitctl.data.survey import (
     describe_duplicates,
     describe_images,
     describe_imbalance,
+    describe_near_copies,
     describe_split,
     fingerprint,
     sample_of_each_class,
@@ -54,6 +55,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     split, scan = scanned[main]
     depth, own_range = depth_of([seen for _, seen in scanned.values()]), depth_of([scan])
     max_value = decide_max_value(config.max_value, own_range).value
+    doubts = doubts_about_range(depth, max_value, is_given=config.max_value is not None)
     kept_in, validation = _held_out(scanned, hashes, config) if main in ("train", "all") else (None, None)
     size = decide_image_size(scan.sizes[scan.good], USUAL_SIZE, USUAL_PATCH, is_demo=False)
     left_out = together(*(one.left_out for one, _ in scanned.values()))
@@ -74,13 +76,14 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
             for position, reason in seen.bad.items()
         ),
         duplicates=describe_duplicates(scanned, hashes, kept_in),
+        near_copies=describe_near_copies(scanned, hashes, kept_in),
         imbalance=describe_imbalance(split),
         aspect_ratios=strange_shapes(scanned),
         warnings=(
             *source.sentences(*(one for one, _ in scanned.values())),
             *unread,
             *_warnings(scanned, hashes, main),
-            *doubts_about_range(depth, max_value),
+            *doubts,
         ),
         fingerprint=fingerprint(scanned),
         out=str(out),

@@ -136,8 +136,9 @@ def _check_images(
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
         conversation.warn(f"left out: {line}")
-    for sentence in doubts_about_range(depth_of([scan]), max_value):
-        conversation.warn(sentence)
+    if max_value is not None:  # else there is nothing to try: it is trained with
+        for sentence in doubts_about_range(depth_of([scan]), max_value):
+            conversation.warn(sentence)
     return good_images(images.split, scan), skipped
 
 

@@ -1,0 +1,55 @@
+"""Groups of images that are near copies of each other, and what they mean for a split."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from vitctl.data.near_copies import near_pairs
+from vitctl.data.scan import Look, thumbnails
+from vitctl.data.splits import first_of_each_set
+
+
+def copy_groups(looks: Sequence[Look | None], digests: Sequence[str]) -> list[list[int]]:
+    """Return groups of positions 0..N-1 of images that are near copies of each other, first image first.
+
+    A copy of a copy belongs to the group. Equal images are in it too, but a group has images that differ.
+
+    Args:
+        looks: N, what the scan saw; None for images that cannot be read.
+        digests: N, equal for exact duplicates, as ``exact_duplicates`` returns them.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, (look, digest) in enumerate(zip(looks, digests, strict=True)):
+        if look is not None:
+            members[digest].append(position)
+    same = list(members.values())
+    pairs = near_pairs(thumbnails([look for one in same if (look := looks[one[0]]) is not None]))
+    first = first_of_each_set(len(same), pairs.tolist())
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in np.unique(pairs).tolist():
+        groups[first[index]] += same[index]
+    return sorted(sorted(group) for group in groups.values())
+
+
+def near_leaks(groups: Sequence[Sequence[int]], digests: Sequence[str], is_validation: np.ndarray) -> list[str]:
+    """Return a sentence where images to validate on are near copies of images to train on, else nothing.
+
+    Those that are equal to one count elsewhere (``vitctl.data.training_data.leaks``).
+
+    Args:
+        groups: As ``copy_groups`` returned them.
+        digests: N, equal for exact duplicates.
+        is_validation: (N,) bool.
+    """
+    num_copies = 0
+    for group in groups:
+        trained = {digests[position] for position in group if not is_validation[position]}
+        if trained:
+            num_copies += sum(is_validation[position] and digests[position] not in trained for position in group)
+    if not num_copies:
+        return []
+    return [
+        f"{num_copies} of the {int(is_validation.sum())} validation images are near copies of training images, encoded "
+        "anew or resized: scores on them are too good to be true. 'vitctl data' lists them."
+    ]
