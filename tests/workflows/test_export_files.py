@@ -89,6 +89,7 @@ def load_source(place: Place, config: ExportConfig, conversation: Conversation) 
     return places.load_source(
         place,
         weights=config.weights,
+        model_args=config.model_args,
         image_size=config.image_size,
         interpolation=config.pos_embed_interp,
         conversation=conversation,
