@@ -68,6 +68,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         pytest.fail(f"took {taken:.1f} s of CPU; a default test takes at most 3: share, shrink or mark it slow")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what uses a fixture that its module names in ``SLOW_FIXTURES``."""
+    for item in items:
+        dear = getattr(getattr(item, "module", None), "SLOW_FIXTURES", ())
+        if not set(dear).isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Paths of folders to make, one after the other; ``mktemp`` reads the names of all that there are, every time."""

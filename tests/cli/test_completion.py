@@ -34,11 +34,13 @@ def completed(line: str, **environment: str) -> tuple[list[str], str]:
     ("line", "expected"),
     [
         ("vitctl f", ["finetune", "fewshot-eval"]),
-        ("vitctl recipes ", ["ls", "show", "check", "cp"]),
-        ("vitctl inspect r", ["rollout", "receptive-field"]),
+        pytest.param("vitctl recipes ", ["ls", "show", "check", "cp"], marks=pytest.mark.slow),
+        pytest.param("vitctl inspect r", ["rollout", "receptive-field"], marks=pytest.mark.slow),
         ("vitctl inspect rollout --f", ["--fusion"]),
-        ("vitctl finetune --num-", ["--num-workers", "--num-threads"]),
-        ("vitctl finetune --data photos --group", ["--group-column", "--group-pattern"]),
+        pytest.param("vitctl finetune --num-", ["--num-workers", "--num-threads"], marks=pytest.mark.slow),
+        pytest.param(
+            "vitctl finetune --data photos --group", ["--group-column", "--group-pattern"], marks=pytest.mark.slow
+        ),
         ("vitctl finetune --data ", []),  # bash offers files
     ],
 )

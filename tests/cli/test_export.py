@@ -85,6 +85,9 @@ class Exported:
         return self.run / "exports" / format_name
 
 
+SLOW_FIXTURES = ("raw", "registers", "again")  # seconds of torch.export each: see tests/conftest.py
+
+
 @pytest.fixture(scope="module")
 def everything(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A run exported to all formats, where they go by default."""

@@ -260,6 +260,7 @@ def test_missing_package__exit_5_with_the_pip_line(
     refused(["export", run, "--to", formats], 5, (f"--to {extra} needs {package}", f"pip install 'vitctl[{extra}]'"))
 
 
+@pytest.mark.slow
 def test_missing_package__all_leaves_out_what_transformers_cannot_verify(
     run_cli, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,13 +326,13 @@ def the_only_image_is_damaged(run: Path) -> None:
     ("damage", "words"),
     [
         (the_only_image_is_damaged, "0.png"),
-        (lose_the_data, "nothing at"),
-        (lose_one_image, "gone.png"),
+        pytest.param(lose_the_data, "nothing at", marks=pytest.mark.slow),
+        pytest.param(lose_one_image, "gone.png", marks=pytest.mark.slow),
         (lose_the_listing, "without validation images"),
-        (break_the_listing, "validation.json"),
-        (empty_the_listing, "validation.json"),
-        (name_no_image, "images is [], not a list of at least 1"),
-        (name_no_data, "data is None, not text"),
+        pytest.param(break_the_listing, "validation.json", marks=pytest.mark.slow),
+        pytest.param(empty_the_listing, "validation.json", marks=pytest.mark.slow),
+        pytest.param(name_no_image, "images is [], not a list of at least 1", marks=pytest.mark.slow),
+        pytest.param(name_no_data, "data is None, not text", marks=pytest.mark.slow),
     ],
 )
 def test_validation_images_that_are_gone__a_warning_and_the_digits(

@@ -470,14 +470,14 @@ def failures(run: Callable[..., Any], kind: Kind, folder: Path, *, most: int, se
     return found, len(chosen)
 
 
-FEW = ("config.json of a model", "recipe", "features", "weights.npz", "weights.pth", "IDX images", "JSON lines", "tar")
+FEW = ("config.json of a model", "recipe", "features", "weights.npz", "IDX images", "JSON lines")
 MANY = 80  # of each kind, 1,700 in all
 
 
 def test_hostile_files__a_few(run_cli: Callable[..., Any], no_rendering: None, valid: Path) -> None:
-    tried = {name: failures(run_cli, KINDS[name], valid, most=4, seed=1) for name in FEW}
+    tried = {name: failures(run_cli, KINDS[name], valid, most=2, seed=1) for name in FEW}
     assert not any(found for found, _ in tried.values()), tried
-    assert sum(number for _, number in tried.values()) == 4 * len(FEW)
+    assert sum(number for _, number in tried.values()) == 2 * len(FEW)
 
 
 def test_hostile_files__the_check_can_fail(monkeypatch: pytest.MonkeyPatch, run_cli: Any, valid: Path) -> None:

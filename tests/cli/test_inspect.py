@@ -879,6 +879,9 @@ def of_run(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Ever
     return inspect_all(folder, run, "--shots", 2, "--seeds", 1, "--seed", 1, "--minibatch", 5, "--num-images", 6)
 
 
+SLOW_FIXTURES = ("beside_cnn",)  # see tests/conftest.py
+
+
 @pytest.fixture(scope="module")
 def beside_cnn(
     tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]
@@ -891,7 +894,7 @@ def beside_cnn(
     return inspect_all(folder, *line, "--shots", 2, "--seeds", 1), names
 
 
-@pytest.fixture(params=["run", "beside cnn"])
+@pytest.fixture(params=["run", pytest.param("beside cnn", marks=pytest.mark.slow)])
 def everything(request: pytest.FixtureRequest) -> Everything:
     if request.param == "run":
         return request.getfixturevalue("of_run")

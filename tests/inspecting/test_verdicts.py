@@ -77,7 +77,7 @@ def test_trend__is_scipys_with_the_median_slope() -> None:
     assert one.change == pytest.approx(8 * np.median([(values[j] - values[i]) / (j - i) for i, j in pairs]))
 
 
-@pytest.mark.parametrize("num_layers", range(LEAST_LAYERS, 8))
+@pytest.mark.parametrize("num_layers", [*range(LEAST_LAYERS, 7), pytest.param(7, marks=pytest.mark.slow)])
 def test_trend__a_strong_one_is_rarely_chance(num_layers: int) -> None:
     """Counted over every order of the layers; of three layers it would be one case of six."""
     taus = [kendalltau(range(num_layers), order).statistic for order in itertools.permutations(range(num_layers))]
