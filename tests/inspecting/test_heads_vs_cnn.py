@@ -51,6 +51,8 @@ class _Noise:
 class _ToTensor:
     """Levels to -1 to 1."""
 
+    max_value = None
+
     def pixels(self, image: Image.Image) -> Tensor:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
