@@ -117,7 +117,7 @@ def test_device_behind__a_run_that_fails_lacks_no_step(
 def _at_reading(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], object]) -> None:
     """Do something in the place of reading image ``number`` of those that batches are made of, from 1."""
     count = 0
-    read = loader._read
+    read = loader._made
 
     def watched(*given: Any, **named: Any) -> Any:
         nonlocal count
@@ -126,7 +126,7 @@ def _at_reading(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], o
             do()
         return read(*given, **named)
 
-    monkeypatch.setattr(loader, "_read", watched)
+    monkeypatch.setattr(loader, "_made", watched)
 
 
 def _stopped_in_a_wait(number: signal.Signals) -> None:

@@ -367,7 +367,7 @@ def test_images__none_of_which_can_be_read_are_an_error(chosen: Any, tmp_path: P
 )
 def test_out__is_absolute_and_beside_what_is_exported(settings: dict[str, str], expected: str) -> None:
     config = ExportConfig(**settings, to="timm")
-    place = Place(str(config.model or config.run), None, "", None)
+    place = Place(str(config.model or config.run), None, "", Path(config.run) if config.run else None)
     assert export._decide_out(config, place) == Path(expected).expanduser().absolute()
 
 

@@ -6,7 +6,7 @@ grid and head, so that nothing is resampled or dropped on the way in. Changing t
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +85,9 @@ def load_tensors(
     raw = known.tensors
     _check_patch(model, raw, path=path, name=name)
     own = model.state_dict()
-    refuse_unused((key for key in TOKENS if key not in own), raw, path=path, name=name, advice=advice(model, raw))
+    refuse_unused(
+        (key for key in TOKENS if key not in own), _described(raw), path=path, name=name, advice=advice(model, raw)
+    )
     table = _tensor_called(raw, "pos_embed")
     if table is not None and table.ndim == 3:
         adopt_grid(model, num_tokens=table.shape[1], path=path, name=name, advice=advice(model, raw))
@@ -147,9 +149,7 @@ def _load_state(
 ) -> LoadReport:
     own = model.state_dict()
     none = [f"{key} is no plain tensor" for key in own if key in state and not _is_tensor(state[key])]
-    tensors = {
-        key: (value.shape, value.is_floating_point()) for key, value in state.items() if isinstance(value, Tensor)
-    }
+    tensors = _described(state)
     wrong = none or misfits(own, tensors)
     if wrong:
         raise ModelError(f"{path} does not fit {name}: {some(wrong)}. Is it of another architecture?")
@@ -166,6 +166,11 @@ def _load_state(
     loaded = {key: state[key] for key in own if key in state}
     model.load_state_dict(loaded, strict=False)
     return LoadReport(str(path), len(loaded), missing, (*unexpected, *dropped))
+
+
+def _described(state: Mapping[str, Any]) -> dict[str, tuple[Sequence[int], bool]]:
+    """Return shape, and whether it holds fractions, of each tensor."""
+    return {key: (value.shape, value.is_floating_point()) for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _is_tensor(value: Any) -> bool:
