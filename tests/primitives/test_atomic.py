@@ -71,6 +71,7 @@ def test_whole_folder__killed_anywhere(
     assert listed(tmp_path) == {f"last/{name}": text for name, text in whole(str(number)).items()}
 
 
+@pytest.mark.slow
 def test_whole_folders__killed_anywhere_each_is_whole_or_not_there(tmp_path: Path, killed_at: Any) -> None:
     def write_two(parent: Path) -> None:
         with whole_folders(parent) as staging:

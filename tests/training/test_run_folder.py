@@ -198,6 +198,7 @@ def test_new_run_folder__not_where_another_process_is_writing(tmp_path: Path, is
     assert json.loads((path / "config.json").read_text()) == {"vitctl": "first"}
 
 
+@pytest.mark.slow  # 40 forks of a large process; what it stands on is killed in tests/primitives/test_atomic.py
 @pytest.mark.parametrize("has_exchange", [True, False])
 def test_new_run_folder__killed_anywhere_the_old_run_or_the_whole_new_one_stands(
     tmp_path: Path, killed_at: Any, monkeypatch: pytest.MonkeyPatch, has_exchange: bool
