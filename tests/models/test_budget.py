@@ -13,7 +13,8 @@ import torch
 from vitctl.errors import ModelError
 from vitctl.models import budget
 from vitctl.models.budget import check_buildable
-from vitctl.models.build import DEMO_FOLDER, load_model
+from vitctl.models.build import load_model
+from vitctl.models.named import DEMO_FOLDER
 
 
 def _folder(path: Path, **arguments: Any) -> Path:

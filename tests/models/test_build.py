@@ -10,15 +10,9 @@ import torch
 from torch import nn
 
 from vitctl.errors import ModelError
-from vitctl.models.build import (
-    check_model_name,
-    classifiers,
-    load_model,
-    model_folder,
-    preprocessing_of,
-    replace_head,
-)
+from vitctl.models.build import classifiers, load_model, preprocessing_of, replace_head
 from vitctl.models.geometry import geometry_of
+from vitctl.models.named import check_model_name, model_folder
 from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing

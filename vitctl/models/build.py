@@ -1,11 +1,6 @@
-"""From the words ``--model`` and ``--weights`` to a timm model with its own weights, size and head.
+"""From the words ``--model`` and ``--weights`` to a timm model with its own weights, size and head."""
 
-A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.augreg_in21k``), a run folder
-of vitctl, a timm local-dir folder (``config.json`` beside ``model.safetensors``), or ``hf-hub:OWNER/NAME``.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,34 +11,22 @@ from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
-from vitctl.errors import ModelError, did_you_mean
+from vitctl.errors import ModelError
 from vitctl.models.adoption import head_names
 from vitctl.models.arguments import as_options, check_model_arguments
-from vitctl.models.budget import check_arguments, check_buildable
-from vitctl.models.checkpoints import check_sizes, kind_of
-from vitctl.models.folder_config import FILE, describes_a_model, read_folder_config
-from vitctl.models.hub_models import fetch_model, is_on_hub, not_fetched
+from vitctl.models.budget import check_buildable
+from vitctl.models.checkpoints import kind_of
+from vitctl.models.hub_models import not_fetched
 from vitctl.models.load_report import LoadReport
-from vitctl.models.transformers_model import (
-    WEIGHTS,
-    Blueprint,
-    adapter_sentence,
-    is_transformers_folder,
-    read_blueprint,
-)
+from vitctl.models.named import DEMO_FOLDER, Named, named
 from vitctl.models.weights import load_weights_file
 from vitctl.models.weights_fit import check_computes, check_finite, unused_in_file
-from vitctl.primitives.atomic import recover
-from vitctl.primitives.documents import why_unreadable
-from vitctl.primitives.files import path_exists, user_path
+from vitctl.primitives.files import user_path
 from vitctl.primitives.hub import hub_access, hub_cache_only
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.seeds import torch_randomness
-from vitctl.primitives.text_paths import text_path
-from vitctl.settings.words import DEMO, PRETRAINED, RANDOM
-
-DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
+from vitctl.settings.words import PRETRAINED, RANDOM
 
 
 @dataclass(frozen=True)
@@ -80,58 +63,6 @@ class LoadedModel:
         return 0 if is_headless else max(0, int(getattr(self.model, "num_classes", 0)))
 
 
-def model_folder(spec: str) -> Path | None:
-    """Return the timm local-dir folder that ``spec`` names, or None where it names none.
-
-    ``demo`` is the embedded folder; a run folder stands for its ``best/`` (``last/`` where an interrupted
-    run has no best yet).
-    """
-    if spec == DEMO:
-        return DEMO_FOLDER
-    folder = user_path(spec)
-    for candidate in (folder, folder / "best", folder / "last"):
-        recover(candidate)
-        if describes_a_model(candidate):
-            return candidate.absolute()
-    return None
-
-
-def check_model_name(name: str) -> None:
-    """Check that timm knows ``name`` (a pretrained tag may follow a dot).
-
-    Raises:
-        ModelError: It does not; the sentence gives near matches.
-    """
-    if is_on_hub(name):
-        return
-    if path_exists(name):
-        if (user_path(name) / "adapter_config.json").exists():
-            raise ModelError(adapter_sentence(user_path(name)))
-        raise ModelError(
-            f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's or "
-            "transformers' config.json and model.safetensors."
-        )
-    architecture, _, tag = name.partition(".")
-    if "/" in name or not timm.is_model(architecture):
-        known = [DEMO, *timm.list_models()]
-        raise ModelError(
-            f"{name!r} is neither a folder nor a model of timm.{did_you_mean(architecture, known)} 'vitctl models "
-            "PATTERN' searches the names."
-        )
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise ModelError(
-            f"timm has no weights {tag!r} for {architecture}.{did_you_mean(tag, tags)} It has: "
-            f"{', '.join(tags) or 'none'}."
-        )
-
-
-def _why_not(folder: Path) -> str:
-    """Return in brackets what is wrong with a folder's ``config.json``; nothing where there is none."""
-    files = [candidate / FILE for candidate in (folder, folder / "best", folder / "last")]
-    return next((f" ({file} cannot be read: {why})" for file in files if (why := why_unreadable(file))), "")
-
-
 def load_model(
     spec: str,
     *,
@@ -156,7 +87,7 @@ def load_model(
         SettingError: The model takes no such argument.
     """
     size = {"img_size": image_size} if image_size and weights == RANDOM else {}
-    with _found(spec, with_weights=weights == PRETRAINED) as found:
+    with named(spec, with_weights=weights == PRETRAINED) as found:
         given, options = dict(model_args or {}), {**found.options, **size}
         with hub_cache_only():
             if given:
@@ -189,83 +120,12 @@ def load_model(
     return LoadedModel(model, found.name, class_names, descriptions, licence, report, found.max_value)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a spec stands for.
-
-    Attributes:
-        name: For messages.
-        address: For ``timm.create_model``.
-        folder: Of a folder, which.
-        config: The ``config.json`` that describes it; None of what timm has itself.
-        weights: Their file, where they are wanted; None of those that timm has to fetch.
-        blueprint: Of a transformers folder.
-        max_value: As the folder says, or None.
-    """
-
-    name: str
-    address: str
-    folder: Path | None = None
-    config: Path | None = None
-    weights: Path | None = None
-    blueprint: Blueprint | None = None
-    max_value: int | None = None
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether anyone may have written it."""
-        return self.config is not None and self.folder != DEMO_FOLDER
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Arguments for ``timm.create_model`` beside the address."""
-        return self.blueprint.options if self.blueprint is not None else {}
-
-
-@contextmanager
-def _found(spec: str, *, with_weights: bool) -> Iterator[_Found]:
-    """Yield what ``_find`` returns, with an address that timm can read for as long as the block runs."""
-    found = _find(spec, with_weights=with_weights)
-    if found.folder is None or found.blueprint is not None:
-        yield found
-        return
-    with text_path(found.folder) as readable:
-        yield replace(found, address=f"local-dir:{readable}")
-
-
-def _find(spec: str, *, with_weights: bool) -> _Found:
-    """Return what ``spec`` stands for; a model of the hub is fetched.
-
-    Raises:
-        ModelError: There is none, or what it declares cannot be.
-    """
-    folder = model_folder(spec)
-    name = DEMO if spec == DEMO else (str(folder) if folder else spec)
-    if folder is None:
-        check_model_name(spec)
-        config, weights = fetch_model(spec, with_weights=with_weights) if is_on_hub(spec) else (None, None)
-        found = _Found(name, spec, None, config, weights)
-    elif is_transformers_folder(folder):
-        blueprint = read_blueprint(folder)
-        check_arguments(blueprint.arguments, name=name)
-        weights = blueprint.weights if with_weights else None
-        found = _Found(name, blueprint.architecture, folder, folder / FILE, weights, blueprint)
-    else:
-        document = read_folder_config(folder)
-        check_arguments(document.model_args, name=name)  # timm reads them again, and believes every word
-        weights = folder / WEIGHTS if with_weights else None
-        found = _Found(name, f"local-dir:{folder}", folder, folder / FILE, weights, max_value=document.max_value)
-    if weights is not None and weights.is_file():
-        check_sizes(weights)
-    return found
-
-
-def _report_of_timm(model: nn.Module, found: _Found) -> LoadReport:
+def _report_of_timm(model: nn.Module, found: Named) -> LoadReport:
     """Return what timm has loaded, and what of the file it has passed over."""
     file = found.weights
     is_told = file is not None and file.suffix == ".safetensors"
     unused = unused_in_file(model, file, name=found.name) if file is not None and is_told else ()
-    return LoadReport(_source_of(model, found.folder), len(model.state_dict()), unexpected=unused)
+    return LoadReport(_source_of(model, found), len(model.state_dict()), unexpected=unused)
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
@@ -279,7 +139,7 @@ def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
     return model
 
 
-def _create_pretrained(found: _Found, given: Mapping[str, Any]) -> nn.Module:
+def _create_pretrained(found: Named, given: Mapping[str, Any]) -> nn.Module:
     """Return a model with the weights that timm reads from its folder, or fetches.
 
     Args:
@@ -325,11 +185,11 @@ def _report_of(model: nn.Module, folder: Path | None, own: Path | None, *, name:
     return LoadReport(_source_of(model, folder), len(model.state_dict()), unexpected=unused)
 
 
-def _source_of(model: nn.Module, folder: Path | None) -> str:
-    if folder == DEMO_FOLDER:
+def _source_of(model: nn.Module, found: Named) -> str:
+    if found.folder == DEMO_FOLDER:
         return "embedded"
-    if folder is not None:
-        return str(folder / WEIGHTS)
+    if found.folder is not None:
+        return str(found.weights)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     return str(config.get("hf_hub_id") or config.get("url") or "timm")
 

@@ -13,9 +13,9 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from vitctl.errors import ModelError, did_you_mean
-from vitctl.models.build import DEMO_FOLDER
 from vitctl.models.folder_config import read_folder_config
 from vitctl.models.geometry import geometry_of
+from vitctl.models.named import DEMO_FOLDER
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.results.models import ModelEntry, Tag
 from vitctl.settings.words import DEMO

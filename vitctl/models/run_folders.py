@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vitctl.models.build import model_folder
+from vitctl.models.named import model_folder
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.documents import peek_document
 from vitctl.primitives.files import user_path

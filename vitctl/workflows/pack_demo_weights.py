@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vitctl.models.build import DEMO_FOLDER
+from vitctl.models.named import DEMO_FOLDER
 from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.files import whole_folder
