@@ -268,16 +268,18 @@ def load(
     """
     talk = conversation(verbose=verbose)
     from vitctl.classifier import open_classifier
+    from vitctl.primitives.devices import enough_memory_on_cpu
     from vitctl.primitives.image_sizes import image_size_of
 
-    return open_classifier(
-        os.fspath(run_or_model),
-        weights=os.fspath(weights),
-        model_args=model_args,
-        image_size=None if image_size is None else image_size_of(image_size),
-        device=device,
-        conversation=talk,
-    )
+    with enough_memory_on_cpu(None):
+        return open_classifier(
+            os.fspath(run_or_model),
+            weights=os.fspath(weights),
+            model_args=model_args,
+            image_size=None if image_size is None else image_size_of(image_size),
+            device=device,
+            conversation=talk,
+        )
 
 
 def conversation(*, verbose: bool) -> Conversation:

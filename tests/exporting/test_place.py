@@ -12,8 +12,12 @@ from vitctl.exporting.place import find_place
 @pytest.mark.parametrize("has_folder", [False, True])
 def test_the_name_of_a_model_in_the_place_of_a_run(has_folder: bool) -> None:
     """As ``evaluate`` and ``predict`` take it; a folder that only has the demo's name is not looked into."""
-    if has_folder:
-        Path("demo").mkdir()
+    if has_folder:  # even a run is not
+        Path("demo/best").mkdir(parents=True)
+        Path("demo/config.json").write_text('{"vitctl": "0.1.0"}')
     assert find_place("demo", None, "best", Conversation()) == find_place(None, "demo", "best", Conversation())
+
+
+def test_which__of_a_name_is_refused() -> None:
     with pytest.raises(SettingError, match="--which last is given beside demo, which is no run folder"):
         find_place("demo", None, "last", Conversation())

@@ -1,14 +1,17 @@
 """``--model-arg``: what a model takes, what it becomes, and sentences about what it does not take."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from vitctl.errors import ModelError, SettingError
+from vitctl.models.arguments import check_same_shapes
 from vitctl.models.build import load_model, preprocessing_of
 from vitctl.models.prepared import open_model
 from vitctl.models.timm_folder import save_timm_folder
@@ -164,4 +167,15 @@ def test_another_form__is_refused_before_anything_is_loaded(run_cli: Callable[..
 def test_beside_a_run__they_are_refused(run_cli: Callable[..., Any], tiny_model_folder: Path, line: str) -> None:
     result = run_cli(*line.format(run=tiny_model_folder).split(), *ARGUMENT)
     assert result.exit_code == 2
-    assert "--model-arg is given beside a run folder" in " ".join(result.stderr.split())
+    assert "--model-arg is given beside a folder" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(("given", "is_refused"), [({"patch_size": 8}, True), ({"drop_path_rate": 0.1}, False)])
+def test_same_shapes__published_weights_are_not_resampled_to_other_arguments(given: Any, is_refused: bool) -> None:
+    def check() -> None:
+        check_same_shapes(partial(timm.create_model, "vit_tiny_patch16_224"), given, name="vit")
+
+    if not is_refused:
+        return check()
+    with pytest.raises(SettingError, match=r"do not fit it with --model-arg patch_size=8: pos_embed would be \(1, 785"):
+        check()

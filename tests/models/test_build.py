@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitctl.errors import ModelError
@@ -124,6 +125,29 @@ def test_folder__with_truncated_weights_is_refused(tiny_model_folder: Path, tmp_
     folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "m"))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
     with pytest.raises(ModelError, match="model.safetensors is damaged"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("key", ["blocks.1.mlp.fc1.weight", "head.weight", "norm.bias"])
+def test_folder__with_weights_that_lack_a_tensor_is_refused(tiny_model_folder: Path, tmp_path: Path, key: str) -> None:
+    """timm says so itself, but not where it leaves the head out."""
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "m"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[key]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=key):
+        load_model(str(folder))
+
+
+def test_folder__that_says_two_numbers_of_classes_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """timm would leave the head out, and load what else is there without a look at what is not."""
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "m"))
+    config = json.loads((folder / "config.json").read_text())
+    own = config["num_classes"]
+    config["num_classes"] = config["pretrained_cfg"]["num_classes"] = own + 3
+    config["model_args"] = {**config.get("model_args", {}), "num_classes": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=rf"config\.json says {own + 3} classes, and {own} among the arguments"):
         load_model(str(folder))
 
 

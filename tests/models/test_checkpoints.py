@@ -263,3 +263,17 @@ def test_npz_without_its_ending__is_googles(source: nn.Module, tmp_path: Path) -
     model = small_vit()
     assert load_weights_file(model, tmp_path / "weights", name="small").missing == ()
     assert same(model, source)
+
+
+def test_a_file_of_one_byte__is_no_weights_file(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"\x80")
+    with pytest.raises(ModelError, match="is no weights file that vitctl reads"):
+        load_weights_file(small_vit(), tmp_path / "w", name="small")
+
+
+def test_head_that_no_memory_holds__is_refused(tmp_path: Path) -> None:
+    state = small_vit().state_dict()
+    state["head.weight"] = torch.zeros(1).expand(10**12, state["head.weight"].shape[1])  # 38 kB in the file
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"A head of 1,000,000,000,000 outputs would take"):
+        load_weights_file(small_vit(), tmp_path / "w.pth", name="small")

@@ -223,6 +223,9 @@ def test_eps__is_the_files_own_unless_the_model_will_be_saved(tmp_path: Path) ->
     opened, trained = open_model(str(folder)), open_model(str(folder), is_saved=True)
     assert {one.eps for one in opened.model.modules() if isinstance(one, nn.LayerNorm)} == {1e-3}
     assert {one.eps for one in trained.model.modules() if isinstance(one, nn.LayerNorm)} == {1e-6}
+    for one, eps in ((opened, 1e-3), (trained, 1e-6)):  # built anew at another size
+        random = open_model(str(folder), weights="none", is_saved=one is trained).at((32, 32))
+        assert {norm.eps for norm in random.model.modules() if isinstance(norm, nn.LayerNorm)} == {eps}
     assert opened.notes == ()
     assert "add 0.001 to the variance; a run is saved as a timm folder" in trained.notes[0]
 
@@ -288,6 +291,23 @@ def test_what_cannot_be_opened__is_refused_with_its_path(
         load_model(str(folder))
     for word in (str(folder), *words):
         assert word in str(caught.value), str(caught.value)
+
+
+def test_a_folder_of_a_configuration_alone__opens_with_random_weights(tmp_path: Path) -> None:
+    folder = written(tmp_path / "hf")
+    (folder / "model.safetensors").unlink()
+    assert load_model(str(folder), weights="none").report is None
+    with pytest.raises(ModelError, match="holds no model.safetensors"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("key", ["vit.encoder.layer.1.weird.weight", "encoder.layer.0.adapter.up.weight"])
+def test_unknown_weights_of_its_blocks__are_refused(tmp_path: Path, key: str) -> None:
+    folder = written(tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors") | {key: torch.zeros(3)}
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=key):
+        load_model(str(folder))
 
 
 def test_weights__a_folder_without_any(tmp_path: Path) -> None:

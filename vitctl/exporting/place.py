@@ -50,11 +50,11 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
         SettingError: ``--which last`` beside a folder that is no run.
         ModelError: The run has no weights.
     """
-    if run is None:
-        return Place(str(model), None, str(model), None)
+    if run is None or (run == DEMO and which == "best"):
+        return Place(run or str(model), None, run or str(model), None)
     folder = user_path(run).absolute()
     if not is_run_folder(folder):
-        if which == "best" and (run == DEMO or not path_exists(run)):
+        if which == "best" and not path_exists(run):
             return Place(run, None, run, None)
         if which != "best":
             raise SettingError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError
 from vitctl.models.anatomy import num_embedded_prefix_tokens
 from vitctl.models.geometry import MOST_PLACES, geometry_of, position_table
+from vitctl.primitives.memory import check_fits
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
@@ -27,6 +28,8 @@ def adopt_head(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Give ``model`` as many outputs as the head in ``state`` has, if there is one."""
     weight = next((state.get(f"{head}.weight") for head in head_names(model)), None)
     if isinstance(weight, Tensor) and (weight.ndim == 2 or weight.shape[2:] == (1, 1)):  # linear, or a 1x1 convolution
+        what = f"A head of {weight.shape[0]:,} outputs"
+        check_fits(4 * weight.numel(), what=what, error=ModelError, advice="The file may be damaged")
         adopt_num_classes(model, weight.shape[0])
 
 

@@ -55,9 +55,12 @@ def blocks_of(model: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def is_in_block(name: str) -> bool:
-    """Return whether a parameter's name, in a model or a file of weights, is of a block or stage."""
+    """Return whether a parameter's name, in a model or a file of weights, is of a block or stage.
+
+    ``encoder.layer.N`` are transformers' blocks.
+    """
     *above, _ = name.split(".")
-    return any(part in _LISTS or _NUMBERED.fullmatch(part) for part in above)
+    return "encoder.layer." in name or any(part in _LISTS or _NUMBERED.fullmatch(part) for part in above)
 
 
 def units_of(model: nn.Module) -> tuple[Unit, ...]:

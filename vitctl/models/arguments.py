@@ -60,6 +60,30 @@ def check_model_arguments(build: Callable[..., nn.Module], arguments: Mapping[st
     _try(build, arguments, name)
 
 
+@compiler_later()
+def check_same_shapes(build: Callable[..., nn.Module], arguments: Mapping[str, Any], *, name: str) -> None:
+    """Check that published weights fit a model with ``arguments`` as they are; both are built on the meta device.
+
+    Args:
+        build: Makes the model, with keyword arguments besides.
+        arguments: Those of ``--model-arg``, which the model takes.
+        name: The model's name, for messages.
+
+    Raises:
+        SettingError: A tensor has another shape with them.
+    """
+    with torch.device("meta"):
+        plain, changed = build().state_dict(), build(**arguments).state_dict()
+    other = [key for key in plain if key in changed and plain[key].shape != changed[key].shape]
+    if other:
+        raise SettingError(
+            f"The pretrained weights of {name} do not fit it with {as_options(arguments)}: {other[0]} would be "
+            f"{tuple(changed[other[0]].shape)}, and theirs is {tuple(plain[other[0]].shape)}; expected arguments that "
+            "leave shapes as they are, or --weights none.",
+            field=FIELD,
+        )
+
+
 def _check_is_an_argument(key: str, value: Any) -> None:
     if key in _SAID_ELSEWHERE:
         raise SettingError(f"--model-arg {key}={value} cannot be used: {_SAID_ELSEWHERE[key]}.", field=FIELD)

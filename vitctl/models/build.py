@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -13,7 +12,7 @@ from torch import nn
 
 from vitctl.errors import ModelError
 from vitctl.models.adoption import head_names
-from vitctl.models.arguments import as_options, check_model_arguments
+from vitctl.models.arguments import as_options, check_model_arguments, check_same_shapes
 from vitctl.models.budget import check_buildable
 from vitctl.models.checkpoints import kind_of
 from vitctl.models.hub_models import not_fetched
@@ -91,13 +90,16 @@ def load_model(
         given, options = dict(model_args or {}), {**found.options, **size}
         with hub_cache_only():
             if given:
-                check_model_arguments(partial(timm.create_model, found.address, **options), given, name=found.name)
+                build = partial(timm.create_model, found.address, **options)
+                check_model_arguments(build, given, name=found.name)
+                if weights == PRETRAINED and found.weights is None:  # timm would resample them without a word
+                    check_same_shapes(build, given, name=found.name)
             options |= given
             if size or found.is_foreign:  # timm's own fit every computer that they were made for
                 file = found.weights if weights in (PRETRAINED, RANDOM) else user_path(weights)
                 check_buildable(partial(timm.create_model, found.address, **options), name=found.name, weights=file)
         with torch_randomness(seed, "weights"):
-            if weights == PRETRAINED and found.blueprint is None:
+            if weights == PRETRAINED and found.is_read_by_timm:
                 model = _create_pretrained(found, given)
                 report: LoadReport | None = _report_of_timm(model, found)
             else:
@@ -122,10 +124,24 @@ def load_model(
 
 def _report_of_timm(model: nn.Module, found: Named) -> LoadReport:
     """Return what timm has loaded, and what of the file it has passed over."""
-    file = found.weights
-    is_told = file is not None and file.suffix == ".safetensors"
-    unused = unused_in_file(model, file, name=found.name) if file is not None and is_told else ()
+    unused = () if found.weights is None else unused_in_file(model, found.weights, name=found.name)
+    if found.is_foreign:
+        _check_declared_classes(model, found)
     return LoadReport(_source_of(model, found), len(model.state_dict()), unexpected=unused)
+
+
+def _check_declared_classes(model: nn.Module, found: Named) -> None:
+    """Refuse a ``config.json`` that says two numbers of classes: timm would leave the head out, and all that it misses.
+
+    Raises:
+        ModelError: It does.
+    """
+    own, declared = getattr(model, "num_classes", 0), getattr(model, "pretrained_cfg", {}).get("num_classes")
+    if own and declared and own != declared:
+        raise ModelError(
+            f"{found.config} says {declared} classes, and {own} among the arguments of its model; expected one number, "
+            "that of the head. Correct it."
+        )
 
 
 def _create(address: str, *, name: str, **kwargs: Any) -> nn.Module:
@@ -176,13 +192,6 @@ def _create_pretrained(found: Named, given: Mapping[str, Any]) -> nn.Module:
             raise ModelError(f"The weights of {name} do not fit it with {as_options(given)}: {reason}") from error
         raise ModelError(f"The weights in {file.parent} do not fit its config.json: {reason}") from error
     return model
-
-
-def _report_of(model: nn.Module, folder: Path | None, own: Path | None, *, name: str) -> LoadReport:
-    """Return what timm has read of the file ``own``, or has fetched itself."""
-    is_listed = own is not None and own.suffix == ".safetensors"
-    unused = unused_in_file(model, own, name=name) if own is not None and is_listed else ()
-    return LoadReport(_source_of(model, folder), len(model.state_dict()), unexpected=unused)
 
 
 def _source_of(model: nn.Module, found: Named) -> str:

@@ -52,7 +52,7 @@ def kind_of(path: Path) -> Kind:
     _refuse_known(head, path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MOST_HEADER_BYTES:
         return "safetensors"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":  # a pickle: torch's format before 1.6
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # a pickle: torch's format before 1.6
         return "torch"
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:

@@ -57,7 +57,7 @@ def load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
         )
     _check_numbers(arrays, prefix, path=path)
     _check_npz_fits(model, {key.removeprefix(prefix): shape for key, shape in shapes.items()}, path=path, name=name)
-    table = next((key for key in arrays if key.endswith("pos_embedding")), None)
+    table = next((key for key in arrays if key.startswith(prefix) and key.endswith("pos_embedding")), None)
     is_changed = table is not None and _give_class_token_a_row(model, arrays, table, f"{prefix}cls")
     if table is not None:
         adopt_grid(model, num_tokens=arrays[table].shape[-2], path=path, name=name)
@@ -66,7 +66,7 @@ def load_npz(model: nn.Module, path: Path, *, name: str) -> LoadReport:
     with tempfile.TemporaryDirectory() as folder:
         readable = path
         if is_changed:
-            readable = Path(folder) / path.name
+            readable = Path(folder) / "weights.npz"
             np.savez(readable, allow_pickle=False, **arrays)
         num_loaded, missing = _read_with_timm(model, readable, path=path, name=name)
     unexpected = tuple(key for key in shapes if not _has_place(model, key, prefix))

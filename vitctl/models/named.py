@@ -23,6 +23,7 @@ from vitctl.models.transformers_model import (
     adapter_sentence,
     is_transformers_folder,
     read_blueprint,
+    weights_of,
 )
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.documents import why_unreadable
@@ -113,6 +114,11 @@ class Named:
         return self.config is not None and self.folder != DEMO_FOLDER
 
     @property
+    def is_read_by_timm(self) -> bool:
+        """Whether timm reads its weights itself, which can then be held against the model by their names."""
+        return self.blueprint is None and (self.weights is None or self.weights.suffix == ".safetensors")
+
+    @property
     def options(self) -> Mapping[str, Any]:
         """Arguments for ``timm.create_model`` beside the address."""
         return self.blueprint.options if self.blueprint is not None else {}
@@ -144,7 +150,7 @@ def _find(spec: str, *, with_weights: bool) -> Named:
     elif is_transformers_folder(folder):
         blueprint = read_blueprint(folder)
         check_arguments(blueprint.arguments, name=name)
-        weights = blueprint.weights if with_weights else None
+        weights = weights_of(folder) if with_weights else None
         found = Named(name, blueprint.architecture, folder, folder / FILE, weights, blueprint)
     else:
         document = read_folder_config(folder)

@@ -32,6 +32,7 @@ class PreparedModel:
         seed: Of random weights.
         interpolation: How its position embeddings are resampled, and why so.
         model_args: Arguments of timm's class, instead of those that the name stands for.
+        is_saved: Whether it will be trained and saved; see ``load_model``.
         resolution: What changing the size did; None before, and for random weights, which are built at their size.
     """
 
@@ -41,6 +42,7 @@ class PreparedModel:
     seed: int
     interpolation: Decision[str]
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    is_saved: bool = False
     resolution: Resolution | None = None
 
     @property
@@ -109,7 +111,12 @@ class PreparedModel:
         if own.patch_size is not None:
             check_divisible(image_size, own.patch_size, model=self.name)
         loaded = load_model(
-            self.spec, weights=self.weights, image_size=image_size, seed=self.seed, model_args=self.model_args
+            self.spec,
+            weights=self.weights,
+            image_size=image_size,
+            seed=self.seed,
+            model_args=self.model_args,
+            is_saved=self.is_saved,
         )
         loaded.model.eval()
         return replace(self, loaded=loaded)
@@ -144,5 +151,5 @@ def open_model(
     loaded = load_model(spec, weights=weights, seed=seed, model_args=arguments, is_saved=is_saved)
     loaded.model.eval()
     how = decide_interpolation(interpolation, weights=weights)
-    opened = PreparedModel(loaded, spec, weights, seed, how, arguments)
+    opened = PreparedModel(loaded, spec, weights, seed, how, arguments, is_saved)
     return opened.at(image_size or opened.image_size)

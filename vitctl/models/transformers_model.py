@@ -66,7 +66,6 @@ class Blueprint:
         architecture: timm's name.
         arguments: Of timm's class.
         overlay: What timm calls ``pretrained_cfg``: size, preprocessing, names of the outputs.
-        weights: The file of its tensors.
         eps: Of its LayerNorms, which no argument of timm's says.
         notes: Sentences the user should see.
     """
@@ -74,7 +73,6 @@ class Blueprint:
     architecture: str
     arguments: Mapping[str, Any]
     overlay: Mapping[str, Any]
-    weights: Path
     eps: float
     notes: tuple[str, ...] = field(default=())
 
@@ -94,7 +92,7 @@ class Blueprint:
             return self.notes
         if is_saved:
             note = (
-                f"The LayerNorms of {self.weights.parent} add {self.eps:g} to the variance; a run is saved as a timm "
+                f"The LayerNorms of the folder add {self.eps:g} to the variance; a run is saved as a timm "
                 f"folder, and is trained with timm's {_TIMMS_EPS:g}."
             )
             return (*self.notes, note)
@@ -169,7 +167,6 @@ def read_blueprint(folder: Path) -> Blueprint:
         _architecture(config),
         _arguments(config, len(names)),
         {**data, "label_names": names or None, "license": None, "test_input_size": None, "pool_size": None},
-        weights_of(folder),
         eps,
         expected.notes,
     )

@@ -109,15 +109,21 @@ def unused_in_file(model: nn.Module, path: Path, *, name: str) -> tuple[str, ...
         name: The model's name, for messages.
 
     Raises:
-        ModelError: A tensor has another shape or type than its parameter, so that timm has resampled it, or is of a
-            block that the model lacks, which timm passes over where a file has other classes.
+        ModelError: A tensor is missing, or has another shape or type than its parameter, so that timm has resampled it,
+            or is of a block that the model lacks; timm passes over them where a file has other classes.
     """
     with text_path(path) as readable, safe_open(readable, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no dict
     found = {key: (one.get_shape(), "F" in one.get_dtype()) for key, one in slices.items()}
     own = model.state_dict()
-    if any(key not in found and not key.endswith(".num_batches_tracked") for key in own):
+    missing = [key for key in own if key not in found and not key.endswith(".num_batches_tracked")]
+    if 2 * len(missing) > len(own):  # names that timm changes
         return ()
+    if missing:
+        raise ModelError(
+            f"{path} lacks {len(missing)} of the {len(own)} tensors of {name}, {missing[0]} first; expected all of "
+            "them. Is its config.json of another model?"
+        )
     phrases = misfits(own, found)
     if phrases:
         raise ModelError(f"{path} does not fit {name}: {', '.join(phrases[:3])}. Is its config.json of another model?")

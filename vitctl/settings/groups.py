@@ -182,8 +182,10 @@ class NamedModel(Settings):
                 f"--weights is {self.weights!r} beside a run folder, which has its own; expected --model with it.",
                 field="weights",
             )
-        if run is not None:
-            self.refuse("model_arg", why="beside a run folder, which has its own; expected --model with it")
+        if run is not None and "model_arg" in self.given:
+            raise SettingError(
+                "--model-arg is given beside a folder, which says its own; expected --model with it.", field="model_arg"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
