@@ -103,6 +103,7 @@ def title_of(figure: Figure) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::vitctl.reporting.fonts.FontWarning")  # as this machine has no font
 @pytest.mark.parametrize("figure", FIGURES)
 def test_any_name_is_drawn(tmp_path: Path, figure: Callable[..., Figure]) -> None:
     names = ["$5 & $\\frac{$", "caf\udce9 花 🐈\tand\nthere", "x" * 300, "/"]

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from vitctl.inspecting.catalogue import Analysis
 from vitctl.inspecting.findings import Findings
 from vitctl.inspecting.inspection import Inspection, Named
 from vitctl.inspecting.subjects import LoadedSubject
+from vitctl.primitives.atomic import partial_beside, sync, sync_names
 from vitctl.primitives.files import write_json
 from vitctl.primitives.outputs import writing
 from vitctl.results.inspect_model import AnalysisFindings, InspectedImages, InspectedModel, InspectResult
@@ -82,19 +82,21 @@ def write_files(
     name = result.analysis
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out, prefix=".") as folder:
-            with (Path(folder) / f"{name}.npz").open("wb") as file:
+        with partial_beside(out / name, is_folder=True) as folder:  # what a killed run left there is used again
+            with (folder / f"{name}.npz").open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **_numbered(found, "arrays"))
             draw(
                 name,
                 [(named.name, named.findings.arrays, named.findings.facts) for named in found],
-                Path(folder) / f"{name}.png",
+                folder / f"{name}.png",
             )
             document = result.as_json()
             del document["out"]  # the files may move
-            write_json(Path(folder) / f"{name}.json", document)
+            write_json(folder / f"{name}.json", document)
+            sync(folder)
             for file_name in result.files:
-                os.replace(Path(folder) / file_name, out / file_name)
+                os.replace(folder / file_name, out / file_name)
+            sync_names(out)
 
 
 def command_of(options: InspectConfig) -> str:

@@ -31,7 +31,8 @@ def take_step(
         precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
-    with batch_bytes_told(accelerator.unwrap_model(model), batch.images):
+    bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
+    with batch_bytes_told(bare, batch.images):
         share = _forward_and_backward(model, batch, accelerator=accelerator, precision=precision)
     if clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), clip_norm)
