@@ -45,7 +45,8 @@ def test_too_little__trains_without_workers_and_says_so(options: str, words: str
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("size=200k", "could not hand a batch over: /dev/shm is full"),
+        ("size=96k", "could not hand a batch over: /dev/shm is full"),
+        ("size=200k", "cannot be started (No space left on device)"),
         ("size=8k", "cannot be started (No space left on device)"),
         ("size=9m,ro", "cannot be started (Read-only file system)"),
     ],

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vitctl.data.pixel_budget import IN_FLIGHT, SharedPixelBudget
 from vitctl.errors import SettingError, VitctlError
@@ -22,6 +23,8 @@ from vitctl.primitives.formatting import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 2  # batches that each process holds ready; torch's default
+# one that cannot be started is half made, and would complain of what it lacks when it is removed
+_MultiProcessingDataLoaderIter._shutdown = True
 _IN_USE = 2  # batches that the main process holds: the one it computes with, and the next
 _SLACK = 1 << 14  # bytes of each batch besides its images: labels, weights, whole pages
 _SHARE = 0.9  # of the free bytes, as others take from them too; guess
