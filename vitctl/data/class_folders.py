@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from vitctl.data.columns import split_named
 from vitctl.data.endings import image_endings, left_out_sentence, part_images
-from vitctl.data.layouts import Tree, find_layout, innermost, joined
+from vitctl.data.layouts import Tree, find_layout, innermost, joined, listed
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
 from vitctl.errors import DataError
 from vitctl.primitives.natural_order import natural_key
@@ -107,13 +108,26 @@ def _on_depth(tree: Tree, place: str, found: _Listing, depth: int) -> list[str]:
     paths = [path for listed in found.by_class.values() for path in listed]
     if depth == 1 and all(path.count("/") > 1 for path in paths):
         below = list(dict.fromkeys(path.split("/")[1] for path in paths))
-        if len(below) > 1:  # where it is one it has the name of no class: ``cat/images/1.jpg``
+        lies = f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as "
+        lies += f"{paths[0].split('/')[0]!r}."
+        if all(map(split_named, below)):
+            notes.append(f"{lies} {_look_like_splits(tree, place, paths[0], below)}")
+        elif len(below) > 1:  # where it is one it has the name of no class: ``cat/images/1.jpg``
             notes.append(
-                f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as "
-                f"{paths[0].split('/')[0]!r}. --class-depth 2 takes the {len(below):,} folders below as classes, "
-                f"{below[0]!r} first."
+                f"{lies} --class-depth 2 takes the {len(below):,} folders below as classes, {below[0]!r} first."
             )
+    classes = list(dict.fromkeys(path.split("/")[depth - 1] for path in paths))
+    if depth > 1 and all(map(split_named, classes)):
+        notes.append(_look_like_splits(tree, place, paths[0], classes))
     return notes
+
+
+def _look_like_splits(tree: Tree, place: str, path: str, names: list[str]) -> str:
+    """Return a sentence for folders named as splits where classes are looked for; ``path`` is the first image's."""
+    parts = path.split("/")
+    holder = joined(place, *parts[: parts.index(names[0])])
+    named = f"{names[0]}/ looks like a split" if len(names) == 1 else f"{listed(names)} look like splits"
+    return f"{named}, not like {'a class' if len(names) == 1 else 'classes'}: give {tree.where(holder)} as --data."
 
 
 def _why_no_images(tree: Tree, place: str, found: _Listing, depth: int) -> str:

@@ -86,8 +86,11 @@ def part_images(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
 
 
 def any_image(names: Iterable[str]) -> bool:
-    """Return whether one of ``names`` is an image to read; looks no further than the first."""
-    endings = frozenset(image_endings())
+    """Return whether one of ``names`` is an image; looks no further than the first.
+
+    HEIF and AVIF count wherever we are, so that how folders are meant does not depend on what is installed.
+    """
+    endings = frozenset((*EXTENSIONS, *HEIF_EXTENSIONS))
     return any(ending_of(name) in endings for name in names)
 
 
