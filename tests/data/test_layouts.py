@@ -196,9 +196,16 @@ def test_splits_where_classes_are_looked_for_are_said(written: Callable[..., Pat
         f"No image of {spec} lies directly in a class folder; fold1/test/a/1.png counts as 'fold1'. test/ and train/ "
         f"look like splits, not like classes: give {spec}/fold1 as --data."
     )
-    (note,) = open_source(str(spec), SourceOptions(class_depth=2)).splits["all"].notes
+    note, merged = open_source(str(spec), SourceOptions(class_depth=2)).splits["all"].notes
+    assert merged.startswith("2 classes lie in several folders, fold1/test and fold2/test first; their images")
     assert note == f"test/ and train/ look like splits, not like classes: give {spec}/fold1 as --data."
     assert open_source(str(spec), SourceOptions(class_depth=3)).splits["all"].class_names == ("a", "b")
+
+
+def test_splits_in_each_class_are_said(written: Callable[..., Path]) -> None:
+    source = open_source(str(written("a/train/1.png", "a/test/1.png", "b/train/1.png", "b/test/1.png")))
+    (note,) = source.splits["all"].notes
+    assert note.endswith("test/ and train/ look like splits, not like classes: expected test/a/, not a/test/.")
 
 
 def test_images_outside_class_folders_are_said(written: Callable[..., Path]) -> None:
@@ -232,7 +239,9 @@ def test_images_two_levels_deep_are_said_and_read_as_given(written: Callable[...
     assert dict(zip(split.class_names, split.counts().tolist(), strict=True)) == {
         "other": 2, "poodle": 2, "pug": 1, "siam": 1,
     }  # fmt: skip
-    assert split.notes == ()
+    assert split.notes == (
+        "1 class lies in several folders, cats/other and dogs/other first; its images count together.",
+    )
     assert source.description.endswith("of class folders, classes at level 2")
     assert source.options.class_depth == 2
     names = [split.class_names[label] for label in split.labels]

@@ -80,7 +80,7 @@ def find_layout(tree: Tree, *, class_depth: int | None = None) -> Layout:
     _check_one_of_each(named, tree.where(top))
     if others:
         verb = "is" if len(others) == 1 else "are"
-        notes += (f"{listed(others)} beside the splits of {tree.where(top)} {verb} not read.",)
+        notes += (f"{in_words(others)} beside the splits of {tree.where(top)} {verb} not read.",)
     places = {split: joined(top, name) for name, split in named.items()}
     return Layout({split: places[split] for split in SPLIT_ORDER if split in places}, notes)
 
@@ -100,7 +100,7 @@ def _without_wrappers(tree: Tree, depth: int) -> tuple[str, tuple[str, ...]]:
     if beside:
         hold = "holds" if len(beside) == 1 else "hold"
         return top, (
-            f"The images of {tree.where('')} lie in {top}/, whose folders are read; {listed(beside)} {hold} none.",
+            f"The images of {tree.where('')} lie in {top}/, whose folders are read; {in_words(beside)} {hold} none.",
         )
     return top, (f"{tree.where('')} holds nothing but {top}/, whose folders are read.",)
 
@@ -156,8 +156,8 @@ def _are_splits(tree: Tree, top: str, named: dict[str, str], others: list[str], 
     if class_depth is not None:
         return False
     raise DataError(
-        f"{tree.where(top)} holds {listed(divided)}, named as {'a split' if len(divided) == 1 else 'splits'}, and "
-        f"{listed(rivals)}, which {'is' if len(rivals) == 1 else 'are'} not; expected splits only, or classes only. "
+        f"{tree.where(top)} holds {in_words(divided)}, named as {'a split' if len(divided) == 1 else 'splits'}, and "
+        f"{in_words(rivals)}, which {'is' if len(rivals) == 1 else 'are'} not; expected splits only, or classes only. "
         "Rename or move one of them, or give --class-depth 1 if each of them is a class."
     )
 
@@ -175,7 +175,7 @@ def _check_one_of_each(named: dict[str, str], where: str) -> None:
             )
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def in_words(names: Sequence[str], most: int = 5) -> str:
     """Return names of folders as words in a sentence: ``a/, b/ and c/``."""
     shown = [f"{name}/" for name in names[:most]]
     if len(names) > most:
