@@ -183,4 +183,7 @@ def test_near_leaks__counts_validation_images_that_are_near_and_not_equal_to_tra
     (sentence,) = near_leaks(groups, digests, validates)
     # 2 of 0, and 5 of 6; 1 is equal to 0, and 3 and 4 have each other alone
     assert sentence.startswith("2 of the 5 validation images are near copies of training images")
+    assert sentence.endswith("'vitctl data' lists them.")
+    (sentence,) = near_leaks(groups, digests, validates, name_of="0123456".__getitem__)
+    assert sentence.endswith("too good to be true. The first is 2, of 0.")
     assert near_leaks(groups[1:2], digests, validates) == near_leaks([], digests, validates) == []
