@@ -95,7 +95,7 @@ def test_the_same_classes_in_every_source(
     [
         (
             [1.0, 2.0, 0.5],
-            "holds float values in column 'label', 0.5 first; expected class names or integers. Name the classes with text",
+            "holds float values in column 'label', 0.5 first; expected class names or integers. Name the classes",
         ),
         ([1.0, None, 2.0], "has 1 of 3 rows without a label in column 'label'"),
     ],

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
-from vitctl.data.images import open_image
 from vitctl.data.groups import group_names
+from vitctl.data.images import open_image
 from vitctl.data.labels import class_names, is_text
 from vitctl.data.source import SourceOptions, Split, split_from_names
 from vitctl.errors import DataError, did_you_mean
