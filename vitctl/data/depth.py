@@ -92,8 +92,9 @@ def doubts_about_range(depth: Depth, max_value: int | None, *, is_given: bool = 
     if depth.most > MOST_OF_A_DARK_SET:
         return []
     if not depth.most:
-        images = "image of 16 bits is" if depth.num_images == 1 else "images of 16 bits are"
-        return [f"The {depth.num_images:,} {images} black: none of their values is above 0."]
+        if depth.num_images == 1:
+            return ["The image of 16 bits is black: none of its values is above 0."]
+        return [f"The {depth.num_images:,} images of 16 bits are black: none of their values is above 0."]
     levels = (depth.most * 255 + MOST_OF_16_BITS // 2) // MOST_OF_16_BITS + 1
     return [
         f"The {depth.num_images:,} images of 16 bits are dark: the brightest value is {depth.most:,} of "

@@ -220,7 +220,7 @@ def _on_unknown_letters(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[
     return [
         f"{number} in {path} {'is' if len(unknown) == 1 else 'are'} neither ASCII nor UTF-8, as Windows packs in other "
         f"languages; {'/'.join(unknown[0])} is the first as it is read here (code page 437). If classes are spelt "
-        "wrongly, unpack it with their language and give the folder."
+        "wrongly, unpack it on a system of that language and give the folder."
     ]
 
 
