@@ -104,15 +104,26 @@ def test_run__its_range_is_that_of_evaluate_predict_and_whoever_goes_on_from_it(
     shutil.copytree(drawn / "deep", "bright")
     Image.fromarray(np.full((18, 20), 9000, dtype=np.uint16)).save("bright/red/bright.png")
     bright = run_cli("evaluate", "deep", "--data", "bright", "--out", "e", *IN_PROCESS)
-    assert "1 of 25 images of 16 bits have values above --max-value 4095, up to 9,000" in " ".join(
-        bright.stderr.split()
-    )
+    said = " ".join(bright.stderr.split())
+    assert "1 of 25 images of 16 bits have values above 4,095, which the model takes as white, up to 9,000" in said
     # its config.json repeats it with the number, and a run that starts from it reads images as it does
     again = run_cli("finetune", "--config", "deep/config.json", "--dry-run", "--json").json
     assert again["config"]["max_value"] == 4095
     onward = tune(run_cli, drawn / "deep", Path("deep"), "onward", "--dry-run")
     assert "4,095 is white" in onward.stderr
     assert "the model's own" in onward.stderr
+
+
+def test_finetune__a_models_value_is_not_written_for_images_of_8_bits(
+    run_cli, drawn: Path, tiny_model_folder: Path
+) -> None:
+    shutil.copytree(tiny_model_folder, "model")
+    known = json.loads(Path("model/config.json").read_text())
+    Path("model/config.json").write_text(json.dumps(known | {"max_value": 4095}))
+    for kind, expected in (("plain", None), ("deep", 4095)):
+        result = tune(run_cli, drawn / kind, Path("model"), kind, "--dry-run", "--json")
+        assert result.json["config"]["max_value"] == expected
+        assert "--max-value" not in result.stderr
 
 
 def test_finetune__without_a_value_a_warning(run_cli, drawn: Path, tiny_model_folder: Path) -> None:

@@ -604,3 +604,23 @@ def test_near_copies__across_splits_and_classes(run_cli, tmp_path: Path, tiny_mo
     # finetune says what it means for its scores
     run = run_cli("finetune", "--data", folder, "--model", tiny_model_folder, "--dry-run", "--num-workers", 0)
     assert "1 of the 3 validation images are near copies of training images" in " ".join(run.stderr.split())
+
+
+@unseen
+def test_a_test_split_without_class_folders_is_said_and_the_rest_reported(run_cli, tmp_path: Path) -> None:
+    for number, name in enumerate(("train/cat", "train/dog", "test")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for image in range(3):
+            noise(10 * number + image).save(tmp_path / "photos" / name / f"{image}.png")
+    result = run_cli("data", tmp_path / "photos", "--out", "out")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(Path("out/report.json").read_text())
+    assert list(report["splits"]) == ["train"]
+    (sentence,) = (one for one in report["warnings"] if "Split test is left out" in one)
+    assert "holds 3 image(s) but no class folders" in sentence
+    assert "Split test is left out" in result.stdout
+    (tmp_path / "photos/test").rename(tmp_path / "test")
+    for folder in ("cat", "dog"):
+        for path in (tmp_path / "photos/train" / folder).iterdir():
+            path.unlink()
+    assert run_cli("data", tmp_path / "photos", "--out", "none").exit_code == 3

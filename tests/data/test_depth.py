@@ -94,8 +94,16 @@ def test_doubts__a_value_for_images_of_8_bits_is_of_no_use_to_who_gave_it() -> N
 
 
 def test_doubts__images_brighter_than_white_are_counted() -> None:
-    (sentence,) = doubts_about_range(Depth((4095, 4096, 60_000)), 4095)
-    assert sentence.startswith("2 of 3 images of 16 bits have values above --max-value 4095, up to 60,000")
+    depth, above = Depth((4095, 4096, 60_000)), "2 of 3 images of 16 bits have values above "
+    (sentence,) = doubts_about_range(depth, 4095, is_given=True)
+    assert sentence.startswith(above + "--max-value 4095, up to 60,000")
+    (sentence,) = doubts_about_range(depth, 4095)
+    assert sentence.startswith(above + "4,095, which the model takes as white, up to 60,000")
+
+
+def test_doubts__black_images_are_not_told_a_value() -> None:
+    (sentence,) = doubts_about_range(Depth((0, 0)), None)
+    assert sentence == "The 2 images of 16 bits are black: none of their values is above 0."
 
 
 @pytest.mark.parametrize(("brightest", "white"), [((40_000,), None), ((), None), ((), 5), ((4095, 7), 4095)])

@@ -77,6 +77,7 @@ def test_part_images__any_case_most_frequent_first(without_heif: None) -> None:
 def test_a_sentence_says_how_to_read_them(without_heif: None) -> None:
     assert left_out_sentence({".heic": 12}) == f"12 .heic files are not read; {INSTALL} reads them."
     assert left_out_sentence({".tga": 1}) == "1 .tga file is not read."
+    assert left_out_sentence({".heic": 1}) == f"1 .heic file is not read; {INSTALL} reads it."
     assert left_out_sentence({".heic": 1_200, ".heif": 2, ".nef": 3}) == (
         f"1,200 .heic, 2 .heif and 3 .nef files are not read; {INSTALL} reads .heic .heif."
     )

@@ -93,7 +93,10 @@ def test_the_same_classes_in_every_source(
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ([1.0, 2.0, 0.5], "holds float values in column 'label', 0.5 first; expected class names or integers"),
+        (
+            [1.0, 2.0, 0.5],
+            "holds float values in column 'label', 0.5 first; expected class names or integers. Name the classes",
+        ),
         ([1.0, None, 2.0], "has 1 of 3 rows without a label in column 'label'"),
     ],
     ids=["a fraction", "a gap"],
@@ -108,7 +111,12 @@ def test_the_same_sentence_in_every_source(
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["1.0", " 2.0", "3e0"], [1.0, 2.0, 3.0]),
+        (["1.0", " 2.0", "+3", "-4.50"], [1.0, 2.0, 3.0, -4.5]),
+        (["12345678901234567890.0", "1"], [12345678901234567890, 1]),
+        (["1e2", "1.0"], ["1e2", "1.0"]),
+        (["1.", "1.0"], ["1.", "1.0"]),
+        ([".5", "1.0"], [".5", "1.0"]),
+        (["9" * 5000, "1.0"], ["9" * 5000, "1.0"]),
         (["1.0", ""], [1.0, None]),
         (["01", "1"], ["01", "1"]),
         (["1.0", "x"], ["1.0", "x"]),

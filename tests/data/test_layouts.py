@@ -95,6 +95,13 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, dict[str, int]]]] = {
     "twice around classes": ([*_both("photos/v2"), "photos/LICENSE.txt", "read.md"], {"all": A_B}),
     "around splits": (_both("photos/Train", "photos/Test"), {"train": A_B, "test": A_B}),
     "around one class": (["photos/a/1.png"], {"all": {"a": 1}}),
+    "splits beside annotations": (
+        [*_both("images/train", "images/val"), "annotations/train/1.xml", "docs/a.txt"],
+        {"train": A_B, "val": A_B},
+    ),
+    "classes beside annotations": ([*_both("images"), "annotations/1.xml"], {"all": A_B}),
+    "a class yet to be filled": (["a/x/1.png", "a/y/1.png", "b/"], {"all": {"a": 2}}),
+    "phones' photos beside": ([*_both("dev", "test"), "prod/a/1.heic"], {"val": A_B, "test": A_B}),
 }  # fmt: skip
 
 
@@ -149,6 +156,58 @@ def test_what_is_not_read_is_said(written: Callable[..., Path]) -> None:
     assert beside == f"holdout/ and unlabeled/ beside the splits of {spec}/w are not read."
 
 
+def test_folders_without_images_beside_those_that_are_entered_are_said(written: Callable[..., Path]) -> None:
+    spec = written(*_both("images/train", "images/val"), "annotations/1.xml", "docs/a.txt")
+    assert open_source(str(spec)).notes == (
+        f"The images of {spec} lie in images/, whose folders are read; annotations/ and docs/ hold none.",
+    )
+
+
+def test_images_of_a_test_in_no_class_make_no_class_of_train(written: Callable[..., Path]) -> None:
+    spec = written(*_both("train"), "test/1.png", "unlabeled/1.png")
+    source = open_source(str(spec))
+    assert list(source.splits) == ["train", "test"]
+    assert source.training_split().class_names == ("a", "b")
+    assert source.notes == (f"unlabeled/ beside the splits of {spec} is not read.",)
+    assert open_source(str(spec), SourceOptions(class_depth=1)).splits["all"].class_names == (
+        "test", "train", "unlabeled",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["png", "heic", "avif"])
+def test_what_is_installed_decides_nothing(written: Callable[..., Path], ending: str) -> None:
+    spec = written("train/a/1.png", "train/b/1.png", f"cats/1.{ending}")
+    with pytest.raises(DataError, match="holds train/, named as a split, and cats/, which is not"):
+        open_source(str(spec))
+
+
+def test_level_1_makes_classes_of_what_is_built_like_another_folder(written: Callable[..., Path]) -> None:
+    spec = str(written(*_both("dev", "test", "prod")))
+    assert list(open_source(spec).splits) == ["val", "test"]
+    for depth, expected in ((1, ["all"]), (2, ["val", "test"])):
+        assert list(open_source(spec, SourceOptions(class_depth=depth)).splits) == expected
+    assert _shape(open_source(spec, SourceOptions(class_depth=1))) == {"all": {"dev": 2, "prod": 2, "test": 2}}
+
+
+def test_splits_where_classes_are_looked_for_are_said(written: Callable[..., Path]) -> None:
+    spec = written(*_both("fold1/train", "fold1/test", "fold2/train", "fold2/test"))
+    (note,) = open_source(str(spec)).splits["all"].notes
+    assert note == (
+        f"No image of {spec} lies directly in a class folder; fold1/test/a/1.png counts as 'fold1'. test/ and train/ "
+        f"look like splits, not like classes: give {spec}/fold1 as --data."
+    )
+    note, merged = open_source(str(spec), SourceOptions(class_depth=2)).splits["all"].notes
+    assert merged.startswith("2 classes lie in several folders, fold1/test and fold2/test first; their images")
+    assert note == f"test/ and train/ look like splits, not like classes: give {spec}/fold1 as --data."
+    assert open_source(str(spec), SourceOptions(class_depth=3)).splits["all"].class_names == ("a", "b")
+
+
+def test_splits_in_each_class_are_said(written: Callable[..., Path]) -> None:
+    source = open_source(str(written("a/train/1.png", "a/test/1.png", "b/train/1.png", "b/test/1.png")))
+    (note,) = source.splits["all"].notes
+    assert note.endswith("test/ and train/ look like splits, not like classes: expected test/a/, not a/test/.")
+
+
 def test_images_outside_class_folders_are_said(written: Callable[..., Path]) -> None:
     spec = written("a/1.png", "b/1.png", "0.png", "10.png")
     (note,) = open_source(str(spec)).splits["all"].notes
@@ -180,7 +239,9 @@ def test_images_two_levels_deep_are_said_and_read_as_given(written: Callable[...
     assert dict(zip(split.class_names, split.counts().tolist(), strict=True)) == {
         "other": 2, "poodle": 2, "pug": 1, "siam": 1,
     }  # fmt: skip
-    assert split.notes == ()
+    assert split.notes == (
+        "1 class lies in several folders, cats/other and dogs/other first; its images count together.",
+    )
     assert source.description.endswith("of class folders, classes at level 2")
     assert source.options.class_depth == 2
     names = [split.class_names[label] for label in split.labels]

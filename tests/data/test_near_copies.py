@@ -68,6 +68,15 @@ def test_near_pairs__every_copy_is_found_and_no_other_photo(photos: list[Image.I
     assert near_pairs(thumbnails(looks)).tolist() == expected
 
 
+def test_near_pairs__copies_of_12_bits_in_16_are_found(photos: list[Image.Image]) -> None:
+    rng = np.random.default_rng(0)
+    grey = [np.asarray(photo.convert("L"), dtype=np.float64) for photo in photos]
+    dark = [np.clip(levels * 16 + rng.integers(0, 16, levels.shape), 0, 4095).astype(np.uint16) for levels in grey]
+    doubled = [values.repeat(2, axis=0).repeat(2, axis=1) for values in dark]
+    looks = [look_at(saved(Image.fromarray(values), "PNG")) for values in (*dark, *doubled)]
+    assert near_pairs(thumbnails(looks)).tolist() == [[index, index + len(photos)] for index in range(len(photos))]
+
+
 def test_near_pairs__handwritten_digits_of_one_class_are_no_copies() -> None:
     split = open_source("digits", SourceOptions()).splits["train"]
     looks = [look_at(split.open(position)) for position in range(len(split))]
@@ -174,4 +183,7 @@ def test_near_leaks__counts_validation_images_that_are_near_and_not_equal_to_tra
     (sentence,) = near_leaks(groups, digests, validates)
     # 2 of 0, and 5 of 6; 1 is equal to 0, and 3 and 4 have each other alone
     assert sentence.startswith("2 of the 5 validation images are near copies of training images")
+    assert sentence.endswith("'vitctl data' lists them.")
+    (sentence,) = near_leaks(groups, digests, validates, name_of="0123456".__getitem__)
+    assert sentence.endswith("too good to be true. The first is 2, of 0.")
     assert near_leaks(groups[1:2], digests, validates) == near_leaks([], digests, validates) == []

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from vitctl.data.run_images import images_of_run
-from vitctl.errors import DataError
+from vitctl.data.run_images import images_of_run, named_images
+from vitctl.data.source import SourceOptions
+from vitctl.errors import DataError, SettingError
 from vitctl.primitives import memory
 from vitctl.primitives.files import json_text
 
@@ -28,3 +30,24 @@ def test_a_long_list__is_read_where_there_is_memory(run: Path, monkeypatch: pyte
     monkeypatch.setattr(memory, "free_bytes", lambda: 10**8)
     with pytest.raises(DataError, match=r"Try this\."):  # read, and no such images
         images_of_run(run, None, advice="Try this.")
+
+
+def test_named_images__classes_lie_at_the_level_of_the_runs(tmp_path: Path) -> None:
+    for name in ("deep/dogs/pug/1.png", "deep/cats/siam/1.png", "flat/pug/1.png", "flat/siam/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (3, 3)).save(tmp_path / name)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"data": str(tmp_path / "deep"), "class_depth": 2}))
+    none = SourceOptions()
+
+    def classes(spec: str, options: SourceOptions = none, run: Path | None = run) -> tuple[str, ...]:
+        return named_images(str(tmp_path / spec), None, options, run=run).split.class_names
+
+    assert classes("deep") == classes("flat") == ("pug", "siam")
+    assert classes("deep", SourceOptions(class_depth=1)) == classes("deep", run=None) == ("cats", "dogs")
+    assert named_images("digits", None, none, run=run).split_name == "test"  # which have no level
+    with pytest.raises(SettingError, match="--label-column is given, but"):
+        named_images(str(tmp_path / "deep"), None, SourceOptions(label_column="x"), run=run)
+    (run / "config.json").write_text("{")
+    assert classes("flat") == ("pug", "siam")

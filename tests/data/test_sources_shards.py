@@ -407,6 +407,18 @@ def test_the_group_column_groups(tmp_path: Path) -> None:
         _all(path, group_column="doctor")
 
 
+def test_a_sample_without_a_group_is_an_error_that_speaks_of_groups(tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {f"{n}.png": _png(n) for n in range(3)}
+    members |= {f"{n}.json": json.dumps({"label": "a", "age": age}) for n, age in enumerate((0.5, None, ""))}
+    path = _tar(tmp_path / "a.tar", members)
+    with pytest.raises(DataError, match=r"2 of 3 rows without a group in column 'age', 1\.png first.*group of its own"):
+        _all(path, group_column="age")
+    members |= {f"{n}.json": json.dumps({"label": "a", "age": age}) for n, age in enumerate((0.5, 1.5, 0.5))}
+    groups = _all(_tar(tmp_path / "b.tar", members), group_column="age").groups
+    assert groups is not None
+    assert groups.tolist() == ["0.5", "1.5", "0.5"]  # a fraction is no class, but a group
+
+
 def test_image_column_means_nothing_to_shards(tmp_path: Path) -> None:
     path = _tar(tmp_path / "a.tar", _sample(0, "a"))
     with pytest.raises(SettingError, match="--image-column is given, but .* has no use for it"):

@@ -124,6 +124,24 @@ def test_a_name_without_its_encoding_is_utf_8_where_it_can_be(folder: Path, tmp_
     assert len(pixels_of(split)) == 2
 
 
+def test_a_name_in_the_letters_of_another_windows_is_said(folder: Path, tmp_path: Path) -> None:
+    """As Windows packs in Korean: CP949, without a flag."""
+    path, korean = tmp_path / "windows.zip", "고양이".encode("cp949")
+    content = (folder / "cat" / "0.png").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("k" * len(korean) + "/1.png", "k" * len(korean) + "/2.png", "tea/1.png"):
+            archive.writestr(name, content)
+    path.write_bytes(path.read_bytes().replace(b"k" * len(korean), korean))
+    source = open_source(str(path))
+    read = korean.decode("cp437")
+    assert source.split("all").class_names == ("tea", read)
+    (note,) = source.notes
+    assert note.startswith(
+        f"2 names in {path} are neither ASCII nor UTF-8, as Windows packs in other languages; {read}/1"
+    )
+    assert open_source(str(pack(folder, tmp_path / "pets.zip"))).notes == ()
+
+
 @pytest.mark.parametrize("name", ["../../cat/1.png", "/cat/1.png", "./cat//1.png", "cat\\1.png", "x/../cat/1.png"])
 def test_a_name_leads_nowhere(folder: Path, tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

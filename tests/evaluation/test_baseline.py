@@ -39,9 +39,10 @@ def test_majority_baseline__of_equal_classes_the_first() -> None:
     [
         (0.6, 0.35, 1e-9, "35.00%   always saying 'shoes'; the model is better (p < 1e-06, McNemar's exact test)"),
         (0.4, 0.35, 0.0123, "the model is better (p = 0.012, McNemar's exact test)"),
-        (0.358, 0.35, 0.63, "35.00%   the model is not better than always saying 'shoes' (p = 0.63,"),
-        (0.2, 0.35, 0.001, "not better than always saying 'shoes' (p = 0.001,"),
-        (0.6, 0.5, 0.05, "not better"),
+        (0.358, 0.35, 0.63, "35.00%   the model is not shown to be better than always saying 'shoes' (p = 0.63,"),
+        (0.35, 0.35, 1.0, "the model is not better than always saying 'shoes' (p = 1,"),
+        (0.2, 0.35, 0.001, "the model is not better than always saying 'shoes' (p = 0.001,"),
+        (0.6, 0.5, 0.05, "not shown to be better"),
         (0.9, 1.0, 0.5, "100.00%   all images are of class 'shoes'"),
     ],
 )

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from vitctl.data.columns import split_named
 from vitctl.data.endings import image_endings, left_out_sentence, part_images
-from vitctl.data.layouts import Tree, find_layout, innermost, joined
-from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
+from vitctl.data.layouts import Tree, find_layout, in_words, innermost, joined
+from vitctl.data.source import LazySplits, Source, SourceOptions, Split, composed_name, split_from_names
 from vitctl.errors import DataError
 from vitctl.primitives.natural_order import natural_key
 
@@ -65,7 +66,7 @@ def _read_split(tree: Tree, place: str, name: str, depth: int) -> Split:
         split,
         empty_classes=tuple(dict.fromkeys(one for folder in empty if (one := folder.rpartition("/")[2]) not in known)),
         left_out=found.left_out,
-        notes=(*split.notes, *_on_depth(tree, place, found, depth)),
+        notes=(*split.notes, *_on_depth(tree, place, found, depth), *_on_merged(found)),
     )
 
 
@@ -107,13 +108,45 @@ def _on_depth(tree: Tree, place: str, found: _Listing, depth: int) -> list[str]:
     paths = [path for listed in found.by_class.values() for path in listed]
     if depth == 1 and all(path.count("/") > 1 for path in paths):
         below = list(dict.fromkeys(path.split("/")[1] for path in paths))
-        if len(below) > 1:  # where it is one it has the name of no class: ``cat/images/1.jpg``
+        lies = f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as "
+        lies += f"{paths[0].split('/')[0]!r}."
+        if all(map(split_named, below)):
+            notes.append(f"{lies} {_look_like_splits(tree, place, paths[0], below)}")
+        elif len(below) > 1:  # where it is one it has the name of no class: ``cat/images/1.jpg``
             notes.append(
-                f"No image of {tree.where(place)} lies directly in a class folder; {paths[0]} counts as "
-                f"{paths[0].split('/')[0]!r}. --class-depth 2 takes the {len(below):,} folders below as classes, "
-                f"{below[0]!r} first."
+                f"{lies} --class-depth 2 takes the {len(below):,} folders below as classes, {below[0]!r} first."
             )
+    classes = list(dict.fromkeys(path.split("/")[depth - 1] for path in paths))
+    if depth > 1 and all(map(split_named, classes)):
+        notes.append(_look_like_splits(tree, place, paths[0], classes))
     return notes
+
+
+def _on_merged(found: _Listing) -> list[str]:
+    """Return a sentence where class folders of one name lie in several places."""
+    places: dict[str, list[str]] = {}
+    for folder, listed in found.by_class.items():
+        if listed:
+            places.setdefault(composed_name(folder.rpartition("/")[2]), []).append(folder)
+    merged = [folders for folders in places.values() if len({folder.rpartition("/")[0] for folder in folders}) > 1]
+    if not merged:
+        return []
+    first, second = merged[0][:2]
+    number = "1 class lies" if len(merged) == 1 else f"{len(merged):,} classes lie"
+    each = "its" if len(merged) == 1 else "their"
+    return [f"{number} in several folders, {first} and {second} first; {each} images count together."]
+
+
+def _look_like_splits(tree: Tree, place: str, path: str, names: list[str]) -> str:
+    """Return a sentence for folders named as splits where classes are looked for; ``path`` is the first image's."""
+    parts = path.split("/")
+    level = parts.index(names[0])
+    one, classes = ("looks like a split", "a class") if len(names) == 1 else ("look like splits", "classes")
+    if len(parts) > level + 2:
+        advice = f"give {tree.where(joined(place, *parts[:level]))} as --data"
+    else:
+        advice = f"expected {names[0]}/{parts[level - 1]}/, not {parts[level - 1]}/{names[0]}/"
+    return f"{in_words(names)} {one}, not like {classes}: {advice}."
 
 
 def _why_no_images(tree: Tree, place: str, found: _Listing, depth: int) -> str:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
+from vitctl.data.groups import group_names
 from vitctl.data.images import open_image
 from vitctl.data.labels import class_names, is_text
 from vitctl.data.source import SourceOptions, Split, split_from_names
@@ -297,13 +297,7 @@ def with_groups(split: Split, dataset: "Dataset", options: SourceOptions, *, whe
     if options.group_column is None:
         return split
     values = column_values(dataset, options.group_column, where=where)
-    is_missing = [value is None or value == "" for value in values]
-    if any(is_missing):
-        raise DataError(
-            f"{where} has {sum(is_missing)} of {len(values)} rows without a group in column {options.group_column!r}, "
-            f"row {is_missing.index(True) + 1} first; expected one in every row. Give each of them a group of its own."
-        )
-    return replace(split, groups=np.array([str(value) for value in values], dtype=object))
+    return replace(split, groups=group_names(values, options.group_column, where=where))
 
 
 def is_address(text: str) -> bool:

@@ -1,7 +1,7 @@
 """Groups of images that are near copies of each other, and what they mean for a split."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,7 +32,13 @@ def copy_groups(looks: Sequence[Look | None], digests: Sequence[str]) -> list[li
     return sorted(sorted(group) for group in groups.values())
 
 
-def near_leaks(groups: Sequence[Sequence[int]], digests: Sequence[str], is_validation: np.ndarray) -> list[str]:
+def near_leaks(
+    groups: Sequence[Sequence[int]],
+    digests: Sequence[str],
+    is_validation: np.ndarray,
+    *,
+    name_of: Callable[[int], str] | None = None,
+) -> list[str]:
     """Return a sentence where images to validate on are near copies of images to train on, else nothing.
 
     Those that are equal to one count elsewhere (``vitctl.data.training_data.leaks``).
@@ -41,15 +47,19 @@ def near_leaks(groups: Sequence[Sequence[int]], digests: Sequence[str], is_valid
         groups: As ``copy_groups`` returned them.
         digests: N, equal for exact duplicates.
         is_validation: (N,) bool.
+        name_of: What an image is called; for images of two sources, which ``vitctl data`` does not list together.
     """
-    num_copies = 0
+    pairs = []
     for group in groups:
-        trained = {digests[position] for position in group if not is_validation[position]}
+        trained = {digests[position]: position for position in group if not is_validation[position]}
         if trained:
-            num_copies += sum(is_validation[position] and digests[position] not in trained for position in group)
-    if not num_copies:
+            first = min(trained.values())
+            pairs += [(one, first) for one in group if is_validation[one] and digests[one] not in trained]
+    if not pairs:
         return []
+    copy, original = pairs[0]
+    which = "'vitctl data' lists them." if name_of is None else f"The first is {name_of(copy)}, of {name_of(original)}."
     return [
-        f"{num_copies} of the {int(is_validation.sum())} validation images are near copies of training images, encoded "
-        "anew or resized: scores on them are too good to be true. 'vitctl data' lists them."
+        f"{len(pairs)} of the {int(is_validation.sum())} validation images are near copies of training images, encoded "
+        f"anew or resized: scores on them are too good to be true. {which}"
     ]

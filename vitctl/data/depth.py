@@ -76,7 +76,7 @@ def doubts_about_range(depth: Depth, max_value: int | None, *, is_given: bool = 
     Args:
         depth: Of the images.
         max_value: The value that is white; None is 65,535.
-        is_given: Whether a person said so, who would like to know that no image has 16 bits.
+        is_given: Whether a person said so, who would like to know that no image has 16 bits; else it is the model's.
     """
     if depth.most is None:
         return [f"--max-value {max_value} changes nothing: no image has 16 bits."] if is_given else []
@@ -84,12 +84,17 @@ def doubts_about_range(depth: Depth, max_value: int | None, *, is_given: bool = 
         above = sum(value > max_value for value in depth.brightest)
         if not above:
             return []
+        white = f"--max-value {max_value}" if is_given else f"{max_value:,}, which the model takes as white"
         return [
-            f"{above:,} of {depth.num_images:,} images of 16 bits have values above --max-value {max_value}, up to "
-            f"{depth.most:,}; those pixels are read as white."
+            f"{above:,} of {depth.num_images:,} images of 16 bits have values above {white}, up to {depth.most:,}; "
+            "those pixels are read as white."
         ]
     if depth.most > MOST_OF_A_DARK_SET:
         return []
+    if not depth.most:
+        if depth.num_images == 1:
+            return ["The image of 16 bits is black: none of its values is above 0."]
+        return [f"The {depth.num_images:,} images of 16 bits are black: none of their values is above 0."]
     levels = (depth.most * 255 + MOST_OF_16_BITS // 2) // MOST_OF_16_BITS + 1
     return [
         f"The {depth.num_images:,} images of 16 bits are dark: the brightest value is {depth.most:,} of "

@@ -20,7 +20,7 @@ EXTENSIONS = (
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 HEIF_EXTENSIONS = (".heic", ".heif", ".hif")
-HEIC_ADVICE = "pip install 'vitctl[heic]' reads them"
+HEIC_ADVICE = "pip install 'vitctl[heic]' reads"
 # images and videos of other kinds. Pillow could open some of them: TGA has no mark to know it by, so that it takes
 # nearly any file for one; PSD, SVG and EPS are drawings, of which it opens a preview, nothing, or a further program
 _OTHER_KINDS = (
@@ -86,8 +86,11 @@ def part_images(names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
 
 
 def any_image(names: Iterable[str]) -> bool:
-    """Return whether one of ``names`` is an image to read; looks no further than the first."""
-    endings = frozenset(image_endings())
+    """Return whether one of ``names`` is an image; looks no further than the first.
+
+    HEIF and AVIF count wherever we are, so that how folders are meant does not depend on what is installed.
+    """
+    endings = frozenset((*EXTENSIONS, *HEIF_EXTENSIONS))
     return any(ending_of(name) in endings for name in names)
 
 
@@ -115,7 +118,8 @@ def way_to_read(left_out: Mapping[str, int]) -> str:
     ways = []
     heic = [ending for ending in left_out if ending in HEIF_EXTENSIONS]
     if heic:
-        ways.append(HEIC_ADVICE if len(heic) == len(left_out) else HEIC_ADVICE.replace("them", " ".join(heic)))
+        what = " ".join(heic) if len(heic) < len(left_out) else "it" if sum(left_out.values()) == 1 else "them"
+        ways.append(f"{HEIC_ADVICE} {what}")
     if ".avif" in left_out:
         ways.append("a newer Pillow reads .avif: pip install -U pillow")
     return "; ".join(ways)

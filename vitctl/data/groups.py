@@ -1,4 +1,4 @@
-"""Images that belong together, told by their paths: a patient's, a video's, a camera's.
+"""Images that belong together, told by a column or by their paths: a patient's, a video's, a camera's.
 
 A pattern such as ``{group}/*`` or ``*/patient-{group}_*.png`` is laid against the end of each path. ``*`` stands
 for anything within a folder or file name, ``?`` for one character; ``{group}``, which occurs once, is the part
@@ -6,7 +6,9 @@ that names the group, as short as the rest of the pattern allows.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,28 @@ from vitctl.data.source import Split
 from vitctl.errors import DataError, SettingError
 
 _PARTS = {"*": "[^/]*", "?": "[^/]", "{group}": "(?P<group>[^/]+?)"}
+
+
+def group_names(values: Sequence[Any], column: str, *, where: str, rows: Sequence[str] | None = None) -> np.ndarray:
+    """Return the group that each of ``values`` names, (N,) str.
+
+    Args:
+        values: N, one per image.
+        column: Which column or field of ``where`` holds them.
+        where: What to call the data in messages.
+        rows: N, what to call the images in messages; None: their numbers.
+
+    Raises:
+        DataError: An image has none.
+    """
+    missing = [index for index, value in enumerate(values) if value is None or value == ""]
+    if missing:
+        first = f"row {missing[0] + 1}" if rows is None else rows[missing[0]]
+        raise DataError(
+            f"{where} has {len(missing)} of {len(values)} rows without a group in column {column!r}, {first} first; "
+            "expected one in every row. Give each of them a group of its own."
+        )
+    return np.array([str(value) for value in values], dtype=object)
 
 
 def group_expression(pattern: str) -> re.Pattern[str]:

@@ -30,7 +30,7 @@ def open_heif(file: str | Path | BinaryIO) -> Image.Image:
         Exception: What libheif and Pillow raise for an image that cannot be read.
     """
     if not has_heif():
-        raise ValueError(f"a HEIC image; {HEIC_ADVICE.replace('them', 'such images')}")
+        raise ValueError(f"a HEIC image; {HEIC_ADVICE} such images")
     _register()
     return Image.open(file, formats=("HEIF",))
 

@@ -4,14 +4,15 @@ A text is the name itself and an integer its digits. A whole number in a type fo
 column with a gap) is that integer. A list of one label is that label. All else is refused.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from vitctl.errors import DataError
 
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+_NUMBER = re.compile(r"\s*([+-]?[0-9]{1,300})(?:\.([0-9]{1,300}))?\s*")
+
+_FRACTIONS = "Name the classes with text, or bin the numbers. "
 
 
 def class_names(values: Sequence[Any], column: str, *, where: str, rows: Sequence[str] | None = None) -> list[str]:
@@ -46,7 +47,7 @@ def class_names(values: Sequence[Any], column: str, *, where: str, rows: Sequenc
     if wrong is not None:
         raise DataError(
             f"{where} holds {type(wrong).__name__} values in column {column!r}, {wrong!r} first; expected class names "
-            "or integers. Name another with --label-column."
+            f"or integers. {_FRACTIONS * isinstance(wrong, float)}Name another with --label-column."
         )
     return [str(value) for value in singles]
 
@@ -67,14 +68,18 @@ def _row(number: int, rows: Sequence[str] | None) -> str:
 def typed(texts: list[str]) -> list[Any]:
     """Return the values of a column of CSV, where all is text: numbers, if all are and some are written as fractions.
 
-    ``1`` and ``01`` stay what they are; ``1.0`` is a number as it would be in any other file. Empty cells are missing.
+    ``1`` and ``01`` stay what they are; ``1.0`` is a number as it would be in any other file, and ``1e2`` a name: of a
+    cell or a well, say. Empty cells are missing.
     """
-    given = [text for text in texts if text]
-    is_fraction = any(not text.strip().lstrip("+-").isdigit() for text in given)
-    if not (given and is_fraction and all(map(_NUMBER.fullmatch, given))):
+    found = [_NUMBER.fullmatch(text) for text in texts if text]
+    if not all(found) or not any(match and match[2] for match in found):
         return texts
-    numbers = [float(text) if text else None for text in texts]
-    return numbers if all(number is None or math.isfinite(number) for number in numbers) else texts
+    return [_number(text) if text else None for text in texts]
+
+
+def _number(text: str) -> float:
+    whole, _, fraction = text.strip().partition(".")
+    return float(text) if fraction.strip("0") else int(whole)  # of many digits a float has not all
 
 
 def is_text(value: str) -> bool:

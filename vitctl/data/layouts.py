@@ -6,6 +6,7 @@ tree itself. What is hidden, or litter of systems and programs, is in no tree.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from vitctl.data.columns import split_named
@@ -60,11 +61,13 @@ def find_layout(tree: Tree, *, class_depth: int | None = None) -> Layout:
 
     Folders named as splits are (``train``, ``Training``, ``valid``, ...; ``columns.split_named``) are splits where they
     hold folders, of which some have the same names; with ``train`` among them and nothing else beside, whatever they
-    hold. Where one of them holds folders and another folder beside it is named otherwise, nobody can tell.
+    hold; and where ``train`` alone of all folders holds folders. Where one of them holds folders and another folder
+    beside it is named otherwise, nobody can tell.
 
     Args:
         tree: The tree.
-        class_depth: As given; then folders that could be either are classes.
+        class_depth: As given; then folders that could be either are classes. 1 goes further: so are splits beside a
+            folder with sub-folders of the same names.
 
     Raises:
         DataError: They could be either, or two are the same split.
@@ -77,29 +80,45 @@ def find_layout(tree: Tree, *, class_depth: int | None = None) -> Layout:
     _check_one_of_each(named, tree.where(top))
     if others:
         verb = "is" if len(others) == 1 else "are"
-        notes += (f"{_listed(others)} beside the splits of {tree.where(top)} {verb} not read.",)
+        notes += (f"{in_words(others)} beside the splits of {tree.where(top)} {verb} not read.",)
     places = {split: joined(top, name) for name, split in named.items()}
     return Layout({split: places[split] for split in SPLIT_ORDER if split in places}, notes)
 
 
 def _without_wrappers(tree: Tree, depth: int) -> tuple[str, tuple[str, ...]]:
-    """Return the place below all folders that hold one folder and no image, as archives unpack to; and a note."""
-    top = ""
+    """Return the place below all folders that alone hold images, as archives unpack to; and a note."""
+    top, beside = "", list[str]()
     for _ in range(MOST_WRAPPERS):
-        inner = _only_folder(tree, top)
-        if inner is None or not _has_level(tree, inner, depth):
+        folders = [] if any_image(tree.files(top)) else tree.folders(top)
+        name = _name_of_wrapper(tree, top, folders)
+        if name is None or not _has_level(tree, joined(top, name), depth):
             break
-        top = inner
-    return top, (f"{tree.where('')} holds nothing but {top}/, whose folders are read.",) if top else ()
+        beside += [other for other in folders if other != name]
+        top = joined(top, name)
+    if not top:
+        return top, ()
+    if beside:
+        hold = "holds" if len(beside) == 1 else "hold"
+        return top, (
+            f"The images of {tree.where('')} lie in {top}/, whose folders are read; {in_words(beside)} {hold} none.",
+        )
+    return top, (f"{tree.where('')} holds nothing but {top}/, whose folders are read.",)
 
 
-def _only_folder(tree: Tree, place: str) -> str | None:
-    """Return the place of the one folder there, if it is no split and has no image beside it or directly in it."""
-    folders = tree.folders(place)
-    if len(folders) != 1 or split_named(folders[0]) is not None or any_image(tree.files(place)):
+def _name_of_wrapper(tree: Tree, place: str, folders: Sequence[str]) -> str | None:
+    """Return which of the folders there is one around all others: no split, with folders and no image directly in it.
+
+    Beside it are at most folders of other files (``annotations/``); an empty one may be a class yet to be filled.
+    """
+    inside = {name: joined(place, name) for name in folders}
+    if any(map(split_named, folders)) or any(any_image(tree.files(inner)) for inner in inside.values()):
         return None
-    only = joined(place, folders[0])
-    return only if tree.folders(only) and not any_image(tree.files(only)) else None
+    with_images = (name for name, inner in inside.items() if len(folders) == 1 or any_image(tree.walk(inner)))
+    holding = list(islice(with_images, 2))  # of many folders the others need no look
+    if len(holding) != 1 or not tree.folders(inside[holding[0]]):
+        return None
+    are_filled = all(any(True for _ in tree.walk(inner)) for inner in inside.values())
+    return holding[0] if are_filled or len(folders) == 1 else None
 
 
 def _has_level(tree: Tree, place: str, depth: int) -> bool:
@@ -126,16 +145,19 @@ def _are_splits(tree: Tree, top: str, named: dict[str, str], others: list[str], 
     divided = [name for name, found in classes.items() if found]
     if not others or not divided:
         return bool(divided)
-    if any(classes[one] & classes[other] for one in divided for other in divided if named[one] != named[other]):
-        return True
     rivals = [name for name in others if any_image(tree.walk(joined(top, name)))]
     if not rivals:
         return True
+    like = {name: _class_names(tree, joined(top, name)) for name in rivals}
+    if any(classes[one] & classes[other] for one in divided for other in divided if named[one] != named[other]):
+        return class_depth != 1 or not any(like[name] & classes[one] for name in rivals for one in divided)
+    if len(named) > 1 and [named[name] for name in divided] == ["train"] and not any(like.values()):
+        return class_depth != 1  # the images of test/ lie in no class, nor do those of unlabeled/
     if class_depth is not None:
         return False
     raise DataError(
-        f"{tree.where(top)} holds {_listed(divided)}, named as {'a split' if len(divided) == 1 else 'splits'}, and "
-        f"{_listed(rivals)}, which {'is' if len(rivals) == 1 else 'are'} not; expected splits only, or classes only. "
+        f"{tree.where(top)} holds {in_words(divided)}, named as {'a split' if len(divided) == 1 else 'splits'}, and "
+        f"{in_words(rivals)}, which {'is' if len(rivals) == 1 else 'are'} not; expected splits only, or classes only. "
         "Rename or move one of them, or give --class-depth 1 if each of them is a class."
     )
 
@@ -153,7 +175,8 @@ def _check_one_of_each(named: dict[str, str], where: str) -> None:
             )
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def in_words(names: Sequence[str], most: int = 5) -> str:
+    """Return names of folders as words in a sentence: ``a/, b/ and c/``."""
     shown = [f"{name}/" for name in names[:most]]
     if len(names) > most:
         return f"{', '.join(shown)} and {len(names) - most} more"

@@ -1,5 +1,6 @@
 """The images of a run, found again: those it trained on, those it validated on, the other splits of its data."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,39 @@ class Images:
 def preferred_split(source: Source) -> str:
     """Return the name of the split to measure on: the first of test, val, all, train that there is."""
     return next(name for name in SPLIT_PREFERENCE if name in source.splits)
+
+
+def named_images(spec: str, split_name: str | None, options: SourceOptions, *, run: Path | None) -> Images:
+    """Return a split of images that somebody names, to show to a model of ``run``.
+
+    Args:
+        spec: The data spec.
+        split_name: One of its splits; None is ``preferred_split``.
+        options: How to read it. Where they name no level of class folders it is the run's, if images lie there.
+        run: A run folder; None where the model is of no run.
+
+    Raises:
+        DataError: There are no such images.
+    """
+    depth = _class_depth(run) if run is not None and options.class_depth is None else None
+    if depth is not None:
+        with contextlib.suppress(DataError):  # folders of other levels than the run's, which names of classes will tell
+            return _named(open_source(spec, options, otherwise=SourceOptions(class_depth=depth)), split_name)
+    return _named(open_source(spec, options), split_name)
+
+
+def _class_depth(run: Path) -> int | None:
+    try:
+        return _settings_of(run, "").class_depth
+    except DataError:  # the images are named, so the run's own settings are not needed
+        return None
+
+
+def _named(source: Source, split_name: str | None) -> Images:
+    name = split_name or preferred_split(source)
+    splits = "it has no splits" if name == "all" else f"it has the splits {', '.join(source.splits)}"
+    why = "given" if split_name else splits
+    return Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
 
 
 def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vitctl.conversation import Conversation
-from vitctl.data.images import decoding, pixel_hash, reason_of, value_hash, values_of_16_bits
+from vitctl.data.images import MOST_OF_16_BITS, decoding, pixel_hash, reason_of, to_rgb, value_hash, values_of_16_bits
 from vitctl.data.look_alikes import near_any
 from vitctl.data.near_copies import SIDE
 from vitctl.data.scan_memory import ScanMemory
@@ -51,7 +51,8 @@ class Look:
         format: Pillow's: JPEG, PNG, ...; "" for an array.
         is_scaled: Decoded at 1/8 of its size.
         fingerprint: Hash of the decoded pixels, at 1/8 where ``is_scaled``; of 16 bits of their values.
-        thumb: Greyscale thumbnail, ``near_copies.SIDE`` px high and wide, row by row in base64.
+        thumb: Greyscale thumbnail, ``near_copies.SIDE`` px high and wide, row by row in base64; of 16 bits the
+            brightest value is white.
         brightest: The greatest value of an image of 16 bits, 0-65,535; -1 of others.
     """
 
@@ -161,11 +162,13 @@ def look_at(image: Image.Image) -> Look:
         if not is_scaled:
             width, height = pixels.size
         box = _shown_part(pixels.size, (width / SCALE, height / SCALE), orientation) if is_scaled else None
-        # the gap: what is much larger is first made smaller by a whole number, for a fraction of the time
-        thumb = pixels.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
         values = values_of_16_bits(image)
         fingerprint = pixel_hash(pixels) if values is None else value_hash(values)
         brightest = -1 if values is None else int(values.max(initial=0))
+        # of 16 bits its own brightest value is white, or 12 bits would be 17 levels, and all thumbnails nearly alike
+        shown = to_rgb(image, max_value=brightest) if 0 < brightest < MOST_OF_16_BITS else pixels
+        # the gap: what is much larger is first made smaller by a whole number, for a fraction of the time
+        thumb = shown.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
         return Look(height, width, mode, kind, is_scaled, fingerprint, b64encode(thumb.tobytes()).decode(), brightest)
 
 

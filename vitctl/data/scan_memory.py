@@ -19,8 +19,8 @@ from vitctl.conversation import Conversation
 from vitctl.data.source import Split
 from vitctl.primitives.cache import cache_folder, checksum, clear_old, make_private
 
-VERSION = 3  # of what is remembered; another one starts anew
-OLD = r"scan-[12]\.sqlite(-journal)?"  # the names of earlier versions
+VERSION = 4  # of what is remembered; another one starts anew
+OLD = r"scan-[123]\.sqlite(-journal)?"  # the names of earlier versions
 _BLOCK = 500  # names per question
 _FLUSH = 5_000  # entries kept before they are written
 # of https://sqlite.org/rescode.html: a table of another shape, a damaged file, values that do not fit, no database

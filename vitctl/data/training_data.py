@@ -1,6 +1,6 @@
 """From data specs to checked training and validation images with one class map."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from vitctl.data.copies import copy_groups, near_leaks
 from vitctl.data.depth import Depth, decide_max_value, depth_of, doubts_about_range
 from vitctl.data.endings import image_endings, left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
-from vitctl.data.scan import check_bad_images, exact_duplicates, scan_images
+from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
@@ -188,7 +188,9 @@ def check_training_data(
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):
             conversation.warn(sentence)
-        for sentence in near_leaks(copies, digests, np.arange(len(digests)) >= len(everything)):
+        is_given = np.arange(len(digests)) >= len(everything)
+        names = _names(scanned) if sources.val_spec != sources.source.spec else None
+        for sentence in near_leaks(copies, digests, is_given, name_of=names):
             conversation.warn(sentence)
         return _result(usable, given, sizes, sources.val_reason)
     train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
@@ -203,6 +205,14 @@ def check_training_data(
         kept += f"; {len(set(usable.groups))} groups kept whole"
     reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
     return _result(usable.select(train), usable.select(held_out, name="val"), sizes[train], reason)
+
+
+def _names(scanned: Sequence[tuple[Split, Scan]]) -> Callable[[int], str]:
+    """Return what an image of several splits, one after the other, is called."""
+    (first, _), (second, _) = scanned
+    return lambda position: (
+        first.image_name(position) if position < len(first) else second.image_name(position - len(first))
+    )
 
 
 def hold_out(

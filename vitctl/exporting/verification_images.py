@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vitctl.conversation import Conversation
-from vitctl.data.run_images import images_of_run, preferred_split
+from vitctl.data.run_images import images_of_run, named_images
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
@@ -46,10 +46,9 @@ def choose_images(
         DataError: ``--verify`` names no images.
     """
     if verify is not None:
-        opened = open_source(verify, SourceOptions())
-        split_name = preferred_split(opened)
-        split = opened.split(split_name)
-        for sentence in opened.sentences(split):
+        named = named_images(verify, None, SourceOptions(), run=place.run)
+        split = named.split
+        for sentence in named.source.sentences(split):
             conversation.warn(sentence)
         labelled = _labelled(split, source, place)
         if labelled is None and source.has_classifier:
@@ -58,8 +57,8 @@ def choose_images(
             labelled or split,
             labelled is not None,
             most,
-            opened.spec,
-            f"given, split {split_name}",
+            named.spec,
+            f"given, split {named.split_name}",
             conversation,
             max_value=source.preprocessing.max_value,
         )

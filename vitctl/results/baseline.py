@@ -20,7 +20,8 @@ def against_baseline(top1: float, *, baseline_top1: float, baseline_class: str, 
     test = f"({p}, McNemar's exact test)"
     if is_better(top1, baseline_top1=baseline_top1, baseline_p=baseline_p):
         return f"{share}   always saying {baseline_class!r}; the model is better {test}"
-    return f"{share}   the model is not better than always saying {baseline_class!r} {test}"
+    verdict = "not shown to be better" if top1 > baseline_top1 else "not better"
+    return f"{share}   the model is {verdict} than always saying {baseline_class!r} {test}"
 
 
 def is_better(top1: float, *, baseline_top1: float, baseline_p: float) -> bool:

@@ -161,6 +161,7 @@ class Plan(FirstChoices):
         flip: Mirror half of the training images.
         workers: Processes that read images.
         max_value: How images of 16 bits become RGB.
+        has_16_bits: Whether there are such images to train on.
     """
 
     data: Decision[str]
@@ -174,6 +175,7 @@ class Plan(FirstChoices):
     flip: Decision[bool]
     workers: Decision[int]
     max_value: Decision[int | None]
+    has_16_bits: bool
 
     def resolve(self, config: FinetuneConfig, *, model: str) -> FinetuneConfig:
         """Return ``config`` with every ``None`` decided and every path absolute; what is not named here stays as given.
@@ -199,7 +201,7 @@ class Plan(FirstChoices):
             batch_size=self.batch.value,
             lr=self.lr.value,
             flip=self.flip.value,
-            max_value=self.max_value.value,
+            max_value=self.max_value.value if self.has_16_bits else config.max_value,  # what is given warns in a replay
             num_workers=self.workers.value,
             num_threads=self.threads.value,
             device=self.device.value.type,
@@ -287,4 +289,5 @@ def make_plan(
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
         max_value=data.max_value,
+        has_16_bits=data.depth.most is not None,
     )

@@ -1,5 +1,6 @@
 """``vitctl data``: what images there are, and what is wrong with them, before an hour is lost."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     out = _decide_out(config, source)
     check_writable(out)
     with ScanMemory(conversation) as memory:
-        scanned = _scan(source, config, memory, conversation)
+        scanned, closed = _scan(source, config, memory, conversation)
         hashes = _hashes(scanned, memory, conversation)
     main = _main(scanned)
     split, scan = scanned[main]
@@ -82,6 +83,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         warnings=(
             *source.sentences(*(one for one, _ in scanned.values())),
             *unread,
+            *closed,
             *_warnings(scanned, hashes, main),
             *doubts,
         ),
@@ -102,11 +104,20 @@ def _decide_out(config: DataConfig, source: Source) -> Path:
     return out
 
 
-def _scan(source: Source, config: DataConfig, memory: ScanMemory, conversation: Conversation) -> Scanned:
-    """Return every split and what its images show."""
+def _scan(
+    source: Source, config: DataConfig, memory: ScanMemory, conversation: Conversation
+) -> tuple[Scanned, list[str]]:
+    """Return every split and what its images show; and a sentence for each split but the main one that has none."""
     scanned: Scanned = {}
+    closed = []
     for name in sorted(source.splits, key=lambda name: (*SPLIT_ORDER, name).index(name)):
-        split = with_pattern_groups(source.split(name), config.group_pattern)
+        try:
+            split = with_pattern_groups(source.split(name), config.group_pattern)
+        except DataError as error:
+            if name == _main(source.splits):
+                raise
+            closed.append(f"Split {name} is left out: {error}")
+            continue
         scan = scan_images(split, num_threads=num_scan_threads(), conversation=conversation, memory=memory)
         scanned[name] = (split, scan)
     split, scan = scanned[_main(scanned)]
@@ -116,12 +127,12 @@ def _scan(source: Source, config: DataConfig, memory: ScanMemory, conversation: 
             f"None of the {len(split)} images of {source.spec} can be read, {split.image_name(0)} first: "
             f"{scan.bad[0]}. Expected image files.{hint}"
         )
-    return scanned
+    return scanned, closed
 
 
-def _main(scanned: Scanned) -> str:
+def _main(splits: Collection[str]) -> str:
     """Return the split that training would use, else the first."""
-    return next(name for name in ("train", "all", *scanned) if name in scanned)
+    return next(name for name in ("train", "all", *splits) if name in splits)
 
 
 def _hashes(scanned: Scanned, memory: ScanMemory, conversation: Conversation) -> dict[str, list[str]]:

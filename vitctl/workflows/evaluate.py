@@ -9,10 +9,9 @@ from vitctl.conversation import Conversation, Setting
 from vitctl.data.checked_images import good_images
 from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.endings import left_out_settings
-from vitctl.data.run_images import Images, images_of_run, preferred_split
+from vitctl.data.run_images import Images, images_of_run, named_images
 from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
 from vitctl.data.source import SourceOptions, Split, align_classes
-from vitctl.data.sources import open_source
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
@@ -20,7 +19,7 @@ from vitctl.evaluation.baseline import majority_baseline
 from vitctl.evaluation.classify import probabilities, split_logits
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
 from vitctl.models.prepared import open_model
-from vitctl.models.run_folders import is_run_folder
+from vitctl.models.run_folders import is_run_folder, run_of
 from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.documents import why_unreadable
@@ -112,16 +111,7 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
             field="data",
         )
     else:
-        source = open_source(config.data, SourceOptions.of(config))
-        name = config.split or preferred_split(source)
-        why = (
-            "given"
-            if config.split
-            else "it has no splits"
-            if name == "all"
-            else f"it has the splits {', '.join(source.splits)}"
-        )
-        chosen = Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
+        chosen = named_images(config.data, config.split, SourceOptions.of(config), run=run_of(config.run))
     where = f"split {chosen.split_name} of {chosen.spec}"
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
     aligned = align_classes(chosen.split, class_names, where=where, advice=advice)

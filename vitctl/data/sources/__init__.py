@@ -4,6 +4,7 @@ To add one: write the file (``OPTIONS``, ``recognises`` and ``open_source``) and
 any that would also recognise its specs.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 from vitctl.data.source import Source, SourceOptions
@@ -26,7 +27,9 @@ class SourceKind(Protocol):
 SOURCES: tuple[SourceKind, ...] = (digits, hub, table, shards, saved, idx, zips, folder)
 
 
-def open_source(spec: str, options: SourceOptions | None = None, *, is_strict: bool = True) -> Source:
+def open_source(
+    spec: str, options: SourceOptions | None = None, *, is_strict: bool = True, otherwise: SourceOptions | None = None
+) -> Source:
     """Return the source that ``spec`` stands for.
 
     Args:
@@ -34,6 +37,7 @@ def open_source(spec: str, options: SourceOptions | None = None, *, is_strict: b
             folder of IDX files, or of class folders, which may be a ``.zip``.
         options: How to read it; None leaves everything to the source.
         is_strict: Refuse an option that means nothing to this kind of source, instead of passing it over.
+        otherwise: For what ``options`` leave open; what means nothing to this kind of source is passed over.
 
     Raises:
         SettingError: Such an option is given.
@@ -48,6 +52,8 @@ def open_source(spec: str, options: SourceOptions | None = None, *, is_strict: b
         if unused and is_strict:
             option = "--" + unused[0].replace("_", "-")
             raise SettingError(f"{option} is given, but {spec} has no use for it; leave it out.", field=unused[0])
-        return kind.open_source(spec, options)
+        known = {} if otherwise is None else otherwise.given()
+        known = {name: value for name, value in known.items() if name in kind.OPTIONS}
+        return kind.open_source(spec, replace(options, **(known | options.given())))
     except OSError as error:
         raise DataError(f"{spec} cannot be read: {error.strerror}; expected a data set that you may read.") from error

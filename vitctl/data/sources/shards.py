@@ -25,6 +25,7 @@ from pydantic import Field
 
 from vitctl.data.columns import LABEL_COLUMNS, SPLIT_NAMES, split_named
 from vitctl.data.endings import ending_of, image_endings, is_hidden, left_out_sentence, part_images, together
+from vitctl.data.groups import group_names
 from vitctl.data.images import open_image
 from vitctl.data.labels import class_names
 from vitctl.data.source import LazySplits, Source, SourceOptions, Split, split_from_names
@@ -196,17 +197,18 @@ def _read_split(name: str, paths: list[Path], options: SourceOptions) -> Split:
     split = replace(split_from_names(name, images, labels), left_out=left_out)
     if options.group_column is None:
         return split
-    groups = _fields_of([member for _, member in members], options.group_column, "--group-column", where)
-    return replace(split, groups=np.array(groups, dtype=object))
+    samples, column = [member for _, member in members], options.group_column
+    values = _fields_of(samples, column, "--group-column", where)
+    return replace(split, groups=group_names(values, column, where=where, rows=[one.name for one in samples]))
 
 
 def _labels(members: list[Member], column: str | None, *, where: str) -> list[str]:
     if column is not None:
-        return _fields_of(members, column, "--label-column", where)
+        return _label_fields(members, column, "--label-column", where)
     names = sorted({key for member in members for key in member.fields if key.lower() in LABEL_COLUMNS})
     column = "cls" if "cls" in names else names[0] if len(names) == 1 else None
     if column is not None:
-        return _fields_of(members, column, "", where)
+        return _label_fields(members, column, "", where)
     if names:
         raise DataError(f"{where} has more than one label field: {', '.join(names)}. Choose with --label-column.")
     ways = [[part for part in member.name.split("/")[:-1] if part not in ("", ".")] for member in members]
@@ -228,15 +230,19 @@ def _labels(members: list[Member], column: str | None, *, where: str) -> list[st
     return classes
 
 
-def _fields_of(members: list[Member], column: str, option: str, where: str) -> list[str]:
+def _label_fields(members: list[Member], column: str, option: str, where: str) -> list[str]:
+    values = _fields_of(members, column, option, where)
+    return class_names(values, column, where=where, rows=[member.name for member in members])
+
+
+def _fields_of(members: list[Member], column: str, option: str, where: str) -> list[Any]:
     without = next((member for member in members if column not in member.fields), None)
     if without is not None:
         has = ", ".join(without.fields) or "none"
         raise DataError(
             f"{without.name} in {where} has no field {column!r}{f' ({option})' * bool(option)}; it has: {has}."
         )
-    values = [member.fields[column] for member in members]
-    return class_names(values, column, where=where, rows=[member.name for member in members])
+    return [member.fields[column] for member in members]
 
 
 # --- the index ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ climb, or absolute. A column ``split`` with the values train, val and test divid
 Parquet is read with ``datasets``, which makes a memory-mapped Arrow copy in vitctl's cache folder, kept until the
 table changes. Its readers of CSV and JSON guess: the class ``01`` becomes 1, ``NA`` missing, a date a point in time,
 and a row with a comma too many shifts the columns. So those are read with the standard library, where every value
-stays the text it is.
+stays the text it is, but for labels that are all numbers (``vitctl.data.labels.typed``).
 """
 
 import atexit

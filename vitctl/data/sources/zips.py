@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,8 @@ def open_source(spec: str, options: SourceOptions) -> Source:
     path = user_path(spec).absolute()
     with foreign(path, DataError, expected=_EXPECTED, kind="a zip archive"), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    return source_of_tree(ZipTree(path, members), options, spec=str(path), kind="a zip archive")
+    source = source_of_tree(ZipTree(path, members), options, spec=str(path), kind="a zip archive")
+    return replace(source, notes=(*source.notes, *_on_unknown_letters(path, members)))
 
 
 class ZipTree:
@@ -187,15 +188,40 @@ def _numbers(member: zipfile.ZipInfo) -> tuple[int, ...]:
 
 def _parts(member: zipfile.ZipInfo) -> list[str]:
     """Return the folders and the name of a member, ``[]`` where nothing is left of them."""
-    name = member.filename
-    if not member.flag_bits & _UTF8:  # of no known encoding by the book; macOS writes UTF-8 all the same
-        try:
-            name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass
+    name = _in_utf8(member) or member.filename
     if "/" not in name:  # some programs of Windows write theirs
         name = name.replace("\\", "/")
     return [part for part in name.split("/") if part not in ("", ".", "..")]
+
+
+def _in_utf8(member: zipfile.ZipInfo) -> str | None:
+    """Return the name of a member; None where its bytes are no UTF-8, and ``filename`` holds IBM's letters for them.
+
+    Without a flag they are of no known encoding by the book; macOS writes UTF-8 all the same.
+    """
+    if member.flag_bits & _UTF8:
+        return member.filename
+    try:
+        written = member.filename.encode("cp437")
+    except UnicodeError:  # told by an extra field, which Python from 3.12 on reads
+        return member.filename
+    try:
+        return written.decode()
+    except UnicodeError:
+        return None
+
+
+def _on_unknown_letters(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Return a sentence where names are in the letters of some country's Windows, and nobody knows which."""
+    unknown = [parts for member in members if _in_utf8(member) is None and (parts := _parts(member))]
+    if not unknown:
+        return []
+    number = "1 name" if len(unknown) == 1 else f"{len(unknown):,} names"
+    return [
+        f"{number} in {path} {'is' if len(unknown) == 1 else 'are'} neither ASCII nor UTF-8, as Windows packs in other "
+        f"languages; {'/'.join(unknown[0])} is the first as it is read here (code page 437). If classes are spelt "
+        "wrongly, unpack it on a system of that language and give the folder."
+    ]
 
 
 def _check_readable(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
