@@ -165,6 +165,18 @@ class ModelArguments(Settings):
         super().check_together()
 
 
+def refuse_model_arguments(settings: Settings) -> None:
+    """Refuse arguments of a model where a folder is given that has them.
+
+    Raises:
+        SettingError: Some are given.
+    """
+    if "model_arg" in settings.given:
+        raise SettingError(
+            "--model-arg is given beside a folder, which says its own; expected --model with it.", field="model_arg"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedModel(Settings):
     """A classifier by its name, instead of RUN."""
@@ -182,10 +194,8 @@ class NamedModel(Settings):
                 f"--weights is {self.weights!r} beside a run folder, which has its own; expected --model with it.",
                 field="weights",
             )
-        if run is not None and "model_arg" in self.given:
-            raise SettingError(
-                "--model-arg is given beside a folder, which says its own; expected --model with it.", field="model_arg"
-            )
+        if run is not None:
+            refuse_model_arguments(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from vitctl.settings.groups import (
     Threads,
     Workers,
     check_weights_of_models,
+    refuse_model_arguments,
 )
 from vitctl.settings.option import SEED, Opt, Settings, at_least, at_most, between
 from vitctl.settings.parsing import layer_name, listed, patch, pixels, token
@@ -83,7 +84,7 @@ class InspectConfig(Run, _Models, ModelArguments, Threads, Device):
                 "--weights is given beside a run folder, which has its own; expected --model with it.", field="weights"
             )
         if not models:
-            self.refuse("model_arg", why="beside a run folder, which has its own; expected --model with it")
+            refuse_model_arguments(self)
         check_weights_of_models(models, weights, num_models=len(models))
         twice = sorted({name for name, weights in self.named if self.named.count((name, weights)) > 1})
         if twice:
