@@ -16,7 +16,9 @@ import pytest
 from vitctl.primitives import atomic
 from vitctl.primitives.files import whole_file, whole_folder, whole_folders
 
-WITHOUT_EXCHANGE = pytest.mark.parametrize("has_exchange", [True, False], ids=["exchange", "two renames"])
+WITHOUT_EXCHANGE = pytest.mark.parametrize(
+    "has_exchange", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["exchange", "two renames"]
+)
 
 
 def listed(folder: Path) -> dict[str, str]:

@@ -171,7 +171,7 @@ def refuse_model_arguments(settings: Settings) -> None:
     Raises:
         SettingError: Some are given.
     """
-    if "model_arg" in settings.given:
+    if getattr(settings, "model_arg", None):
         raise SettingError(
             "--model-arg is given beside a folder, which says its own; expected --model with it.", field="model_arg"
         )
