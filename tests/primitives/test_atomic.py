@@ -16,9 +16,7 @@ import pytest
 from vitctl.primitives import atomic
 from vitctl.primitives.files import whole_file, whole_folder, whole_folders
 
-WITHOUT_EXCHANGE = pytest.mark.parametrize(
-    "has_exchange", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["exchange", "two renames"]
-)
+WITHOUT_EXCHANGE = pytest.mark.parametrize("has_exchange", [True, False], ids=["exchange", "two renames"])
 
 
 def listed(folder: Path) -> dict[str, str]:
@@ -53,6 +51,7 @@ def test_whole_file__killed_anywhere(tmp_path: Path, killed_at: Any) -> None:
     assert listed(tmp_path) == {"a.txt": "new"}
 
 
+@pytest.mark.slow  # forks of a large process, 0.1 s each
 @WITHOUT_EXCHANGE
 def test_whole_folder__killed_anywhere(
     tmp_path: Path, killed_at: Any, monkeypatch: pytest.MonkeyPatch, has_exchange: bool
