@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -152,28 +153,19 @@ def check_training_data(
         DataError: Images do not decode.
         SettingError: ``max_value`` is ``auto``, and no image has 16 bits.
     """
-    everything, given = sources.train, sources.val
+    everything = sources.train
     for sentence in doubtful_names(everything):
         conversation.warn(sentence)
-    with ScanMemory(conversation) as memory:
-        scan = scan_images(everything, num_threads=num_threads, conversation=conversation, memory=memory)
-        skipped = tuple(check_bad_images(everything, scan, allow=skip_bad))
-        scanned = [(everything, scan)]
-        if given is not None:
-            seen = scan_images(given, num_threads=num_threads, conversation=conversation, memory=memory)
-            check_bad_images(given, seen, allow=False, can_skip=False)  # a figure on others would be another figure
-            scanned.append((given, seen))
-            given = good_images(given, seen)
-        all_hashes, *val_hashes = exact_duplicates(
-            scanned, num_threads=num_threads, conversation=conversation, memory=memory
-        )
+    scanned, skipped, digests = _look(sources, skip_bad=skip_bad, num_threads=num_threads, conversation=conversation)
+    scan = scanned[0][1]
+    all_hashes, val_hashes = digests[: len(everything)], digests[len(everything) :]
+    given = good_images(*scanned[1]) if scanned[1:] else None
     depth = depth_of([scan])
     white = decide_max_value(max_value, depth, own=own_max_value)
     for sentence in doubts_about_range(
         depth_of([seen for _, seen in scanned]), white.value, is_given=max_value is not None
     ):
         conversation.warn(sentence)
-    digests = [*all_hashes, *(val_hashes[0] if val_hashes else ())]
     copies = copy_groups([look for _, seen in scanned for look in seen.looks], digests)
     usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
@@ -186,7 +178,7 @@ def check_training_data(
         )
 
     if given is not None:
-        for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes[0]):
+        for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
             conversation.warn(sentence)
         is_given = np.arange(len(digests)) >= len(everything)
         names = _names(scanned) if sources.val_spec != sources.source.spec else None
@@ -205,6 +197,27 @@ def check_training_data(
         kept += f"; {len(set(usable.groups))} groups kept whole"
     reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
     return _result(usable.select(train), usable.select(held_out, name="val"), sizes[train], reason)
+
+
+def _look(
+    sources: TrainingSources, *, skip_bad: bool, num_threads: int, conversation: Conversation
+) -> tuple[list[tuple[Split, Scan]], tuple[str, ...], list[str]]:
+    """Look at every image; return the splits as they were seen, training first, who is left out, and all fingerprints.
+
+    Raises:
+        DataError: Images do not decode.
+    """
+    how: dict[str, Any] = {"num_threads": num_threads, "conversation": conversation}
+    with ScanMemory(conversation) as memory:
+        scan = scan_images(sources.train, **how, memory=memory)
+        skipped = tuple(check_bad_images(sources.train, scan, allow=skip_bad))
+        scanned = [(sources.train, scan)]
+        if sources.val is not None:
+            seen = scan_images(sources.val, **how, memory=memory)
+            check_bad_images(sources.val, seen, allow=False, can_skip=False)  # on others it would be another figure
+            scanned.append((sources.val, seen))
+        hashes = exact_duplicates(scanned, **how, memory=memory)
+    return scanned, skipped, [digest for one in hashes for digest in one]
 
 
 def _names(scanned: Sequence[tuple[Split, Scan]]) -> Callable[[int], str]:
