@@ -10,7 +10,7 @@ from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
-from vitctl.settings.parsing import pixels
+from vitctl.settings.parsing import Interval, interval, interval_text, pixels
 
 CHOSEN = "(chosen for you when not given; the header says why)"
 _HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
@@ -154,6 +154,22 @@ class _Balance(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Saving(Settings):
+    save_every: Annotated[
+        Interval,
+        Opt(
+            "How often to save what the run goes on from: steps or a time; also at each validation.",
+            "N|TIME",
+            parse=interval,
+            spell=interval_text,
+        ),
+    ] = Interval(None, 900.0)
+    resume: Annotated[
+        str | None, Opt("Go on with the run in this folder where it stopped; needs nothing else.", "RUN")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(
     _TrainingImages,
     Columns,
@@ -167,11 +183,14 @@ class FinetuneConfig(
     BadImages,
     _Balance,
     Compute,
+    _Saving,
 ):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
 
     out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None
-    overwrite: Annotated[bool, Opt("Replace the run that stands in --out; never anything else.")] = False
+    overwrite: Annotated[
+        bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
+    ] = False
     dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
     recipe_settings: Mapping[str, Any] | None = None
     """The recipe's settings, as a run's config.json holds them; not an option."""
@@ -179,6 +198,8 @@ class FinetuneConfig(
     def check_together(self) -> None:
         """Refuse two answers to one question."""
         super().check_together()
+        if self.resume is not None:
+            self.refuse("out", "overwrite", "dry_run", why="beside --resume, which names the run")
         if self.steps is not None and self.epochs is not None:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
         if self.val is not None and self.val_fraction is not None:
@@ -196,5 +217,8 @@ class FinetuneConfig(
             )
 
 
-NOT_OF_A_RUN = ("out", "overwrite", "dry_run")
+NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "resume")
 """Settings that a run's config.json does not repeat."""
+
+HOW_COMPUTED = ("num_workers", "num_threads", "device", "save_every")
+"""Settings that may change from one part of a run to the next; what is trained stays what it was."""

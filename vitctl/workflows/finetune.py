@@ -4,7 +4,6 @@ The order matters: everything that can be wrong is found before the first step, 
 nothing is written before that.
 """
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +23,9 @@ from vitctl.primitives.outputs import check_elsewhere
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
+from vitctl.training.checkpoint import Checkpoint
+from vitctl.training.earlier import EarlierRun, earlier_run, settings_to_go_on
+from vitctl.training.going_on import check_images, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
@@ -31,10 +33,10 @@ from vitctl.training.plan import decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
 from vitctl.training.resources import full_is_a_sentence
-from vitctl.training.run_folder import RunFolder, check_out
-from vitctl.training.state import Best
-from vitctl.training.summary import config_document, describe_cost, summarise
-from vitctl.training.trainer import train
+from vitctl.training.run_folder import SUMMARY, RunFolder, check_out, is_finished
+from vitctl.training.state import Best, Clock
+from vitctl.training.summary import config_document, describe_cost, doubt, summarise
+from vitctl.training.trainer import new_state, train
 from vitctl.training.trial import check_batch_norm, measure_cost
 
 
@@ -43,45 +45,88 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
 
     Raises:
         VitctlError: A setting, the data, the weights or the device cannot be used; nothing was written.
-        InterruptedRun: The user stopped it; ``last/`` holds the weights.
+        InterruptedRun: The user stopped it; what was trained is saved.
     """
-    started = time.perf_counter()
+    clock = Clock()
+    if config.resume is not None:
+        config = settings_to_go_on(config)
     prepared = prepare(config, conversation)
     job, out = prepared.job, prepared.plan.out.value
-    conversation.header("vitctl finetune", header_settings(prepared))
     if config.dry_run:
+        conversation.header("vitctl finetune", header_settings(prepared))
         cost = measure_cost(job)
         conversation.header("cost of this run (nothing was written)", cost_settings(cost, job))
         return describe_cost(prepared, cost)
+    earlier, checkpoint = _find_earlier(prepared, conversation)
+    if earlier is not None and (summary := earlier.summary()) is not None:
+        conversation.line(f"{out} is finished, with these settings: this is its summary. --overwrite trains it anew.")
+        return summary
+    conversation.header("vitctl finetune", [*header_settings(prepared), *resumed_settings(prepared, checkpoint)])
     if config.cache == "resized":
         job = _with_resized_images(prepared, conversation)
     ridge = None
-    if prepared.has_ridge_head:
+    if prepared.has_ridge_head and checkpoint is None:
         with full_is_a_sentence(job, out):
             ridge = fill_in_ridge_head(job, conversation, name=prepared.loaded.name)
+    goes_on_in = earlier.place if earlier is not None and checkpoint is not None else None
     with (
-        run_folder_of(job.accelerator, out, overwrite=config.overwrite, conversation=conversation) as folder,
+        run_folder_of(
+            job.accelerator, out, overwrite=config.overwrite, goes_on_in=goes_on_in, conversation=conversation
+        ) as folder,
         stop_requests() as stop,
     ):
         place = folder.path if folder else out
         with full_is_a_sentence(job, out, place=place):
-            _write_start(prepared, folder)
-            recorder = Recorder(folder, _identity(prepared), job.batches)
-            if ridge is not None:
-                recorder.validation(ridge.score)
-            state = train(job, recorder, stop, out=place, conversation=conversation)
-            if ridge is not None and (advice := ridge.advice(state.best.score)):
+            recorder = Recorder(
+                folder,
+                _identity(prepared),
+                job.batches,
+                made_with=made_with(prepared),
+                save_every=config.save_every,
+                saved_step=None if checkpoint is None else checkpoint.step,
+            )
+            state = new_state(job)
+            state.clock = clock
+            with recorder:
+                if checkpoint is not None:
+                    restore(state, checkpoint, folder, job)
+                else:
+                    _write_start(prepared, folder)
+                if ridge is not None:
+                    state.linear_probe = ridge.result()
+                    recorder.validation(ridge.score)
+                    recorder.save(state)  # embedding the training images took its time
+                train(job, state, recorder, stop, out=out, conversation=conversation)
+            if state.linear_probe is not None and (advice := doubt(state.linear_probe, state.best.score)):
                 conversation.warn(advice)
             sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")
-            summary = summarise(
-                prepared,
-                state,
-                None if ridge is None else ridge.result(),
-                weights_sha256=sha256,
-                wall_s=time.perf_counter() - started,
-            )
+            summary = summarise(prepared, state, weights_sha256=sha256)
             _write_end(prepared, state.best, summary, folder)
             return summary
+
+
+def _find_earlier(prepared: PreparedRun, conversation: Conversation) -> tuple[EarlierRun | None, Checkpoint | None]:
+    """Return the run that stands where this one is to be written, and where to go on from, if there is anything.
+
+    Raises:
+        SettingError: It has other settings.
+        ModelError: Its checkpoints cannot be used.
+        DataError: Its images are others.
+    """
+    earlier = earlier_run(prepared.config, prepared.plan.out.value)
+    if earlier is None:
+        return None, None
+    earlier.check_equal(prepared.config)
+    if is_finished(earlier.place):
+        return earlier, None
+    checkpoint, damaged = earlier.newest()
+    for sentence in damaged:
+        conversation.warn(sentence)
+    if checkpoint is None:
+        conversation.line(f"{earlier.out} was ended before anything was saved; it begins again.")
+    else:
+        check_images(checkpoint, prepared)
+    return earlier, checkpoint
 
 
 def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
@@ -187,4 +232,4 @@ def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folde
     if val is not None and best.logits is not None:
         matrix = confusion(best.logits.argmax(axis=1), val.labels, num_classes=len(class_names))
         draw_confusion(matrix, class_names, folder.path / "confusion.png", title="validation images")
-    folder.write_json("summary.json", summary.as_json())
+    folder.write_json(SUMMARY, summary.as_json())
