@@ -42,6 +42,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "num_workers": 0,
             "num_threads": 1,
             "device": "cpu",
+            "save_every": "2h",
         },
         {
             "data": str(table),

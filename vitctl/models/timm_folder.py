@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
+from vitctl.models.checkpoints import write_tensors
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import whole_folder, write_json
 from vitctl.primitives.preprocessing import Preprocessing
@@ -54,8 +54,7 @@ def save_timm_folder(
             key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
             for key, value in (model.state_dict() if weights is None else weights).items()
         }
-        # safetensors' own save_file makes files that only their owner can read
-        (partial / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+        write_tensors(partial / "model.safetensors", tensors)
         save_config_for_hf(
             model,
             str(partial / "config.json"),

@@ -198,8 +198,6 @@ class FinetuneConfig(
     def check_together(self) -> None:
         """Refuse two answers to one question."""
         super().check_together()
-        if self.resume is not None:
-            self.refuse("out", "overwrite", "dry_run", why="beside --resume, which names the run")
         if self.steps is not None and self.epochs is not None:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
         if self.val is not None and self.val_fraction is not None:

@@ -19,18 +19,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vitctl.errors import ModelError
+from vitctl.models.checkpoints import read_checkpoint, write_tensors
 from vitctl.primitives.atomic import sync
 from vitctl.primitives.cache import file_checksum
-from vitctl.primitives.documents import foreign, read_document
+from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import linked_copy, whole_folder, write_json
-from vitctl.primitives.schemas import Schema
+from vitctl.primitives.schemas import NotNegative, Schema
 from vitctl.training.state import BEST, MODEL, OPTIMIZER, TrainingState
 
 FOLDER, STATE = "checkpoints", "state.json"
@@ -45,18 +44,18 @@ _NAME = re.compile(r"step-(\d{1,18})")
 
 
 class _File(Schema):
-    num_bytes: Annotated[int, Field(ge=0)]
-    crc32: Annotated[int, Field(ge=0)]
+    num_bytes: NotNegative
+    crc32: NotNegative
 
 
 class _Document(Schema):
     """A checkpoint's ``state.json``."""
 
     format: int
-    step: Annotated[int, Field(ge=0)]
+    step: NotNegative
     state: dict[str, Any]
     made_with: dict[str, Any]
-    lengths: dict[str, Annotated[int, Field(ge=0)]]
+    lengths: dict[str, NotNegative]
     files: dict[str, _File]
     weights: list[str]
 
@@ -105,19 +104,17 @@ class Checkpoint:
     weights: Sequence[str]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the state's tensors, as ``TrainingState.tensors`` names them.
+        """Return the state's tensors as ``TrainingState.tensors`` names them, each of its own shape, e.g. (C, D).
 
         Raises:
             ModelError: They cannot be read.
         """
         found: dict[str, Tensor] = {}
         for prefix, name in _FILES.items():
-            path = self.path / name
-            if not path.is_file():
-                continue
-            with foreign(path, ModelError, expected="the tensors of a checkpoint"):
-                # copies: what is loaded is the file itself, mapped into memory
-                found |= {f"{prefix}{key}": tensor.clone() for key, tensor in load_file(path).items()}
+            if (self.path / name).is_file():
+                tensors = read_checkpoint(self.path / name, "safetensors")
+                # copies: what is read is the file itself, mapped into memory
+                found |= {f"{prefix}{key}": tensor.clone() for key, tensor in tensors.items()}
         return found
 
 
@@ -151,7 +148,7 @@ def write_checkpoint(
                 if key.startswith(prefix)
             }
             if part:
-                (partial / name).write_bytes(save(part, metadata={"format": "pt"}))
+                write_tensors(partial / name, part)
         files = {path.name: _described(path) for path in sorted(partial.iterdir())}
         kept = [name for name in WEIGHTS if (run / name).is_dir()]
         for name in kept:

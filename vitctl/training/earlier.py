@@ -10,7 +10,7 @@ from typing import Any
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.run_folders import is_run_folder
 from vitctl.primitives.atomic import is_in_use, partial_of
-from vitctl.primitives.documents import MAX_BYTES, read_document
+from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import user_path
 from vitctl.recipes import Recipe, keys_of, recipe_from_settings
 from vitctl.results.finetune import FinetuneResult
@@ -64,18 +64,12 @@ class EarlierRun:
         """
         if not is_finished(self.place):
             return None
-        from pydantic import TypeAdapter, ValidationError
-
-        advice = "expected the summary of a finished run; --overwrite trains it anew"
-        document = read_document(
-            self.place / SUMMARY, dict[str, Any], error=SettingError, advice=advice, most_bytes=MAX_BYTES
+        found = read_document(
+            self.place / SUMMARY,
+            FinetuneResult,
+            error=SettingError,
+            advice="expected the summary of a finished run of this version; --overwrite trains it anew",
         )
-        try:
-            found: FinetuneResult = TypeAdapter(FinetuneResult).validate_python(document)
-        except ValidationError as error:
-            raise SettingError(
-                f"{self.place / SUMMARY} is of another version of vitctl; {advice}.", field="out"
-            ) from error
         return replace(found, run=str(self.out))
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -112,12 +106,13 @@ def settings_to_go_on(config: FinetuneConfig) -> FinetuneConfig:
     """Return the settings of the run that ``config.resume`` names, with what else ``config`` was given.
 
     Raises:
-        SettingError: There is no run, or its settings cannot be used.
+        SettingError: There is no run, or its settings cannot be used, or another place is given.
     """
     run = user_path(config.resume or "").absolute()
     place = place_of(run)
     if not is_run_folder(place):
         raise SettingError(f"--resume {run} is no run of vitctl; expected the folder of one.", field="resume")
+    config.refuse("out", "overwrite", "dry_run", why="beside --resume, which names the run")
     if is_in_use(place):
         raise SettingError(f"--resume {run} is being written by another vitctl. Wait for it.", field="resume")
     given = {name: getattr(config, name) for name in config.given if name != "resume"}

@@ -5,12 +5,13 @@ from importlib.metadata import version
 from typing import Any
 
 from vitctl import __version__
-from vitctl.conversation import Setting
+from vitctl.conversation import Conversation, Setting
 from vitctl.errors import DataError
 from vitctl.training.checkpoint import Checkpoint, put_back
+from vitctl.training.earlier import EarlierRun, earlier_run
 from vitctl.training.job import Job
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.run_folder import RunFolder
+from vitctl.training.run_folder import RunFolder, is_finished
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 
@@ -29,7 +30,31 @@ def made_with(run: PreparedRun) -> dict[str, Any]:
     }
 
 
-def check_images(checkpoint: Checkpoint, run: PreparedRun) -> None:
+def find_earlier(prepared: PreparedRun, conversation: Conversation) -> tuple[EarlierRun | None, Checkpoint | None]:
+    """Return the run that stands where this one is to be written, and where to go on from, if there is anything.
+
+    Raises:
+        SettingError: It has other settings.
+        ModelError: Its checkpoints cannot be used.
+        DataError: Its images are others.
+    """
+    earlier = earlier_run(prepared.config, prepared.plan.out.value)
+    if earlier is None:
+        return None, None
+    earlier.check_equal(prepared.config)
+    if is_finished(earlier.place):
+        return earlier, None
+    checkpoint, damaged = earlier.newest()
+    for sentence in damaged:
+        conversation.warn(sentence)
+    if checkpoint is None:
+        conversation.line(f"{earlier.out} was ended before anything was saved; it begins again.")
+    else:
+        _check_images(checkpoint, prepared)
+    return earlier, checkpoint
+
+
+def _check_images(checkpoint: Checkpoint, run: PreparedRun) -> None:
     """Check that the images are those of the run that ``checkpoint`` is of.
 
     Raises:

@@ -21,7 +21,7 @@ _LIVE = ("params", "lr", "foreach", "fused", "capturable", "differentiable")
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], JsonObject]:
-    """Return what ``optimizer`` remembers: tensors by key, each of its own shape, not copies; and what is no tensor."""
+    """Return what is remembered: tensors by key, not copies, each of its own shape, e.g. (C, D); and the rest."""
     document = optimizer.state_dict()
     names = _names(model, optimizer)
     flat = [name for group in names for name in group]
@@ -57,18 +57,17 @@ def restore_optimizer(
     Args:
         model: Its parameters stand where they will be trained; what is remembered follows them there.
         optimizer: Over parameters of ``model``.
-        tensors: As ``optimizer_state`` returned them, each of its own shape; they are not copied.
+        tensors: As ``optimizer_state`` returned them, each of its own shape, e.g. (C, D); they are not copied.
         facts: As ``optimizer_state`` returned them, or as JSON gives them back.
 
     Raises:
         ModelError: They are of other parameters, or of others' shapes.
     """
     names = _names(model, optimizer)
-    if names != facts[_GROUPS]:
-        known, found = ({name for group in groups for name in group} for groups in (names, facts[_GROUPS]))
-        odd = sorted(known ^ found)
-        what = f"{odd[0]!r} is in one of them only" if odd else "their groups are divided otherwise"
-        raise ModelError(f"The optimizer's state is of other parameters than the model's: {what}.")
+    group_of = {name: index for index, group in enumerate(facts[_GROUPS]) for name in group}
+    odd = sorted({name for group in names for name in group} ^ set(group_of))
+    if odd:
+        raise ModelError(f"The optimizer's state is of other parameters than the model's: {odd[0]!r} is in one only.")
     nested: dict[str, Any] = {}
     for key, value in (*facts[_NUMBERS].items(), *tensors.items()):
         *path, last = _path(key)
@@ -85,9 +84,9 @@ def restore_optimizer(
         inside[last] = [entries[str(index)] for index in range(facts[_LISTS][key])]
     own = optimizer.state_dict()
     groups = nested.pop("", {})
-    for index, group in enumerate(own["param_groups"]):
+    for group, members in zip(own["param_groups"], names, strict=True):
         known_as_tuple = {name for name, value in group.items() if isinstance(value, tuple)}
-        for name, value in groups.get(str(index), {}).items():
+        for name, value in groups.get(str(group_of[members[0]]), {}).items():
             group[name] = tuple(value) if name in known_as_tuple else value
     flat = [name for group in names for name in group]
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

@@ -23,9 +23,8 @@ from vitctl.primitives.outputs import check_elsewhere
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
-from vitctl.training.checkpoint import Checkpoint
-from vitctl.training.earlier import EarlierRun, earlier_run, settings_to_go_on
-from vitctl.training.going_on import check_images, made_with, restore, resumed_settings
+from vitctl.training.earlier import settings_to_go_on
+from vitctl.training.going_on import find_earlier, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
@@ -33,7 +32,7 @@ from vitctl.training.plan import decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
 from vitctl.training.resources import full_is_a_sentence
-from vitctl.training.run_folder import SUMMARY, RunFolder, check_out, is_finished
+from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
 from vitctl.training.state import Best, Clock
 from vitctl.training.summary import config_document, describe_cost, doubt, summarise
 from vitctl.training.trainer import new_state, train
@@ -57,7 +56,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
         cost = measure_cost(job)
         conversation.header("cost of this run (nothing was written)", cost_settings(cost, job))
         return describe_cost(prepared, cost)
-    earlier, checkpoint = _find_earlier(prepared, conversation)
+    earlier, checkpoint = find_earlier(prepared, conversation)
     if earlier is not None and (summary := earlier.summary()) is not None:
         conversation.line(f"{out} is finished, with these settings: this is its summary. --overwrite trains it anew.")
         return summary
@@ -103,30 +102,6 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
             summary = summarise(prepared, state, weights_sha256=sha256)
             _write_end(prepared, state.best, summary, folder)
             return summary
-
-
-def _find_earlier(prepared: PreparedRun, conversation: Conversation) -> tuple[EarlierRun | None, Checkpoint | None]:
-    """Return the run that stands where this one is to be written, and where to go on from, if there is anything.
-
-    Raises:
-        SettingError: It has other settings.
-        ModelError: Its checkpoints cannot be used.
-        DataError: Its images are others.
-    """
-    earlier = earlier_run(prepared.config, prepared.plan.out.value)
-    if earlier is None:
-        return None, None
-    earlier.check_equal(prepared.config)
-    if is_finished(earlier.place):
-        return earlier, None
-    checkpoint, damaged = earlier.newest()
-    for sentence in damaged:
-        conversation.warn(sentence)
-    if checkpoint is None:
-        conversation.line(f"{earlier.out} was ended before anything was saved; it begins again.")
-    else:
-        check_images(checkpoint, prepared)
-    return earlier, checkpoint
 
 
 def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
