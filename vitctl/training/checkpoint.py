@@ -197,9 +197,14 @@ def clear_unfinished(run: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def newest_step(run: Path) -> int | None:
+    """Return the step of the newest checkpoint in a run folder, None where there is none; reads none of them."""
+    return next(iter(_steps(run / FOLDER)), None)
+
+
 def has_checkpoint(run: Path) -> bool:
     """Return whether there is a checkpoint in a run folder."""
-    return bool(_steps(run / FOLDER))
+    return newest_step(run) is not None
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
