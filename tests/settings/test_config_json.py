@@ -40,6 +40,8 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "sampler": "balanced",
             "seed": 7,
             "num_workers": 0,
+            "precision": "bf16",
+            "deterministic": True,
             "num_threads": 1,
             "device": "cpu",
         },
@@ -57,6 +59,8 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "epochs": 0.3,
             "class_weights": "balanced",
             "cache": "resized",
+            "precision": "fp16",
+            "compile": True,
             "max_value": 4095,
         },
     ]

@@ -72,6 +72,12 @@ class FinetuneResult(Result):
     """The head that training started from; None where it was not computed in closed form."""
     weights_sha256: str | None
     """SHA-256 of last/model.safetensors; None in a process that writes nothing."""
+    precision: str
+    """Of the forward pass of training: fp32, bf16 or fp16; weights, loss and validation are fp32 in all of them."""
+    optimizer_implementation: str
+    """Of torch's optimiser: fused, or loop; they differ in the last bits."""
+    num_skipped_steps: int
+    """Steps that fp16 skipped, as their gradients were too large for it; 0 in other precisions."""
     images_per_s: float
     """Training images per second, validation apart."""
     data_wait_fraction: float

@@ -154,6 +154,24 @@ class _Balance(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Speed(Settings):
+    precision: Annotated[
+        str,
+        Opt(
+            "Of the forward pass: fp32, bf16, fp16, or auto, bf16 on GPUs that compute in it.",
+            "WHAT",
+            choices=words.TRAINING_PRECISIONS,
+        ),
+    ] = words.AUTO
+    compile: Annotated[bool, Opt("Compile the model before training; pays in long runs ('vitctl guide finetune').")] = (
+        False
+    )
+    deterministic: Annotated[bool, Opt("On a GPU the same bytes again, with slower kernels; a CPU needs it not.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(
     _TrainingImages,
     Columns,
@@ -166,6 +184,7 @@ class FinetuneConfig(
     _Training,
     BadImages,
     _Balance,
+    _Speed,
     Compute,
 ):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""

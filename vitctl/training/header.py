@@ -14,6 +14,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
+from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
 
@@ -52,7 +53,8 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
-        Setting("device", f"{accelerator.device}, {job.precision}", plan.device.reason),
+        Setting("device", str(accelerator.device), plan.device.reason),
+        *_speed(run),
         Setting("threads, workers", *threads),
         Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
         *([_cache(job, data)] if run.config.cache == "resized" else []),
@@ -62,6 +64,22 @@ def header_settings(run: PreparedRun) -> list[Setting]:
 
 def _arguments(run: PreparedRun) -> str:
     return f", with {', '.join(run.config.model_arg)}" if run.config.model_arg else ""
+
+
+def _speed(run: PreparedRun) -> list[Setting]:
+    """Return how the device computes: in which numbers, with which kernels."""
+    precision, device, config = run.plan.precision, run.job.accelerator.device, run.config
+    tf32 = tf32_told(device)
+    rows = [Setting("precision", precision.value, precision.reason + (f"; {tf32}" if tf32 else ""))]
+    if config.compile:
+        rows.append(Setting("compiled", "yes", "before the first step, which takes a minute or so; not for validation"))
+    if config.deterministic:
+        rows.append(Setting("kernels", "deterministic", "the same run on the same machine gives the same bytes"))
+    elif device.type == "cuda":
+        rows.append(
+            Setting("kernels", "the fastest", "the same run agrees to about 1e-3; byte for byte with --deterministic")
+        )
+    return rows
 
 
 def cost_settings(cost: Cost, job: Job) -> list[Setting]:

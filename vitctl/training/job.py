@@ -17,7 +17,7 @@ from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.loop import RateSchedule
 from vitctl.training.plan import Plan
-from vitctl.training.processes import build_accelerator, choose_precision
+from vitctl.training.processes import build_accelerator
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Job:
         flip: Mirror half of the training images.
         num_workers: Processes that read images.
         accelerator: Device and processes.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``; see ``vitctl.training.precision``.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
     """
 
@@ -92,6 +92,6 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
         flip=plan.flip.value,
         num_workers=plan.workers.value,
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
-        precision=choose_precision(device),
+        precision=plan.precision.value,
         class_weights=weights,
     )

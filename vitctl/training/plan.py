@@ -34,6 +34,7 @@ from vitctl.recipes import (
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
+from vitctl.training.precision import decide_precision
 
 MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 
@@ -130,6 +131,7 @@ class FirstChoices:
         data_spec: Training images.
         device: Where to compute.
         threads: CPU threads of torch.
+        precision: Of the forward pass of training.
         model: Spec of the model.
         recipe: Name or path of the recipe.
         values: The recipe.
@@ -139,6 +141,7 @@ class FirstChoices:
     data_spec: str
     device: Decision[torch.device]
     threads: Decision[int]
+    precision: Decision[str]
     model: Decision[str]
     recipe: Decision[str]
     values: Recipe
@@ -204,6 +207,7 @@ class Plan(FirstChoices):
             max_value=self.max_value.value if self.has_16_bits else config.max_value,  # what is given warns in a replay
             num_workers=self.workers.value,
             num_threads=self.threads.value,
+            precision=self.precision.value,
             device=self.device.value.type,
             recipe_settings=as_document(self.values),
         )
@@ -224,6 +228,7 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
         data_spec=data_spec,
         device=device,
         threads=Decision(*resolve_num_threads(config.num_threads)),
+        precision=decide_precision(config.precision, device.value),
         model=model,
         recipe=recipe,
         values=values,

@@ -65,6 +65,7 @@ class TrainingState:
         last: Score at the last validation.
         best: The chosen weights so far.
         clock: Where the time went.
+        scaler: Keeps the gradients of fp16 in its range; None in other precisions.
     """
 
     model: nn.Module
@@ -73,6 +74,7 @@ class TrainingState:
     last: Score = BEFORE
     best: Best = field(default_factory=Best)
     clock: Clock = field(default_factory=Clock)
+    scaler: torch.amp.GradScaler | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state by name, each of its own shape, e.g. (C, D); not copies.

@@ -8,6 +8,8 @@ from vitctl.models.geometry import geometry_of
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe
 from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
+from vitctl.training.optimizer import implementation_of
+from vitctl.training.precision import num_skipped
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.state import TrainingState
 from vitctl.training.trial import Cost
@@ -58,6 +60,9 @@ def summarise(
         baseline_p=baseline["baseline_p"] if baseline else None,
         linear_probe=probe,
         weights_sha256=weights_sha256,
+        precision=run.job.precision,
+        optimizer_implementation=implementation_of(state.optimizer),
+        num_skipped_steps=num_skipped(state.scaler),
         images_per_s=round(clock.num_images / clock.training_s, 3),
         data_wait_fraction=round(clock.data_s / clock.training_s, 4),
         wall_s=round(wall_s, 3),

@@ -23,6 +23,7 @@ from vitctl.results.finetune import Score
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.precision import build_scaler
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import Best, TrainingState
 from vitctl.training.validation import check_finite, is_best, validate, validation_steps
@@ -99,8 +100,9 @@ def new_state(job: Job) -> TrainingState:
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
     how = job.recipe.optimizer
     groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
-    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum)
-    return TrainingState(job.model, optimizer)
+    device = job.accelerator.device
+    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device)
+    return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
 
 
 def _batches(job: Job, state: TrainingState) -> Iterator[TrainingBatch]:

@@ -18,6 +18,7 @@ from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.results.finetune import GroupReport
 from vitctl.training.job import Job
 from vitctl.training.optimizer import describe_groups, parameter_groups
+from vitctl.training.precision import forward_in
 
 MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
 _BYTES_PER_FLOAT = 4
@@ -92,7 +93,7 @@ def measure_cost(job: Job) -> Cost:
 
     def one_pass() -> int:
         saved = _SavedBytes()
-        with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"), saved:
+        with forward_in(job.precision, device), saved:
             loss = F.cross_entropy(model(images), labels)
         job.accelerator.backward(loss)
         model.zero_grad(set_to_none=True)

@@ -24,6 +24,7 @@ from vitctl.primitives.outputs import check_elsewhere
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
+from vitctl.training.determinism import deterministic_kernels
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
@@ -45,6 +46,11 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
         VitctlError: A setting, the data, the weights or the device cannot be used; nothing was written.
         InterruptedRun: The user stopped it; ``last/`` holds the weights.
     """
+    with deterministic_kernels(config.deterministic):
+        return _run(config, conversation)
+
+
+def _run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | DryRunResult:
     started = time.perf_counter()
     prepared = prepare(config, conversation)
     job, out = prepared.job, prepared.plan.out.value
