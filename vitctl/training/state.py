@@ -65,6 +65,8 @@ class TrainingState:
         last: Score at the last validation.
         best: The chosen weights so far.
         clock: Where the time went.
+        micro_batch: Images that a process computes with at a time: what was asked for, or fewer since the memory was
+            full; 0 before the first step.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class TrainingState:
     last: Score = BEFORE
     best: Best = field(default_factory=Best)
     clock: Clock = field(default_factory=Clock)
+    micro_batch: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state by name, each of its own shape, e.g. (C, D); not copies.
