@@ -6,6 +6,7 @@ Which images make up a batch is said by ``vitctl.data.order``; of several proces
 Letters: B images in a batch, H W px.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vitctl.data.order import BatchPlan
+from vitctl.data.order import BatchPlan, share_of_batch
 from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split, lost_image
 from vitctl.data.transforms import TrainingTransform
@@ -36,6 +37,10 @@ class TrainingBatch(NamedTuple):
         weights: (B,) float32, 1 (or the weight of its class) for each image that counts, 0 for filling.
         num_global: Images in the global batch.
         weight_global: Sum of the weights over the global batch.
+        seed: The run's seed.
+        step: Place of the global batch in the plan, from 0.
+        first_slot: Place of the first image in the global batch, from 0; the others follow.
+        micro_batch: Images to compute with at a time, >= 1, the same for all processes.
     """
 
     images: Tensor
@@ -43,6 +48,10 @@ class TrainingBatch(NamedTuple):
     weights: Tensor
     num_global: int
     weight_global: float
+    seed: int = 0
+    step: int = 0
+    first_slot: int = 0
+    micro_batch: int = sys.maxsize
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """Return the batch with its (B, ...) tensors on ``device``, or on their way there."""
@@ -50,6 +59,16 @@ class TrainingBatch(NamedTuple):
             tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels, self.weights)
         )
         return self._replace(images=images, labels=labels, weights=weights)
+
+    def parts(self, size: int) -> "list[TrainingBatch]":
+        """Return it in parts of ``size`` images, the last of what is left, in order; views, not copies."""
+        if size >= len(self.labels):
+            return [self]
+        return [self._part(first, first + size) for first in range(0, len(self.labels), size)]
+
+    def _part(self, first: int, last: int) -> "TrainingBatch":
+        images, labels, weights = (tensor[first:last] for tensor in (self.images, self.labels, self.weights))
+        return self._replace(images=images, labels=labels, weights=weights, first_slot=self.first_slot + first)
 
 
 class _Key(NamedTuple):
@@ -77,8 +96,7 @@ class _PlanSampler(Sampler[list[_Key]]):
     def __iter__(self) -> Iterator[list[_Key]]:
         for pairs in self._plan.batches(self._first_step):
             total = float(self._image_weights[[position for _, position in pairs]].sum())
-            first, last = (-(-len(pairs) * index // self._count) for index in (self._index, self._index + 1))
-            own = pairs[first:last]
+            own = [pairs[slot] for slot in share_of_batch(len(pairs), self._index, self._count)]
             yield [
                 _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total)
                 for view, position in own or pairs[:1]
@@ -177,9 +195,17 @@ def training_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
     )
-    for batch in taken(loader):
+    largest = len(share_of_batch(plan.batch_size, 0, num_processes))
+    for step, batch in enumerate(taken(loader), first_step):
         moved: TrainingBatch = batch.to(device)
-        yield moved._replace(images=transform.finished(moved.images))
+        share = share_of_batch(batch.num_global, process_index, num_processes)
+        yield moved._replace(
+            images=transform.finished(moved.images),
+            seed=plan.seed,
+            step=step,
+            first_slot=share.start if share else 0,  # of what fills an empty share
+            micro_batch=min(plan.micro_batch or largest, largest),
+        )
 
 
 def evaluation_batches(

@@ -63,6 +63,15 @@ def _turns(num_places: int, label: int, num_classes: int) -> int:
     return (num_places - label + num_classes - 1) // num_classes
 
 
+def share_of_batch(num_images: int, process_index: int, num_processes: int) -> range:
+    """Return which slots (places in a global batch of ``num_images``, from 0) one process takes; it may be none.
+
+    Shares are contiguous and even to one image; the first is never smaller than another.
+    """
+    first, last = (-(-num_images * index // num_processes) for index in (process_index, process_index + 1))
+    return range(first, last)
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """Which images make up each batch of a run.
@@ -73,6 +82,7 @@ class BatchPlan:
         num_images_seen: Length of the stream; the last batch is what is left.
         seed: The run's seed.
         balanced: Shows every class equally often; None shows every image once per epoch.
+        micro_batch: Images that a process computes with at a time, >= 1; None is its whole share of a batch.
     """
 
     num_images: int
@@ -80,6 +90,7 @@ class BatchPlan:
     num_images_seen: int
     seed: int
     balanced: BalancedOrder | None = None
+    micro_batch: int | None = None
 
     @property
     def num_steps(self) -> int:

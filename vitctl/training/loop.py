@@ -151,8 +151,15 @@ def train_steps(
         data_s = time.perf_counter() - step_start
         lr = schedule.at(state.step + 1)
         set_learning_rate(state.optimizer, lr)
+        state.micro_batch = state.micro_batch or batch.micro_batch
         mean = take_step(
-            model, state.optimizer, batch, accelerator=accelerator, clip_norm=clip_norm, precision=precision
+            model,
+            state.optimizer,
+            batch,
+            accelerator=accelerator,
+            clip_norm=clip_norm,
+            precision=precision,
+            micro_batch=state.micro_batch,
         )
         state.step += 1
         loss = StepLoss(LateNumber(mean), state.step, schedule.peak)

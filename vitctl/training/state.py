@@ -66,6 +66,8 @@ class TrainingState:
         best: The chosen weights so far.
         clock: Where the time went.
         scaler: Keeps the gradients of fp16 in its range; None in other precisions.
+        micro_batch: Images that a process computes with at a time: what was asked for, or fewer since the memory was
+            full; 0 before the first step.
     """
 
     model: nn.Module
@@ -75,6 +77,7 @@ class TrainingState:
     best: Best = field(default_factory=Best)
     clock: Clock = field(default_factory=Clock)
     scaler: torch.amp.GradScaler | None = None
+    micro_batch: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state by name, each of its own shape, e.g. (C, D); not copies.

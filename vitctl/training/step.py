@@ -1,11 +1,14 @@
 """One optimiser step: forward, loss, backward, clip, update."""
 
+from contextlib import nullcontext
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vitctl.data.loader import TrainingBatch
 from vitctl.models.batch_memory import batch_bytes_told
+from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
 
 
@@ -17,10 +20,12 @@ def take_step(
     accelerator: Accelerator,
     clip_norm: float,
     precision: str,
+    micro_batch: int,
 ) -> Tensor:
     """Train on one global batch; return its mean loss before the step, still on the device: (), float32.
 
-    The loss is the mean over the *global* batch, so it does not depend on how many processes share the batch.
+    The loss is the mean over the *global* batch, so it does not depend on how many processes share the batch, nor on
+    how many images each computes with at a time.
 
     Args:
         model: As ``accelerator.prepare`` returned it.
@@ -29,26 +34,58 @@ def take_step(
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
         precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
+        micro_batch: Images to compute with at a time, >= 1.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
     with batch_bytes_told(bare, batch.images):
-        share = _forward_and_backward(model, batch, accelerator=accelerator, precision=precision)
+        share = add_gradients(model, batch, accelerator=accelerator, precision=precision, micro_batch=micro_batch)
     if clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    loss: Tensor = accelerator.reduce(share.detach(), reduction="sum")
+    loss: Tensor = accelerator.reduce(share, reduction="sum")
     return loss
 
 
-def _forward_and_backward(
-    model: nn.Module, batch: TrainingBatch, *, accelerator: Accelerator, precision: str
+def add_gradients(
+    model: nn.Module, batch: TrainingBatch, *, accelerator: Accelerator, precision: str, micro_batch: int
 ) -> Tensor:
-    """Add the gradients; return this process's share of the mean loss, (), float32."""
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    """Add the gradients of the mean loss over the global batch; return this process's share of it, (), float32.
+
+    The gradients of micro-batches add up, each divided by the global weight: no mean over micro-batches is taken, as
+    they may be of unequal sizes. Processes exchange gradients once, after the last.
+
+    Args:
+        model: As ``accelerator.prepare`` returned it, for training.
+        batch: This process's share of (B, 3, H, W) images, on the device.
+        accelerator: Device and processes.
+        precision: ``fp32`` or ``bf16``.
+        micro_batch: Images to compute with at a time, >= 1.
+    """
+    *others, last = enumerate(batch.parts(micro_batch))
+    shares = list[Tensor]()
+    with accelerator.no_sync(model) if others else nullcontext():
+        for index, part in others:
+            shares.append(_forward_and_backward(model, part, index, accelerator=accelerator, precision=precision))
+    index, part = last
+    shares.append(_forward_and_backward(model, part, index, accelerator=accelerator, precision=precision))
+    return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
+
+
+def _forward_and_backward(
+    model: nn.Module, batch: TrainingBatch, index: int, *, accelerator: Accelerator, precision: str
+) -> Tensor:
+    """Add the gradients of a process's micro-batch ``index``; return what it adds to the mean loss, (), float32."""
+    device = accelerator.device
+    # what torch draws by itself, dropout of single numbers, depends on how the images are divided, as its key says
+    key = (batch.step, accelerator.process_index, index)
+    with (
+        torch_randomness(batch.seed, "dropout", *key, device=device),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+    ):
         logits = model(batch.images)  # (B, C)
     share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
     # processes average their gradients; times their number, that is the mean over the global batch
     accelerator.backward(share * accelerator.num_processes)
-    return share
+    return share.detach()

@@ -18,7 +18,6 @@ from vitctl.data.workers import LostWorkerError
 from vitctl.errors import InterruptedRun
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
-from vitctl.primitives.seeds import torch_randomness
 from vitctl.results.finetune import Score
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
@@ -60,10 +59,7 @@ def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, convers
         pauses=pauses,
     )
     unread = UnreadReports()
-    with (
-        torch_randomness(job.batches.seed, "augment", accelerator.process_index),  # dropout, stochastic depth
-        conversation.progress("training", num_steps, "steps") as bar,
-    ):
+    with conversation.progress("training", num_steps, "steps") as bar:
         try:
             for report in reports:
                 state.clock.count(report.num_images, step_s=report.step_s, data_s=report.data_s)
