@@ -70,6 +70,17 @@ class TrainingBatch(NamedTuple):
         images, labels, weights = (tensor[first:last] for tensor in (self.images, self.labels, self.weights))
         return self._replace(images=images, labels=labels, weights=weights, first_slot=self.first_slot + first)
 
+    def filled(self, size: int) -> "TrainingBatch":
+        """Return it with black images of weight 0 behind its own, so that there are ``size`` of them."""
+        missing = size - len(self.labels)
+        if missing <= 0:
+            return self
+        images, labels, weights = (
+            torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+            for tensor in (self.images, self.labels, self.weights)
+        )
+        return self._replace(images=images, labels=labels, weights=weights)
+
 
 class _Key(NamedTuple):
     """What a worker needs to make one training item."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitctl.data.imbalance import balanced_class_weights
 from vitctl.data.order import BalancedOrder, BatchPlan
@@ -36,6 +37,7 @@ class Job:
         num_workers: Processes that read images.
         accelerator: Device and processes.
         precision: ``fp32``, ``bf16`` or ``fp16``; see ``vitctl.training.precision``.
+        is_compiled: Take the steps with a compiled model.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
     """
 
@@ -50,12 +52,18 @@ class Job:
     num_workers: int
     accelerator: Accelerator
     precision: str
+    is_compiled: bool = False
     class_weights: np.ndarray | None = None
 
     @property
     def selects_best(self) -> bool:
         """Whether there are enough validation images to choose the best weights by."""
         return self.val is not None and len(self.val) >= self.recipe.evaluation.select_best_from
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether short batches are filled up: another shape is compiled anew; BatchNorm would see what fills them."""
+        return self.is_compiled and not any(isinstance(module, _BatchNorm) for module in self.model.modules())
 
     @property
     def schedule(self) -> RateSchedule:
@@ -93,5 +101,6 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
         num_workers=plan.workers.value,
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
         precision=plan.precision.value,
+        is_compiled=config.compile,
         class_weights=weights,
     )

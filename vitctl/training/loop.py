@@ -125,6 +125,7 @@ def train_steps(
     accelerator: Accelerator,
     clip_norm: float,
     precision: str = "fp32",
+    is_filled: bool = False,
     pauses: Container[int] = (),
 ) -> Iterator[StepReport]:
     """Train, yielding after each optimiser step.
@@ -139,7 +140,8 @@ def train_steps(
         schedule: The learning rate of each step.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
-        precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
+        is_filled: Compute with as many images every time, the missing ones of weight 0.
         pauses: Steps after which somebody looks at the model.
 
     Raises:
@@ -160,6 +162,8 @@ def train_steps(
             clip_norm=clip_norm,
             precision=precision,
             micro_batch=state.micro_batch,
+            is_filled=is_filled,
+            scaler=state.scaler,
         )
         state.step += 1
         loss = StepLoss(LateNumber(mean), state.step, schedule.peak)

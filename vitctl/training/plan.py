@@ -12,6 +12,7 @@ import torch
 from vitctl.data.training_data import TrainingData
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.models import choices
+from vitctl.primitives.compiler_needs import check_compiler
 from vitctl.primitives.cpus import num_local_processes
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
@@ -218,10 +219,12 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
 
     Raises:
         SettingError: There is no such recipe, or it has other keys or values than a recipe's.
-        UnavailableError: The device asked for is not here.
+        UnavailableError: The device asked for is not here, does not compute in the precision, or has no compiler.
     """
     data_spec = DIGITS if config.data is None else config.data
     device = Decision(*resolve_device(config.device))
+    if config.compile:
+        check_compiler(device.value)
     model = choices.decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
     recipe, values = decide_recipe(config, is_demo=model.value == DEMO)
     return FirstChoices(

@@ -102,6 +102,25 @@ def build_scaler(precision: str, device: torch.device) -> LossScaler | None:
     return LossScaler(device.type) if precision == "fp16" else None
 
 
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, *, clip_norm: float) -> None:
+    """Take the step of fp16: take ``scaler``'s factor out of the gradients, clip, update or skip, adapt the factor.
+
+    Args:
+        scaler: Whose factor is in the gradients.
+        optimizer: Of the parameters.
+        clip_norm: Largest global norm of the gradient; 0 clips nothing.
+    """
+    scaler.unscale_(optimizer)
+    parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+    norm = torch.nn.utils.get_total_norm([one.grad for one in parameters])
+    if clip_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    if isinstance(scaler, LossScaler):
+        scaler.count(norm)
+    scaler.step(optimizer)
+    scaler.update()
+
+
 def num_skipped(scaler: torch.amp.GradScaler | None) -> int:
     """Return how many steps ``scaler`` has skipped; waits for the device."""
     return scaler.num_skipped if isinstance(scaler, LossScaler) else 0

@@ -10,6 +10,7 @@ from vitctl.data.loader import TrainingBatch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
+from vitctl.training.precision import forward_in, scaled_step
 
 
 def take_step(
@@ -21,6 +22,8 @@ def take_step(
     clip_norm: float,
     precision: str,
     micro_batch: int,
+    is_filled: bool = False,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """Train on one global batch; return its mean loss before the step, still on the device: (), float32.
 
@@ -33,23 +36,44 @@ def take_step(
         batch: This process's share of (B, 3, H, W) images, on the device.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
-        precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
         micro_batch: Images to compute with at a time, >= 1.
+        is_filled: Compute with exactly as many, the missing ones of weight 0.
+        scaler: Keeps the gradients of fp16 in its range; it may skip the update.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
+    bare = getattr(bare, "_orig_mod", bare)  # of a compiled one
     with batch_bytes_told(bare, batch.images):
-        share = add_gradients(model, batch, accelerator=accelerator, precision=precision, micro_batch=micro_batch)
-    if clip_norm:
-        accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
+        share = add_gradients(
+            model,
+            batch,
+            accelerator=accelerator,
+            precision=precision,
+            micro_batch=micro_batch,
+            is_filled=is_filled,
+            scaler=scaler,
+        )
+    if scaler is None:
+        if clip_norm:
+            accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+    else:
+        scaled_step(scaler, optimizer, clip_norm=clip_norm)
     optimizer.zero_grad(set_to_none=True)
     loss: Tensor = accelerator.reduce(share, reduction="sum")
     return loss
 
 
 def add_gradients(
-    model: nn.Module, batch: TrainingBatch, *, accelerator: Accelerator, precision: str, micro_batch: int
+    model: nn.Module,
+    batch: TrainingBatch,
+    *,
+    accelerator: Accelerator,
+    precision: str,
+    micro_batch: int,
+    is_filled: bool = False,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """Add the gradients of the mean loss over the global batch; return this process's share of it, (), float32.
 
@@ -60,21 +84,33 @@ def add_gradients(
         model: As ``accelerator.prepare`` returned it, for training.
         batch: This process's share of (B, 3, H, W) images, on the device.
         accelerator: Device and processes.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
         micro_batch: Images to compute with at a time, >= 1.
+        is_filled: Compute with exactly as many, the missing ones of weight 0.
+        scaler: Its factor is in the gradients; not in what is returned.
     """
-    *others, last = enumerate(batch.parts(micro_batch))
+    parts = batch.parts(micro_batch)
+    if is_filled:
+        parts = [part.filled(micro_batch) for part in parts]
+    *others, last = enumerate(parts)
+    how = {"accelerator": accelerator, "precision": precision, "scaler": scaler}
     shares = list[Tensor]()
     with accelerator.no_sync(model) if others else nullcontext():
         for index, part in others:
-            shares.append(_forward_and_backward(model, part, index, accelerator=accelerator, precision=precision))
+            shares.append(_forward_and_backward(model, part, index, **how))
     index, part = last
-    shares.append(_forward_and_backward(model, part, index, accelerator=accelerator, precision=precision))
+    shares.append(_forward_and_backward(model, part, index, **how))
     return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
 
 
 def _forward_and_backward(
-    model: nn.Module, batch: TrainingBatch, index: int, *, accelerator: Accelerator, precision: str
+    model: nn.Module,
+    batch: TrainingBatch,
+    index: int,
+    *,
+    accelerator: Accelerator,
+    precision: str,
+    scaler: torch.amp.GradScaler | None,
 ) -> Tensor:
     """Add the gradients of a process's micro-batch ``index``; return what it adds to the mean loss, (), float32."""
     device = accelerator.device
@@ -82,10 +118,11 @@ def _forward_and_backward(
     key = (batch.step, accelerator.process_index, index)
     with (
         torch_randomness(batch.seed, "dropout", *key, device=device),
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        forward_in(precision, device),
     ):
         logits = model(batch.images)  # (B, C)
     share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
     # processes average their gradients; times their number, that is the mean over the global batch
-    accelerator.backward(share * accelerator.num_processes)
+    loss = share * accelerator.num_processes
+    accelerator.backward(loss if scaler is None else scaler.scale(loss))
     return share.detach()

@@ -19,6 +19,7 @@ from vitctl.errors import InterruptedRun
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.results.finetune import Score
+from vitctl.training.compiled import compiled_for_training
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
@@ -48,14 +49,16 @@ def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, convers
     # of several processes none may leave a step, or a validation, that the others wait for
     is_alone = accelerator.num_processes == 1
     pauses = set(validation_steps(num_steps, job.recipe.evaluation.validations))
+    model = compiled_for_training(job, state, stop, conversation) if job.is_compiled else job.model
     reports = train_steps(
         state,
-        accelerator.prepare(job.model),
+        accelerator.prepare(model),
         _until_stopped(_batches(job, state), stop) if is_alone else _batches(job, state),
         job.schedule,
         accelerator=accelerator,
         clip_norm=job.recipe.optimizer.clip_norm,
         precision=job.precision,
+        is_filled=job.is_filled,
         pauses=pauses,
     )
     unread = UnreadReports()

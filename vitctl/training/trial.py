@@ -101,7 +101,7 @@ def measure_cost(job: Job) -> Cost:
             torch.cuda.synchronize(device)
         return saved.num_bytes
 
-    with _buffers_kept(model):
+    with buffers_kept(model):
         one_pass()
         start = time.perf_counter()
         activation_bytes = one_pass()
@@ -121,7 +121,7 @@ def measure_cost(job: Job) -> Cost:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put the model's buffers back afterwards: BatchNorm's running statistics follow every forward pass."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
