@@ -87,7 +87,7 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
         recipe=plan.values,
-        batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced),
+        batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced, config.micro_batch),
         lr=plan.lr.value,
         flip=plan.flip.value,
         num_workers=plan.workers.value,

@@ -1,26 +1,31 @@
 """One optimiser step: forward, loss, backward, clip, update."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
+from vitctl.data.order import share_of_batch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
+from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
+from vitctl.training.state import TrainingState
 
 
 def take_step(
+    state: TrainingState,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batch: TrainingBatch,
     *,
     accelerator: Accelerator,
     clip_norm: float,
     precision: str,
-    micro_batch: int,
+    conversation: Conversation,
 ) -> Tensor:
     """Train on one global batch; return its mean loss before the step, still on the device: (), float32.
 
@@ -28,28 +33,63 @@ def take_step(
     how many images each computes with at a time.
 
     Args:
-        model: As ``accelerator.prepare`` returned it.
-        optimizer: Of its parameters, at the rate of this step; the gradients are zero before and after.
+        state: Its optimiser is at the rate of this step, the gradients are zero before and after. Its ``micro_batch``
+            says how many images to compute with at a time, and becomes smaller if there is no memory for them.
+        model: Its model as ``accelerator.prepare`` returned it.
         batch: This process's share of (B, 3, H, W) images, on the device.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
         precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
-        micro_batch: Images to compute with at a time, >= 1.
+        conversation: Hears of a smaller micro-batch.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
     with batch_bytes_told(bare, batch.images):
-        share = add_gradients(model, batch, accelerator=accelerator, precision=precision, micro_batch=micro_batch)
+        add = partial(add_gradients, model, batch, accelerator=accelerator, precision=precision)
+        if accelerator.num_processes > 1:
+            share = add(state.micro_batch)
+        else:
+            share = gradients_that_fit(state, add, num_images=len(batch.images), conversation=conversation)
     if clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
     loss: Tensor = accelerator.reduce(share, reduction="sum")
     return loss
 
 
+def rehearse(
+    state: TrainingState,
+    model: nn.Module,
+    batch: TrainingBatch,
+    *,
+    accelerator: Accelerator,
+    precision: str,
+    conversation: Conversation,
+) -> None:
+    """Find out, before the first step of several processes, how many images all of them have memory for at a time.
+
+    Args:
+        state: Its ``micro_batch`` may become smaller.
+        model: Its model as ``accelerator.prepare`` returned it.
+        batch: This process's share of (B, 3, H, W) images of the first batch, on the device.
+        accelerator: Device and processes.
+        precision: ``fp32`` or ``bf16``.
+        conversation: Hears of a smaller micro-batch.
+    """
+    model.train()
+    bare = getattr(model, "module", model)
+
+    def add(size: int) -> Tensor:
+        first = batch.parts(size)[0]
+        return add_gradients(bare, first, size, accelerator=accelerator, precision=precision)
+
+    largest = len(share_of_batch(batch.num_global, 0, accelerator.num_processes))
+    agree_on_size(state, add, num_images=largest, accelerator=accelerator, conversation=conversation)
+
+
 def add_gradients(
-    model: nn.Module, batch: TrainingBatch, *, accelerator: Accelerator, precision: str, micro_batch: int
+    model: nn.Module, batch: TrainingBatch, micro_batch: int, *, accelerator: Accelerator, precision: str
 ) -> Tensor:
     """Add the gradients of the mean loss over the global batch; return this process's share of it, (), float32.
 
@@ -59,9 +99,9 @@ def add_gradients(
     Args:
         model: As ``accelerator.prepare`` returned it, for training.
         batch: This process's share of (B, 3, H, W) images, on the device.
+        micro_batch: Images to compute with at a time, >= 1.
         accelerator: Device and processes.
         precision: ``fp32`` or ``bf16``.
-        micro_batch: Images to compute with at a time, >= 1.
     """
     *others, last = enumerate(batch.parts(micro_batch))
     shares = list[Tensor]()
