@@ -34,6 +34,8 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "set": ("optimizer.weight_decay=0.25",),
             "steps": 3,
             "batch_size": 5,
+            "micro_batch": 3,
+            "checkpointing": True,
             "lr": 0.25,
             "flip": True,
             "on_bad_image": "skip",

@@ -282,7 +282,7 @@ def test_device_behind__a_spoilt_loss_stops_at_the_step_it_is_of(accelerator: Ac
 def gradients(model: nn.Module, batch: TrainingBatch, accelerator: Accelerator, micro_batch: int) -> torch.Tensor:
     """Return the gradient of one step, all parameters in a row, and last the loss."""
     model.zero_grad()
-    loss = add_gradients(model, batch, accelerator=accelerator, precision="fp32", micro_batch=micro_batch)
+    loss = add_gradients(model, batch, micro_batch, accelerator=accelerator, precision="fp32")
     return torch.cat([*(one.grad.flatten() for one in model.parameters() if one.grad is not None), loss[None]])
 
 

@@ -206,7 +206,6 @@ def training_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
     )
-    largest = len(share_of_batch(plan.batch_size, 0, num_processes))
     for step, batch in enumerate(taken(loader), first_step):
         moved: TrainingBatch = batch.to(device)
         share = share_of_batch(batch.num_global, process_index, num_processes)
@@ -215,7 +214,7 @@ def training_batches(
             seed=plan.seed,
             step=step,
             first_slot=share.start if share else 0,  # of what fills an empty share
-            micro_batch=min(plan.micro_batch or largest, largest),
+            micro_batch=plan.largest_micro_batch(num_processes),
         )
 
 

@@ -97,6 +97,11 @@ class BatchPlan:
         """Number of batches."""
         return math.ceil(self.num_images_seen / self.batch_size)
 
+    def largest_micro_batch(self, num_processes: int) -> int:
+        """Return how many images a process computes with at a time, at most."""
+        share = len(share_of_batch(self.batch_size, 0, num_processes))
+        return share if self.micro_batch is None else min(share, self.micro_batch)
+
     def batch(self, step: int) -> list[tuple[int, int]]:
         """Return batch ``step`` (0..num_steps-1) as (view, position) pairs; see ``epoch``."""
         return next(self.batches(step))

@@ -58,6 +58,8 @@ class FinetuneResult(Result):
     """Classes of which none of them is, in the order of the outputs."""
     steps: int
     """Optimiser steps planned."""
+    micro_batch: int
+    """Images that a process computed with at a time, in the end: fewer than at first where the memory was full."""
     best: Score
     """Of the weights in best/."""
     last: Score
@@ -133,7 +135,7 @@ class DryRunResult(Result):
     flops_per_image: int
     """Floating-point operations of one forward pass of one image; a multiply-add counts as two."""
     memory_bytes: int
-    """Weights, gradients, optimiser state and the activations of one batch per process; estimated."""
+    """Weights, gradients, optimiser state and the activations of one micro-batch per process; estimated."""
     step_s: float
     """Seconds of one optimiser step, scaled from a part of one."""
     training_s: float

@@ -111,6 +111,17 @@ class _Training(Settings):
     batch_size: Annotated[
         int | None, Opt("Images per optimiser step, over all processes.", "N", limits=(at_least(1),))
     ] = None
+    micro_batch: Annotated[
+        int | None,
+        Opt(
+            "Of them, images that a process computes with at a time; else all of its own, or as many as fit in memory.",
+            "N",
+            limits=(at_least(1),),
+        ),
+    ] = None
+    checkpointing: Annotated[
+        bool, Opt("Keep less for the backward pass and compute it again: much less memory, about a third slower.")
+    ] = False
     lr: Annotated[
         float | None,
         Opt(

@@ -16,15 +16,14 @@ from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
-from vitctl.data.order import share_of_batch
 from vitctl.errors import InterruptedRun, UnavailableError, VitctlError
 from vitctl.primitives.compiler_later import keep_compiled_files
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import SavedBuffers
 from vitctl.training.state import TrainingState
 from vitctl.training.step import add_gradients
-from vitctl.training.trial import buffers_kept
 
 # Read when the compiler is imported. More than one are processes, which a SIGTERM to the group would end in the middle.
 _NUM_COMPILERS = "TORCHINDUCTOR_COMPILE_THREADS"
@@ -44,13 +43,12 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
     accelerator = job.accelerator
     conversation.line("compiling the model: a minute or so, less where an earlier run has left files to use again")
     model = cast("nn.Module", torch.compile(job.model.to(accelerator.device).train(), dynamic=False))
+    buffers = SavedBuffers(job.model)
     try:
         # of several processes none may leave what the others wait in
-        with buffers_kept(job.model), stop.breaking() if accelerator.num_processes == 1 else nullcontext():
-            size = state.micro_batch or _micro_batch(job)
-            add_gradients(
-                model, _black_images(job, size), accelerator=accelerator, precision=job.precision, micro_batch=size
-            )
+        with stop.breaking() if accelerator.num_processes == 1 else nullcontext():
+            size = state.micro_batch or job.batches.largest_micro_batch(accelerator.num_processes)
+            add_gradients(model, _black_images(job, size), size, accelerator=accelerator, precision=job.precision)
     except (Exception, StopNow) as error:
         if stop:  # the signal may have ended the compiler too
             raise InterruptedRun(
@@ -62,13 +60,10 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
             raise UnavailableError(
                 f"--compile: torch's compiler failed: {_first_line(error)}; leave the option out."
             ) from error
-    job.model.zero_grad(set_to_none=True)
+    finally:
+        buffers.put_back()
+        job.model.zero_grad(set_to_none=True)
     return model
-
-
-def _micro_batch(job: Job) -> int:
-    share = len(share_of_batch(job.batches.batch_size, 0, job.accelerator.num_processes))
-    return min(job.batches.micro_batch or share, share)
 
 
 def _black_images(job: Job, size: int) -> TrainingBatch:

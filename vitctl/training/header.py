@@ -47,7 +47,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
-        Setting("batch", f"{job.batches.batch_size} images{processes}", plan.batch.reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(job)}", plan.batch.reason),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
@@ -128,6 +128,11 @@ def _balance(job: Job) -> str:
     if job.class_weights is not None:
         return f"; weighted {job.class_weights.min():.2g} to {job.class_weights.max():.2g} in the loss"
     return "; each shown equally often" if job.batches.balanced is not None else ""
+
+
+def _micro_batch(job: Job) -> str:
+    num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
+    return f", {num_images} at a time" if job.batches.micro_batch is not None else ""
 
 
 def _length(job: Job) -> str:

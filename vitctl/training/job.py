@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accelerate import Accelerator
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitctl.data.imbalance import balanced_class_weights
 from vitctl.data.order import BalancedOrder, BatchPlan
@@ -17,6 +16,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.loop import RateSchedule
+from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.plan import Plan
 from vitctl.training.processes import build_accelerator
 
@@ -63,7 +63,7 @@ class Job:
     @property
     def is_filled(self) -> bool:
         """Whether short batches are filled up: another shape is compiled anew; BatchNorm would see what fills them."""
-        return self.is_compiled and not any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        return self.is_compiled and not has_batch_norm(self.model)
 
     @property
     def schedule(self) -> RateSchedule:
@@ -95,7 +95,7 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
         recipe=plan.values,
-        batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced),
+        batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced, config.micro_batch),
         lr=plan.lr.value,
         flip=plan.flip.value,
         num_workers=plan.workers.value,

@@ -1,29 +1,33 @@
 """One optimiser step: forward, loss, backward, clip, update."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
+from vitctl.data.order import share_of_batch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
+from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
 from vitctl.training.precision import forward_in, scaled_step
+from vitctl.training.state import TrainingState
 
 
 def take_step(
+    state: TrainingState,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batch: TrainingBatch,
     *,
     accelerator: Accelerator,
     clip_norm: float,
     precision: str,
-    micro_batch: int,
+    conversation: Conversation,
     is_filled: bool = False,
-    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
     """Train on one global batch; return its mean loss before the step, still on the device: (), float32.
 
@@ -31,47 +35,86 @@ def take_step(
     how many images each computes with at a time.
 
     Args:
-        model: As ``accelerator.prepare`` returned it.
-        optimizer: Of its parameters, at the rate of this step; the gradients are zero before and after.
+        state: Its optimiser is at the rate of this step, the gradients are zero before and after. Its ``micro_batch``
+            says how many images to compute with at a time, and becomes smaller if there is no memory for them. Its
+            ``scaler``, of fp16, may skip the update.
+        model: Its model as ``accelerator.prepare`` returned it.
         batch: This process's share of (B, 3, H, W) images, on the device.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
         precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
-        micro_batch: Images to compute with at a time, >= 1.
-        is_filled: Compute with exactly as many, the missing ones of weight 0.
-        scaler: Keeps the gradients of fp16 in its range; it may skip the update.
+        conversation: Hears of a smaller micro-batch.
+        is_filled: Compute with exactly as many images at a time, the missing ones of weight 0.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
     bare = getattr(bare, "_orig_mod", bare)  # of a compiled one
     with batch_bytes_told(bare, batch.images):
-        share = add_gradients(
+        add = partial(
+            add_gradients,
             model,
             batch,
             accelerator=accelerator,
             precision=precision,
-            micro_batch=micro_batch,
             is_filled=is_filled,
-            scaler=scaler,
+            scaler=state.scaler,
         )
-    if scaler is None:
+        if accelerator.num_processes > 1:
+            share = add(state.micro_batch)
+        else:
+            share = gradients_that_fit(state, add, num_images=len(batch.images), conversation=conversation)
+    if state.scaler is not None:
+        scaled_step(state.scaler, state.optimizer, clip_norm=clip_norm)
+    else:
         if clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
-    else:
-        scaled_step(scaler, optimizer, clip_norm=clip_norm)
-    optimizer.zero_grad(set_to_none=True)
+        state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
     loss: Tensor = accelerator.reduce(share, reduction="sum")
     return loss
 
 
-def add_gradients(
+def rehearse(
+    state: TrainingState,
     model: nn.Module,
     batch: TrainingBatch,
     *,
     accelerator: Accelerator,
     precision: str,
+    conversation: Conversation,
+    is_filled: bool = False,
+) -> None:
+    """Find out, before the first step of several processes, how many images all of them have memory for at a time.
+
+    Args:
+        state: Its ``micro_batch`` may become smaller.
+        model: Its model as ``accelerator.prepare`` returned it.
+        batch: This process's share of (B, 3, H, W) images of the first batch, on the device.
+        accelerator: Device and processes.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        conversation: Hears of a smaller micro-batch.
+        is_filled: As for ``take_step``.
+    """
+    model.train()
+    bare = getattr(model, "module", model)
+
+    def add(size: int) -> Tensor:
+        first = batch.parts(size)[0]
+        return add_gradients(
+            bare, first, size, accelerator=accelerator, precision=precision, is_filled=is_filled, scaler=state.scaler
+        )
+
+    largest = len(share_of_batch(batch.num_global, 0, accelerator.num_processes))
+    agree_on_size(state, add, num_images=largest, accelerator=accelerator, conversation=conversation)
+
+
+def add_gradients(
+    model: nn.Module,
+    batch: TrainingBatch,
     micro_batch: int,
+    *,
+    accelerator: Accelerator,
+    precision: str,
     is_filled: bool = False,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
@@ -83,9 +126,9 @@ def add_gradients(
     Args:
         model: As ``accelerator.prepare`` returned it, for training.
         batch: This process's share of (B, 3, H, W) images, on the device.
+        micro_batch: Images to compute with at a time, >= 1.
         accelerator: Device and processes.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        micro_batch: Images to compute with at a time, >= 1.
         is_filled: Compute with exactly as many, the missing ones of weight 0.
         scaler: Its factor is in the gradients; not in what is returned.
     """

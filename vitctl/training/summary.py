@@ -53,6 +53,7 @@ def summarise(
         num_val=len(data.val) if data.val else 0,
         classes_without_validation=data.unvalidated,
         steps=run.job.batches.num_steps,
+        micro_batch=state.micro_batch,
         best=state.best.score,
         last=state.last,
         baseline_top1=baseline["baseline_top1"] if baseline else None,

@@ -4,19 +4,18 @@ Letters: B images.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from vitctl.data.order import share_of_batch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.results.finetune import GroupReport
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.optimizer import describe_groups, parameter_groups
 from vitctl.training.precision import forward_in
 
@@ -31,7 +30,7 @@ class Cost:
     Attributes:
         num_parameters: That are trained.
         flops_per_image: Forward, one image.
-        memory_bytes: Weights, gradients, optimiser state and the activations of one batch per process.
+        memory_bytes: Weights, gradients, optimiser state and the activations of one micro-batch per process.
         step_s: Seconds of one optimiser step.
         training_s: Seconds of all steps, without validation and start-up.
         groups: Parameter groups, lowest rate first.
@@ -52,7 +51,7 @@ def check_batch_norm(job: Job) -> None:
         SettingError: Some batch gives a process one image, or none of its own: torch refuses to train on one
             value per channel, and the variance of one image is none of the data's.
     """
-    if not any(isinstance(module, _BatchNorm) for module in job.model.modules()):
+    if not has_batch_norm(job.model):
         return
     batches, num_processes = job.batches, job.accelerator.num_processes
     last = batches.num_images_seen - (batches.num_steps - 1) * batches.batch_size
@@ -101,34 +100,28 @@ def measure_cost(job: Job) -> Cost:
             torch.cuda.synchronize(device)
         return saved.num_bytes
 
-    with buffers_kept(model):
+    buffers = SavedBuffers(model)
+    try:
         one_pass()
         start = time.perf_counter()
         activation_bytes = one_pass()
         pass_s = time.perf_counter() - start
-    per_process = -(-job.batches.batch_size // job.accelerator.num_processes)
+    finally:
+        buffers.put_back()
+    num_processes = job.accelerator.num_processes
+    per_process = len(share_of_batch(job.batches.batch_size, 0, num_processes))
+    at_a_time = job.batches.largest_micro_batch(num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)
     copies = {"adamw": 4, "sgd": 3}[how.name]  # weights, gradients, and the optimiser's moments
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * per_process // len(pairs),
+        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * at_a_time // len(pairs),
         step_s=step_s,
         training_s=step_s * job.batches.num_steps,
         groups=tuple(describe_groups(groups)),
     )
-
-
-@contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put the model's buffers back afterwards: BatchNorm's running statistics follow every forward pass."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, values in before:
-            buffer.copy_(values)
 
 
 class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
