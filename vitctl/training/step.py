@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
-from vitctl.data.order import share_of_batch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
 from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
+from vitctl.training.noise import KeyedNoise, noise_of
 from vitctl.training.state import TrainingState
 
 
@@ -84,8 +84,7 @@ def rehearse(
         first = batch.parts(size)[0]
         return add_gradients(bare, first, size, accelerator=accelerator, precision=precision)
 
-    largest = len(share_of_batch(batch.num_global, 0, accelerator.num_processes))
-    agree_on_size(state, add, num_images=largest, accelerator=accelerator, conversation=conversation)
+    agree_on_size(state, add, accelerator=accelerator, conversation=conversation)
 
 
 def add_gradients(
@@ -104,20 +103,27 @@ def add_gradients(
         precision: ``fp32`` or ``bf16``.
     """
     *others, last = enumerate(batch.parts(micro_batch))
-    shares = list[Tensor]()
+    shares, noise = list[Tensor](), noise_of(model)
     with accelerator.no_sync(model) if others else nullcontext():
         for index, part in others:
-            shares.append(_forward_and_backward(model, part, index, accelerator=accelerator, precision=precision))
+            shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision))
     index, part = last
-    shares.append(_forward_and_backward(model, part, index, accelerator=accelerator, precision=precision))
+    shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision))
     return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
 
 
 def _forward_and_backward(
-    model: nn.Module, batch: TrainingBatch, index: int, *, accelerator: Accelerator, precision: str
+    model: nn.Module,
+    batch: TrainingBatch,
+    index: int,
+    noise: KeyedNoise | None,
+    accelerator: Accelerator,
+    precision: str,
 ) -> Tensor:
     """Add the gradients of a process's micro-batch ``index``; return what it adds to the mean loss, (), float32."""
     device = accelerator.device
+    if noise is not None:
+        noise.follow(batch)
     # what torch draws by itself, dropout of single numbers, depends on how the images are divided, as its key says
     key = (batch.step, accelerator.process_index, index)
     with (
@@ -125,7 +131,7 @@ def _forward_and_backward(
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
     ):
         logits = model(batch.images)  # (B, C)
-    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
+    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global, others=batch.others)
     # processes average their gradients; times their number, that is the mean over the global batch
     accelerator.backward(share * accelerator.num_processes)
     return share.detach()
