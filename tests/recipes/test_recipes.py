@@ -150,6 +150,8 @@ def test_file_of_0_1_0__means_what_it_meant() -> None:
             "crop": "random-resized-crop", "crop_area": [0.3, 1.0], "flip": True, "evaluation_crop": "model",
             "pos_embed_interp": "bicubic-aa",
         },
+        "mixing": {"mixup": 0.0, "cutmix": 0.0},
+        "noise": {"drop_path": 0.0, "patch_drop": 0.0},
         "head": {"init": "ridge"},
         "evaluation": {"validations": 10, "select_best_from": 500},
     }  # fmt: skip

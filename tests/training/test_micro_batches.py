@@ -168,7 +168,7 @@ def test_several_processes__agree_on_what_fits_all_of_them(own: int, other: int,
         loss.backward()
         return loss
 
-    agree_on_size(state, add, num_images=8, accelerator=processes, conversation=heard)
+    agree_on_size(state, add, accelerator=processes, conversation=heard)
     assert state.micro_batch == expected
     assert len(heard.lines) == {8: 0, 2: 2, 1: 3}[expected]
     assert model.seen == 0

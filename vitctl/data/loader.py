@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vitctl.data.order import BatchPlan, share_of_batch
+from vitctl.data.mixing import Others, PairMixing
+from vitctl.data.order import BatchPlan
 from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split, lost_image
 from vitctl.data.transforms import TrainingTransform
@@ -41,6 +42,7 @@ class TrainingBatch(NamedTuple):
         step: Place of the global batch in the plan, from 0.
         first_slot: Place of the first image in the global batch, from 0; the others follow.
         micro_batch: Images to compute with at a time, >= 1, the same for all processes.
+        others: Labels of what was mixed into the images; None where nothing is mixed.
     """
 
     images: Tensor
@@ -52,6 +54,7 @@ class TrainingBatch(NamedTuple):
     step: int = 0
     first_slot: int = 0
     micro_batch: int = sys.maxsize
+    others: Others | None = None
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """Return the batch with its (B, ...) tensors on ``device``, or on their way there."""
@@ -68,18 +71,26 @@ class TrainingBatch(NamedTuple):
 
     def _part(self, first: int, last: int) -> "TrainingBatch":
         images, labels, weights = (tensor[first:last] for tensor in (self.images, self.labels, self.weights))
-        return self._replace(images=images, labels=labels, weights=weights, first_slot=self.first_slot + first)
+        others = self.others and Others(*(tensor[first:last] for tensor in self.others))
+        return self._replace(
+            images=images, labels=labels, weights=weights, first_slot=self.first_slot + first, others=others
+        )
 
     def filled(self, size: int) -> "TrainingBatch":
         """Return it with black images of weight 0 behind its own, so that there are ``size`` of them."""
         missing = size - len(self.labels)
         if missing <= 0:
             return self
-        images, labels, weights = (
-            torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
-            for tensor in (self.images, self.labels, self.weights)
+
+        def filled(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+
+        return self._replace(
+            images=filled(self.images),
+            labels=filled(self.labels),
+            weights=filled(self.weights),
+            others=self.others and Others(*map(filled, self.others)),
         )
-        return self._replace(images=images, labels=labels, weights=weights)
 
 
 class _Key(NamedTuple):
@@ -107,7 +118,7 @@ class _PlanSampler(Sampler[list[_Key]]):
     def __iter__(self) -> Iterator[list[_Key]]:
         for pairs in self._plan.batches(self._first_step):
             total = float(self._image_weights[[position for _, position in pairs]].sum())
-            own = [pairs[slot] for slot in share_of_batch(len(pairs), self._index, self._count)]
+            own = [pairs[slot] for slot in self._plan.share(len(pairs), self._index, self._count)]
             yield [
                 _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total)
                 for view, position in own or pairs[:1]
@@ -208,14 +219,22 @@ def training_batches(
     )
     for step, batch in enumerate(taken(loader), first_step):
         moved: TrainingBatch = batch.to(device)
-        share = share_of_batch(batch.num_global, process_index, num_processes)
-        yield moved._replace(
+        share = plan.share(batch.num_global, process_index, num_processes)
+        moved = moved._replace(
             images=transform.finished(moved.images),
             seed=plan.seed,
             step=step,
             first_slot=share.start if share else 0,  # of what fills an empty share
             micro_batch=plan.largest_micro_batch(num_processes),
         )
+        yield moved if plan.mixing is None else _mixed(moved, plan.mixing)
+
+
+def _mixed(batch: TrainingBatch, mixing: PairMixing) -> TrainingBatch:
+    weights, others = mixing.mix(
+        *batch[:3], first_slot=batch.first_slot, num_global=batch.num_global, seed=batch.seed, step=batch.step
+    )
+    return batch._replace(weights=weights, others=others)
 
 
 def evaluation_batches(

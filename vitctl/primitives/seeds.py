@@ -25,6 +25,9 @@ PURPOSES = {
     "verification": 9,
     "inspection": 10,
     "dropout": 11,
+    "drop-path": 12,
+    "patch-drop": 13,
+    "mixing": 14,
 }
 
 

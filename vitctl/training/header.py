@@ -14,6 +14,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
+from vitctl.training.plan import asked_noise
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
@@ -51,6 +52,8 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
+        *_mixing(job),
+        *_noise(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
         Setting("device", str(accelerator.device), plan.device.reason),
@@ -133,6 +136,23 @@ def _balance(job: Job) -> str:
 def _micro_batch(job: Job) -> str:
     num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
     return f", {num_images} at a time" if job.batches.micro_batch is not None else ""
+
+
+def _mixing(job: Job) -> list[Setting]:
+    kinds = [f"{key}, alpha {alpha:g}" for key, alpha in vars(job.recipe.mixing).items() if alpha]
+    why = "neighbours in the batch" + (", each pair one of the two" if len(kinds) > 1 else "")
+    return [Setting("mixing", "; ".join(kinds), why)] if kinds else []
+
+
+def _noise(job: Job) -> list[Setting]:
+    noise, parts = job.noise, list[str]()
+    if noise.drop_path:
+        parts.append(f"drop path up to {noise.drop_path:g} in {noise.num_blocks} blocks")
+    if noise.patch_drop:
+        parts.append(f"{noise.patch_drop:.0%} of the patches dropped")
+    asked = asked_noise(job.recipe).values()
+    why = "the model's own rates" if all(rate is None for rate in asked) else "as the recipe says"
+    return [Setting("noise", ", ".join(parts), f"{why}; keyed by step and place in the batch")] if parts else []
 
 
 def _length(job: Job) -> str:

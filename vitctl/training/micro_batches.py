@@ -64,12 +64,7 @@ def gradients_that_fit(
 
 
 def agree_on_size(
-    state: TrainingState,
-    add: Callable[[int], Tensor],
-    *,
-    num_images: int,
-    accelerator: Accelerator,
-    conversation: Conversation,
+    state: TrainingState, add: Callable[[int], Tensor], *, accelerator: Accelerator, conversation: Conversation
 ) -> None:
     """Halve ``state.micro_batch`` in all processes until none of them runs out of memory in a rehearsal.
 
@@ -79,7 +74,6 @@ def agree_on_size(
     Args:
         state: As before its first step here; only its ``micro_batch`` may change.
         add: Adds the gradients of one micro-batch of the given size, and exchanges nothing.
-        num_images: Largest share of a process.
         accelerator: The processes.
         conversation: Hears of it.
     """
@@ -87,7 +81,7 @@ def agree_on_size(
         is_full = torch.tensor(float(_is_full(state, add)), device=accelerator.device)
         if not accelerator.reduce(is_full, reduction="sum"):
             return
-        _halve(state, num_images, conversation)
+        _halve(state, state.micro_batch, conversation)
 
 
 def _is_full(state: TrainingState, add: Callable[[int], Tensor]) -> bool:

@@ -121,6 +121,12 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
 
 
+def asked_noise(recipe: Recipe) -> dict[str, float | None]:
+    """Return what a recipe says of each kind of noise, by key; None where nothing, so that the model's own stays."""
+    rates = vars(recipe.noise).items()
+    return {key: rate if rate or is_overridden(recipe, f"noise.{key}") else None for key, rate in rates}
+
+
 # --- a whole plan ------------------------------------------------------------------------------------------
 
 

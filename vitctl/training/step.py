@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
-from vitctl.data.order import share_of_batch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
 from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
+from vitctl.training.noise import KeyedNoise, noise_of
 from vitctl.training.precision import forward_in, scaled_step
 from vitctl.training.state import TrainingState
 
@@ -104,8 +104,7 @@ def rehearse(
             bare, first, size, accelerator=accelerator, precision=precision, is_filled=is_filled, scaler=state.scaler
         )
 
-    largest = len(share_of_batch(batch.num_global, 0, accelerator.num_processes))
-    agree_on_size(state, add, num_images=largest, accelerator=accelerator, conversation=conversation)
+    agree_on_size(state, add, accelerator=accelerator, conversation=conversation)
 
 
 def add_gradients(
@@ -133,16 +132,13 @@ def add_gradients(
         scaler: Its factor is in the gradients; not in what is returned.
     """
     parts = batch.parts(micro_batch)
-    if is_filled:
-        parts = [part.filled(micro_batch) for part in parts]
-    *others, last = enumerate(parts)
-    how = {"accelerator": accelerator, "precision": precision, "scaler": scaler}
-    shares = list[Tensor]()
+    *others, last = enumerate(part.filled(micro_batch) for part in parts) if is_filled else enumerate(parts)
+    shares, noise = list[Tensor](), noise_of(model)
     with accelerator.no_sync(model) if others else nullcontext():
         for index, part in others:
-            shares.append(_forward_and_backward(model, part, index, **how))
+            shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler))
     index, part = last
-    shares.append(_forward_and_backward(model, part, index, **how))
+    shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler))
     return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
 
 
@@ -150,13 +146,15 @@ def _forward_and_backward(
     model: nn.Module,
     batch: TrainingBatch,
     index: int,
-    *,
+    noise: KeyedNoise | None,
     accelerator: Accelerator,
     precision: str,
     scaler: torch.amp.GradScaler | None,
 ) -> Tensor:
     """Add the gradients of a process's micro-batch ``index``; return what it adds to the mean loss, (), float32."""
     device = accelerator.device
+    if noise is not None:
+        noise.follow(batch)
     # what torch draws by itself, dropout of single numbers, depends on how the images are divided, as its key says
     key = (batch.step, accelerator.process_index, index)
     with (
@@ -164,7 +162,7 @@ def _forward_and_backward(
         forward_in(precision, device),
     ):
         logits = model(batch.images)  # (B, C)
-    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
+    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global, others=batch.others)
     # processes average their gradients; times their number, that is the mean over the global batch
     loss = share * accelerator.num_processes
     accelerator.backward(loss if scaler is None else scaler.scale(loss))

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitctl.data.order import share_of_batch
+from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.results.finetune import GroupReport
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
+from vitctl.training.noise import noise_of
 from vitctl.training.optimizer import describe_groups, parameter_groups
 from vitctl.training.precision import forward_in
 
@@ -45,7 +46,7 @@ class Cost:
 
 
 def check_batch_norm(job: Job) -> None:
-    """Check that BatchNorm layers get two images or more in every batch of every process.
+    """Check that BatchNorm layers get two images or more in every batch, or micro-batch, of every process.
 
     Raises:
         SettingError: Some batch gives a process one image, or none of its own: torch refuses to train on one
@@ -55,6 +56,7 @@ def check_batch_norm(job: Job) -> None:
         return
     batches, num_processes = job.batches, job.accelerator.num_processes
     last = batches.num_images_seen - (batches.num_steps - 1) * batches.batch_size
+    smallest, smallest_last = (batches.smallest_micro_batch(size, num_processes) for size in (batches.batch_size, last))
     over = f" over {num_processes} processes" if num_processes > 1 else ""
     needs = "The model's BatchNorm layers need two images or more in every batch of every process"
     if batches.batch_size < 2 * num_processes:
@@ -62,7 +64,13 @@ def check_batch_norm(job: Job) -> None:
             f"{needs}; found a batch of {batches.batch_size}{over}. Try --batch-size {2 * num_processes} or more.",
             field="batch_size",
         )
-    if last < 2 * num_processes:
+    if smallest < 2:
+        raise SettingError(
+            f"{needs}; found {smallest} where a batch of {batches.batch_size}{over} is taken "
+            f"{batches.largest_micro_batch(num_processes)} at a time. Try another --micro-batch, or --batch-size.",
+            field="batch_size" if batches.micro_batch is None else "micro_batch",
+        )
+    if smallest_last < 2:
         raise SettingError(
             f"{needs}; found {last} in the last batch{over}. Try --steps {max(1, batches.num_steps - 1)} in place of "
             "--epochs, or another --batch-size.",
@@ -90,6 +98,11 @@ def measure_cost(job: Job) -> Cost:
     images = torch.stack([transform(image, view=view, position=p) for image, view, p in shown]).to(device)
     labels = torch.tensor([int(job.train.labels[position]) for _, position in pairs], device=device)
 
+    ones = torch.ones(len(pairs), device=device)
+    batch = TrainingBatch(images, labels, ones, len(pairs), float(len(pairs)), seed=job.batches.seed)
+    if (noise := noise_of(model)) is not None:
+        noise.follow(batch)
+
     def one_pass() -> int:
         saved = _SavedBytes()
         with forward_in(job.precision, device), saved:
@@ -109,7 +122,7 @@ def measure_cost(job: Job) -> Cost:
     finally:
         buffers.put_back()
     num_processes = job.accelerator.num_processes
-    per_process = len(share_of_batch(job.batches.batch_size, 0, num_processes))
+    per_process = len(job.batches.share(job.batches.batch_size, 0, num_processes))
     at_a_time = job.batches.largest_micro_batch(num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)

@@ -28,7 +28,8 @@ from vitctl.training.determinism import deterministic_kernels
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
-from vitctl.training.plan import decide_interpolation, first_choices, make_plan
+from vitctl.training.noise_places import check_noise
+from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
 from vitctl.training.resources import full_is_a_sentence
@@ -115,6 +116,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     pretrained, wanted = opened.geometry, config.image_size
     if wanted and pretrained.patch_size:
         check_divisible(wanted, pretrained.patch_size, model=opened.name)
+    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
