@@ -1,6 +1,7 @@
 """``--compile``: what it needs, short batches filled up, and in the slow set the same losses as without it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,18 @@ def test_header__says_how_it_computes(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of its compiler, about itself
 def test_compiled__losses_are_those_without_it_and_nothing_is_compiled_twice(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_rendering: None
 ) -> None:
-    """The last batch is short, and so is the last micro-batch of each. Largest relative difference seen: 4e-7."""
+    """The last batch is short, and so is the last micro-batch of each. Largest difference seen: 1.2e-7 nats."""
     monkeypatch.setenv(COMPILED_FILES, str(tmp_path / "compiled"))
     import torch._dynamo.utils
 
     # 36 images: 6 batches of 8, one of 6; sgd, as the first steps of adamw have the same size whatever the gradient's
     recipe = ("evaluation.validations=1", "optimizer.name=sgd", "optimizer.momentum=0.9")
+    recipe += ("noise.drop_path=0.5", "noise.patch_drop=0.25", "mixing.mixup=0.8", "mixing.cutmix=1")
     settings = settings | {"epochs": 1.5, "micro_batch": 3, "lr": 0.03, "set": recipe}
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
