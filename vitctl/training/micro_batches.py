@@ -43,9 +43,8 @@ def gradients_that_fit(
     """Return ``add(state.micro_batch)``; while the memory is full, halve that and try again.
 
     Args:
-        state: Its ``micro_batch`` becomes what fitted; only the gradients of its model, none before, are left otherwise
-            changed.
-        add: Adds the gradients of the batch in micro-batches of the given size; returns the loss, ().
+        state: Its ``micro_batch`` becomes what fitted; its model has no gradients before, and those of the batch after.
+        add: Adds the gradients of a batch, (B, 3, H, W), in micro-batches of the given size; returns the loss, ().
         num_images: Images that this process, the only one, takes of the batch.
         conversation: Hears of it.
     """
@@ -73,7 +72,7 @@ def agree_on_size(
 
     Args:
         state: As before its first step here; only its ``micro_batch`` may change.
-        add: Adds the gradients of one micro-batch of the given size, and exchanges nothing.
+        add: Adds the gradients of one micro-batch of the given size, (B, 3, H, W), and exchanges nothing.
         accelerator: The processes.
         conversation: Hears of it.
     """

@@ -99,6 +99,7 @@ def rehearse(
     bare = getattr(model, "module", model)
 
     def add(size: int) -> Tensor:
+        """Add the gradients of the first micro-batch: of (B, 3, H, W) images, ``size`` of them or fewer."""
         first = batch.parts(size)[0]
         return add_gradients(
             bare, first, size, accelerator=accelerator, precision=precision, is_filled=is_filled, scaler=state.scaler
