@@ -93,14 +93,14 @@ def test_a_compiler_that_fails__a_sentence(settings: dict[str, Any], monkeypatch
 
 
 def test_header__says_how_it_computes(settings: dict[str, Any]) -> None:
-    config = FinetuneConfig(**settings, steps=1, precision="bf16", compile=True, deterministic=True)
+    config = FinetuneConfig(**settings, steps=1, precision="fp16", compile=True, deterministic=True)
     prepared = finetune.prepare(config, Conversation())
     rows = {row.name: (row.value, row.reason) for row in header_settings(prepared)}
-    assert rows["precision"] == ("bf16", "given; weights and loss stay fp32")
+    assert rows["precision"] == ("fp16", "given; weights and loss stay fp32")
     assert rows["compiled"][0] == "yes"
     assert rows["kernels"][0] == "deterministic"
     document = prepared.config.as_json()
-    assert (document["precision"], document["compile"], document["deterministic"]) == ("bf16", True, True)
+    assert (document["precision"], document["compile"], document["deterministic"]) == ("fp16", True, True)
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from vitctl.data.loader import TrainingBatch
 from vitctl.errors import UnavailableError
 from vitctl.training.loop import RateSchedule, train_steps
 from vitctl.training.optimizer import build_optimizer, implementation_of, parameter_groups
-from vitctl.training.precision import build_scaler, decide_precision, num_skipped, tf32_told
+from vitctl.training.precision import LossScaler, build_scaler, decide_precision, num_skipped, tf32_told
 from vitctl.training.state import TrainingState
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -72,7 +74,7 @@ def train(state: TrainingState, accelerator: Accelerator, given: list[TrainingBa
 # --- what a device can do -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow), "fp16"])  # 1 s to begin
 def test_a_cpu__computes_in_all(precision: str) -> None:
     assert decide_precision(precision, CPU).value == precision
 
@@ -204,3 +206,19 @@ def test_fp16_with_the_fused_optimiser__waits_for_no_number(
     assert state.step == NUM_STEPS
     with numbers_not_read(), pytest.raises(AssertionError, match="a number was read"):
         train(new_state(copy.deepcopy(model)), accelerator, batches(1))  # torch's loop asks whether to skip
+
+
+@pytest.mark.slow
+def test_skipped_steps__are_told(
+    image_folder: Path, tiny_model_folder: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch, no_rendering: None
+) -> None:
+    scaler = LossScaler("cpu")
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})
+    monkeypatch.setattr("vitctl.training.trainer.build_scaler", lambda *_how: scaler)
+    said = run_cli("finetune", "--data", image_folder, "--model", tiny_model_folder, "--steps", 2, "--val-fraction", 0,
+                   "--precision", "fp16", "--num-workers", 0, "--out", "out")  # fmt: skip
+    assert "2 of 2 steps: their gradients were too large for fp16" in said.stdout
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert (summary["precision"], summary["optimizer_implementation"], summary["num_skipped_steps"]) == (
+        "fp16", "loop", 2
+    )  # fmt: skip
