@@ -24,6 +24,10 @@ PURPOSES = {
     "leave-one-out": 8,
     "verification": 9,
     "inspection": 10,
+    "dropout": 11,
+    "drop-path": 12,
+    "patch-drop": 13,
+    "mixing": 14,
 }
 
 
@@ -44,13 +48,30 @@ def epoch_permutation(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 @contextmanager
-def torch_randomness(seed: int, purpose: str, *position: int) -> Iterator[None]:
-    """Make torch's CPU generator depend on (seed, purpose, position) inside the block, and restore it.
+def torch_randomness(seed: int, purpose: str, *position: int, device: torch.device | None = None) -> Iterator[None]:
+    """Make torch's generators depend on (seed, purpose, position) inside the block, and restore them.
 
-    torchvision's transforms and torch's initialisers draw from that generator.
+    torchvision's transforms and torch's initialisers draw from that of the CPU, dropout from that of its device.
+
+    Args:
+        seed: The run's seed, >= 0.
+        purpose: A key of ``PURPOSES``.
+        position: Further non-negative numbers.
+        device: Whose generator it is about, beside the CPU's; None is the CPU alone.
     """
-    key = ",".join(str(number) for number in (seed, PURPOSES[purpose], *position))
-    number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
-    with torch.random.fork_rng(devices=[]):
+    number = _seed_of(seed, purpose, *position)
+    if device is None or device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(number)
+            yield
+        return
+    with torch.random.fork_rng(devices=[device.index or 0], device_type=device.type):
         torch.default_generator.manual_seed(number)
+        torch.get_device_module(device).manual_seed(number)
         yield
+
+
+def _seed_of(seed: int, purpose: str, *position: int) -> int:
+    """Return 63 bits for (seed, purpose, position)."""
+    key = ",".join(str(number) for number in (seed, PURPOSES[purpose], *position))
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1

@@ -111,6 +111,17 @@ class _Training(Settings):
     batch_size: Annotated[
         int | None, Opt("Images per optimiser step, over all processes.", "N", limits=(at_least(1),))
     ] = None
+    micro_batch: Annotated[
+        int | None,
+        Opt(
+            "Of them, images that a process computes with at a time; else all of its own, or as many as fit in memory.",
+            "N",
+            limits=(at_least(1),),
+        ),
+    ] = None
+    checkpointing: Annotated[
+        bool, Opt("Keep less for the backward pass and compute it again: much less memory, about a third slower.")
+    ] = False
     lr: Annotated[
         float | None,
         Opt(
@@ -170,6 +181,24 @@ class _Saving(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Speed(Settings):
+    precision: Annotated[
+        str,
+        Opt(
+            "Of the forward pass: fp32, bf16, fp16, or auto, bf16 on GPUs that compute in it.",
+            "WHAT",
+            choices=words.TRAINING_PRECISIONS,
+        ),
+    ] = words.AUTO
+    compile: Annotated[bool, Opt("Compile the model before training; pays in long runs ('vitctl guide finetune').")] = (
+        False
+    )
+    deterministic: Annotated[bool, Opt("On a GPU the same bytes again, with slower kernels; a CPU needs it not.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(
     _TrainingImages,
     Columns,
@@ -182,6 +211,7 @@ class FinetuneConfig(
     _Training,
     BadImages,
     _Balance,
+    _Speed,
     Compute,
     _Saving,
 ):
@@ -218,5 +248,5 @@ class FinetuneConfig(
 NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "resume")
 """Settings that a run's config.json does not repeat."""
 
-HOW_COMPUTED = ("num_workers", "num_threads", "device", "save_every")
+HOW_COMPUTED = ("num_workers", "num_threads", "device", "micro_batch", "checkpointing", "save_every")
 """Settings that may change from one part of a run to the next; what is trained stays what it was."""

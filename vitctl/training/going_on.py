@@ -16,6 +16,7 @@ from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 
 _IMAGES = "images"
+_OF_THE_SHARE = ("num_processes", "micro_batch")  # with others a process has memory for others at a time
 
 
 def made_with(run: PreparedRun) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def made_with(run: PreparedRun) -> dict[str, Any]:
         "device": job.accelerator.device.type,
         "num_threads": run.plan.threads.value,
         "num_processes": job.accelerator.num_processes,
+        "micro_batch": run.config.micro_batch,
     }
 
 
@@ -82,8 +84,17 @@ def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]
     return [f"{name.removeprefix('num_')} {now[name]} instead of {before.get(name)}" for name in names]
 
 
-def restore(state: TrainingState, checkpoint: Checkpoint, folder: RunFolder | None, job: Job) -> None:
+def restore(
+    state: TrainingState, checkpoint: Checkpoint, folder: RunFolder | None, job: Job, *, made_with: Mapping[str, Any]
+) -> None:
     """Make ``state``, new, and the run folder what they were at ``checkpoint``.
+
+    Args:
+        state: Of ``job``.
+        checkpoint: Where to go on.
+        folder: The run's; None in a process that writes nothing.
+        job: What is trained.
+        made_with: What computes from here on.
 
     Raises:
         ModelError: It is of another model.
@@ -91,6 +102,8 @@ def restore(state: TrainingState, checkpoint: Checkpoint, folder: RunFolder | No
     """
     job.model.to(job.accelerator.device)  # what the optimiser remembers goes where the parameters are
     state.restore(checkpoint.tensors(), checkpoint.facts)
+    if any(made_with[name] != checkpoint.made_with.get(name) for name in _OF_THE_SHARE):
+        state.micro_batch = 0  # found anew
     job.accelerator.wait_for_everyone()  # before anything of it can be removed
     if folder is not None:
         put_back(folder.path, checkpoint)

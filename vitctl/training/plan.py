@@ -12,6 +12,7 @@ import torch
 from vitctl.data.training_data import TrainingData
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.models import choices
+from vitctl.primitives.compiler_needs import check_compiler
 from vitctl.primitives.cpus import num_local_processes
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
@@ -34,6 +35,7 @@ from vitctl.recipes import (
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
+from vitctl.training.precision import decide_precision
 
 MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 
@@ -119,6 +121,12 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
 
 
+def asked_noise(recipe: Recipe) -> dict[str, float | None]:
+    """Return what a recipe says of each kind of noise, by key; None where nothing, so that the model's own stays."""
+    rates = vars(recipe.noise).items()
+    return {key: rate if rate or is_overridden(recipe, f"noise.{key}") else None for key, rate in rates}
+
+
 # --- a whole plan ------------------------------------------------------------------------------------------
 
 
@@ -130,6 +138,7 @@ class FirstChoices:
         data_spec: Training images.
         device: Where to compute.
         threads: CPU threads of torch.
+        precision: Of the forward pass of training.
         model: Spec of the model.
         recipe: Name or path of the recipe.
         values: The recipe.
@@ -139,6 +148,7 @@ class FirstChoices:
     data_spec: str
     device: Decision[torch.device]
     threads: Decision[int]
+    precision: Decision[str]
     model: Decision[str]
     recipe: Decision[str]
     values: Recipe
@@ -204,6 +214,7 @@ class Plan(FirstChoices):
             max_value=self.max_value.value if self.has_16_bits else config.max_value,  # what is given warns in a replay
             num_workers=self.workers.value,
             num_threads=self.threads.value,
+            precision=self.precision.value,
             device=self.device.value.type,
             recipe_settings=as_document(self.values),
         )
@@ -214,16 +225,19 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
 
     Raises:
         SettingError: There is no such recipe, or it has other keys or values than a recipe's.
-        UnavailableError: The device asked for is not here.
+        UnavailableError: The device asked for is not here, does not compute in the precision, or has no compiler.
     """
     data_spec = DIGITS if config.data is None else config.data
     device = Decision(*resolve_device(config.device))
+    if config.compile:
+        check_compiler(device.value)
     model = choices.decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
     recipe, values = decide_recipe(config, is_demo=model.value == DEMO)
     return FirstChoices(
         data_spec=data_spec,
         device=device,
         threads=Decision(*resolve_num_threads(config.num_threads)),
+        precision=decide_precision(config.precision, device.value),
         model=model,
         recipe=recipe,
         values=values,

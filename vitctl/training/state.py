@@ -86,6 +86,9 @@ class TrainingState:
         best: The chosen weights so far.
         clock: Where the time went; no part of what repeats.
         linear_probe: The closed-form head that training started from, if any.
+        scaler: Keeps the gradients of fp16 in its range; None in other precisions.
+        micro_batch: Images that a process computes with at a time: what was asked for, or fewer since the memory was
+            full; 0 before the first step.
     """
 
     model: nn.Module
@@ -95,6 +98,8 @@ class TrainingState:
     best: Best = field(default_factory=Best)
     clock: Clock = field(default_factory=Clock)
     linear_probe: LinearProbe | None = None
+    scaler: torch.amp.GradScaler | None = None
+    micro_batch: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state by name, each of its own shape, e.g. (C, D); not copies.
@@ -116,6 +121,8 @@ class TrainingState:
             "clock": self.clock.as_json(),
             "linear_probe": None if self.linear_probe is None else self.linear_probe.as_json(),
             "optimizer": optimizer_state(self.model, self.optimizer)[1],
+            "micro_batch": self.micro_batch,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -139,6 +146,9 @@ class TrainingState:
         self.best = Best(Score(**facts["best"]), None if logits is None else logits.numpy())
         self.clock = Clock(**facts["clock"], started=self.clock.started)
         self.linear_probe = None if probe is None else LinearProbe(**probe)
+        self.micro_batch = facts["micro_batch"]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(facts["scaler"])
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from vitctl.models.geometry import geometry_of
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
+from vitctl.training.optimizer import implementation_of
+from vitctl.training.precision import num_skipped
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.state import TrainingState
 from vitctl.training.trial import Cost
@@ -57,6 +59,7 @@ def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | N
         num_val=len(data.val) if data.val else 0,
         classes_without_validation=data.unvalidated,
         steps=run.job.batches.num_steps,
+        micro_batch=state.micro_batch,
         best=state.best.score,
         last=state.last,
         baseline_top1=baseline["baseline_top1"] if baseline else None,
@@ -64,6 +67,9 @@ def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | N
         baseline_p=baseline["baseline_p"] if baseline else None,
         linear_probe=state.linear_probe,
         weights_sha256=weights_sha256,
+        precision=run.job.precision,
+        optimizer_implementation=implementation_of(state.optimizer),
+        num_skipped_steps=num_skipped(state.scaler),
         images_per_s=round(clock.num_images / clock.training_s, 3),
         data_wait_fraction=round(clock.data_s / clock.training_s, 4),
         wall_s=round(clock.wall_s, 3),

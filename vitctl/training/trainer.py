@@ -16,11 +16,12 @@ from vitctl.data.workers import LostWorkerError
 from vitctl.errors import DataError, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
-from vitctl.primitives.seeds import torch_randomness
+from vitctl.training.compiled import compiled_for_training
 from vitctl.training.earlier import command_to_go_on
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.precision import build_scaler
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import Best, TrainingState
 from vitctl.training.validation import check_finite, is_best, validate, validation_steps
@@ -47,20 +48,19 @@ def train(
     """
     run = _Training(job, state, recorder, stop, out, conversation)
     unread = UnreadReports()
+    model = compiled_for_training(job, state, stop, conversation) if job.is_compiled else job.model
     reports = train_steps(
         state,
-        job.accelerator.prepare(job.model),
+        job.accelerator.prepare(model),
         run.batches(),
         job.schedule,
         accelerator=job.accelerator,
         clip_norm=job.recipe.optimizer.clip_norm,
         precision=job.precision,
+        is_filled=job.is_filled,
         pauses=run.pauses,
     )
-    with (
-        torch_randomness(job.batches.seed, "augment", job.accelerator.process_index),  # dropout, stochastic depth
-        conversation.progress("training", job.batches.num_steps, "steps") as bar,
-    ):
+    with conversation.progress("training", job.batches.num_steps, "steps") as bar:
         bar.begin_at(state.step)
         try:
             run.validate_if_due()  # where the run was stopped before it could
@@ -194,8 +194,9 @@ def new_state(job: Job) -> TrainingState:
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
     how = job.recipe.optimizer
     groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
-    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum)
-    return TrainingState(job.model, optimizer)
+    device = job.accelerator.device
+    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device)
+    return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
 
 
 def _until_stopped(batches: Iterator[TrainingBatch], stop: StopRequest) -> Iterator[TrainingBatch]:

@@ -23,12 +23,14 @@ from vitctl.primitives.outputs import check_elsewhere
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
+from vitctl.training.determinism import deterministic_kernels
 from vitctl.training.earlier import settings_to_go_on
 from vitctl.training.going_on import find_earlier, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
-from vitctl.training.plan import decide_interpolation, first_choices, make_plan
+from vitctl.training.noise_places import check_noise
+from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
 from vitctl.training.resources import full_is_a_sentence
@@ -49,6 +51,11 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
     clock = Clock()
     if config.resume is not None:
         config = settings_to_go_on(config)
+    with deterministic_kernels(config.deterministic):
+        return _run(config, clock, conversation)
+
+
+def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> FinetuneResult | DryRunResult:
     prepared = prepare(config, conversation)
     job, out = prepared.job, prepared.plan.out.value
     if config.dry_run:
@@ -76,11 +83,12 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
     ):
         place = folder.path if folder else out
         with full_is_a_sentence(job, out, place=place):
+            circumstances = made_with(prepared)
             recorder = Recorder(
                 folder,
                 _identity(prepared),
                 job.batches,
-                made_with=made_with(prepared),
+                made_with=circumstances,
                 save_every=config.save_every,
                 saved_step=None if checkpoint is None else checkpoint.step,
             )
@@ -88,7 +96,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
             state.clock = clock
             with recorder:
                 if checkpoint is not None:
-                    restore(state, checkpoint, folder, job)
+                    restore(state, checkpoint, folder, job, made_with=circumstances)
                 else:
                     _write_start(prepared, folder)
                 if ridge is not None:
@@ -129,6 +137,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     pretrained, wanted = opened.geometry, config.image_size
     if wanted and pretrained.patch_size:
         check_divisible(wanted, pretrained.patch_size, model=opened.name)
+    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
