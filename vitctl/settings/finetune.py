@@ -8,7 +8,7 @@ from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import check_given_once
 from vitctl.settings import words
-from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange
+from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
 from vitctl.settings.parsing import pixels
 
@@ -167,6 +167,7 @@ class FinetuneConfig(
     BadImages,
     _Balance,
     Compute,
+    Processes,
 ):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
 
@@ -196,5 +197,5 @@ class FinetuneConfig(
             )
 
 
-NOT_OF_A_RUN = ("out", "overwrite", "dry_run")
+NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "num_processes")
 """Settings that a run's config.json does not repeat."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from vitctl.errors import SettingError, check_choice
 from vitctl.primitives.image_sizes import image_size_of
-from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MIN_L2
+from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MAX_PROCESSES, MIN_L2
 
 Parser = Callable[[Any, str], Any]
 
@@ -118,6 +118,20 @@ def white_value(given: Any, option: str) -> int | str:
         return AUTO
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 65_535 and len(text) < 9):
         raise SettingError(f"{option} is {text!r}; expected a value from 1 to 65535 (4095 for 12-bit data), or {AUTO}.")
+    return int(text)
+
+
+def process_count(given: Any, option: str) -> int | str:
+    """Return a number of processes, or ``auto``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    text = str(given).strip()
+    if text == AUTO:
+        return AUTO
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PROCESSES and len(text) < 9):
+        raise SettingError(f"{option} is {text!r}; expected a number from 1 to {MAX_PROCESSES:,}, or {AUTO}.")
     return int(text)
 
 

@@ -42,7 +42,7 @@ from vitctl.settings.words import DIGITS, FINAL, PRETRAINED
 
 DEFAULT_OUT = "fewshot-eval"
 PICTURES = ("accuracy_vs_shots.png", "accuracy_vs_l2.png", "layers.png", "ways_shots.png")
-_NOT_OF_RESULTS = ("cache", "batch_size", "num_workers", "num_threads", "device", "predictions", "out")
+_NOT_OF_RESULTS = ("cache", "batch_size", "num_workers", "num_threads", "device", "num_processes", "predictions", "out")
 
 
 def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
