@@ -17,8 +17,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -66,6 +68,10 @@ class Processes:
         """Whether this one does for its machine what need be done only once there."""
         return self.local_index == 0
 
+    def places(self, device: torch.device) -> str:
+        """Return where all of them compute, this one on ``device``, in words."""
+        return str(device) if self.count == 1 else f"{device.type}, in {self.count} processes"
+
     def positions(self, num_images: int, batch_size: int) -> np.ndarray:
         """Return which of ``num_images`` are this process's, ascending (N,) int64.
 
@@ -91,7 +97,10 @@ class Processes:
             return json.dumps(made[0]).encode()
 
         received = self._bytes(content)
-        return made[0] if made else parse_document(received, Any, is_strict=False)  # type: ignore[arg-type]
+        if made:
+            return made[0]
+        told: Any = parse_document(received, object, is_strict=False)
+        return cast("JsonT", told)
 
     def arrays(self, make: Callable[[], Arrays]) -> Arrays:
         """Return the arrays by name, each of its own shape, e.g. (B, D), that ``make`` gives in the first process.
@@ -113,7 +122,7 @@ class Processes:
             dist.broadcast(_as_bytes(made[name]), 0)
         return made
 
-    def same_weights(self, model: nn.Module) -> None:
+    def same_buffers(self, model: nn.Module) -> None:
         """Give every process the buffers of the first one's ``model``: statistics of BatchNorm are of each's images."""
         if self.count > 1:
             for buffer in model.buffers():
@@ -127,14 +136,27 @@ class Processes:
         dist.all_reduce(answer, dist.ReduceOp.MAX)
         return bool(answer)
 
-    def wait(self) -> None:
-        """Wait until all of them have come here."""
-        self.any(False)
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block when all have come through it; what they do inside is their own, without the others.
+
+        Raises:
+            VitctlError: What the block raised; where it did in others alone, a FailedElsewhere.
+        """
+        if self.count == 1:
+            yield
+            return
+        error = None
+        try:
+            yield
+        except VitctlError as caught:
+            error = caught
+        self._agreed(False, error, num_rows=0)
 
     def in_turns(
         self,
         mine: Iterable[Arrays],
-        num_batches: int,
+        num_batches: int | None,
         *,
         is_for_all: bool = True,
         is_stopping: Callable[[], bool] | None = None,
@@ -144,7 +166,7 @@ class Processes:
         Args:
             mine: This process's of them (``positions``), in order: arrays by name, (B, ...) with one B for all names;
                 names, dtypes and the other sizes are the same in all batches.
-            num_batches: Of all processes.
+            num_batches: Of all processes; one that is alone needs no number.
             is_for_all: Whether every process wants them; else the first alone, and the others yield nothing.
             is_stopping: Asked before every batch.
 
@@ -153,23 +175,22 @@ class Processes:
             VitctlError: Making a batch failed; in the other processes it is a FailedElsewhere.
         """
         own = iter(mine)
+        if self.count == 1:
+            yield from _until_stopped(own, num_batches, is_stopping)
+            return
+        if num_batches is None:
+            raise ValueError("several processes need the number of batches")
         form: list[list[Any]] = []
         for start in range(0, num_batches, self.count):
-            if self.count == 1:
-                if is_stopping is not None and is_stopping():
-                    raise StopNow
-                yield next(own)
-                continue
             num_in_turn = min(self.count, num_batches - start)
             is_stopped = is_stopping is not None and is_stopping()
             batch, error = _made(own) if self.index < num_in_turn and not is_stopped else ({}, None)
             counts = self._agreed(is_stopped, error, num_rows=len(next(iter(batch.values()), ())))
-            if not form:
-                form = self.document(
-                    lambda made=batch: [[name, list(one.shape[1:]), str(one.dtype)] for name, one in made.items()]  # type: ignore[misc]
-                )
+            form = form or self.document(partial(_form, batch))
             gathered = self._gathered(batch, max(counts) * _bytes_of_a_row(form), is_for_all=is_for_all)
-            yield from (_unpacked(content, form, num_rows) for content, num_rows in zip(gathered, counts, strict=False))
+            yield from (
+                _unpacked(part, form, num_rows) for part, num_rows in zip(gathered, counts[:num_in_turn], strict=False)
+            )
 
     def keep_logs(self, folder: Path | None) -> None:
         """Keep what the processes say in ``folder/logs``, a file for each but the first.
@@ -245,27 +266,27 @@ def join_processes(device: torch.device) -> Processes:
         SettingError: The environment names several processes and not which of them this is, or there are more of them
             on this machine than GPUs.
     """
-    count = _whole_number("WORLD_SIZE", 1)
-    if count < 2:
+    number = _whole_number("WORLD_SIZE", 1)
+    if number < 2:
         return ALONE
     lacking = [name for name in _ENVIRONMENT if not os.environ.get(name)]
     if lacking:
         raise SettingError(
-            f"The environment says WORLD_SIZE={count} and does not say {', '.join(lacking)}; expected all that "
+            f"The environment says WORLD_SIZE={number} and does not say {', '.join(lacking)}; expected all that "
             "torchrun sets. Start with vitctl --num-processes or torchrun, or unset WORLD_SIZE."
         )
     index, local_index = _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
-    if index >= count:
+    if index >= number:
         raise SettingError(
-            f"The environment says RANK={index} of WORLD_SIZE={count}; expected less. Start with vitctl "
+            f"The environment says RANK={index} of WORLD_SIZE={number}; expected less. Start with vitctl "
             "--num-processes or torchrun, or unset both."
         )
     _check_gpus(device, max(local_index + 1, num_local_processes()))
     if device.type == "cuda":
         torch.cuda.set_device(local_index)
     if not dist.is_initialized():
-        _find_each_other(index, count, device)
-    return Processes(index, count, local_index)
+        _find_each_other(index, number, device)
+    return Processes(index, number, local_index)
 
 
 def own_device(device: torch.device, processes: Processes) -> torch.device:
@@ -283,7 +304,7 @@ def lost_process_is_a_sentence() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_torch = isinstance(error, (dist.DistError, RuntimeError))  # type: ignore[attr-defined]
+        is_torch = isinstance(error, (dist.DistError, RuntimeError))
         if not (is_torch and dist.is_initialized() and any(words in str(error) for words in _GONE)):
             raise
         if is_launched():
@@ -332,17 +353,17 @@ def _check_gpus(device: torch.device, num_here: int) -> None:
         )
 
 
-def _find_each_other(index: int, count: int, device: torch.device) -> None:
+def _find_each_other(index: int, number: int, device: torch.device) -> None:
     # nccl carries what is on GPUs, gloo the rest
     how: dict[str, Any] = {"backend": "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", "timeout": MAX_WAIT}
     if is_launched():
         # whoever started us holds the port since it chose it, so that nobody else can have taken it meanwhile
         listening = int(os.environ[LISTENING]) if index == 0 else None
         address, port = os.environ["MASTER_ADDR"], _whole_number("MASTER_PORT", 0)
-        store = dist.TCPStore(
-            address, port, count, index == 0, timeout=MAX_WAIT, wait_for_workers=False, master_listen_fd=listening
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, number, index == 0, timeout=MAX_WAIT, wait_for_workers=False, master_listen_fd=listening
         )
-        how |= {"store": store, "rank": index, "world_size": count}
+        how |= {"store": store, "rank": index, "world_size": number}
     dist.init_process_group(**how)
     atexit.register(_part)  # else gloo's threads end the process with an abort
 
@@ -350,6 +371,20 @@ def _find_each_other(index: int, count: int, device: torch.device) -> None:
 def _part() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _until_stopped(
+    batches: Iterator[Arrays], num_batches: int | None, is_stopping: Callable[[], bool] | None
+) -> Iterator[Arrays]:
+    for done in count():
+        if done == num_batches:
+            return
+        if is_stopping is not None and is_stopping():
+            raise StopNow
+        try:
+            yield next(batches)
+        except StopIteration:
+            return
 
 
 def _made(own: Iterator[Arrays]) -> tuple[Arrays, VitctlError | None]:
@@ -366,6 +401,11 @@ def _empty(num_bytes: int) -> Tensor:
 def _as_bytes(array: np.ndarray) -> Tensor:
     """Return the bytes of an array, (L,) uint8, which share its memory where it is in one piece."""
     return torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _form(batch: Arrays) -> list[list[Any]]:
+    """Return name, shape of a row and dtype of each array, (B, ...)."""
+    return [[name, list(one.shape[1:]), str(one.dtype)] for name, one in batch.items()]
 
 
 def _bytes_of_a_row(form: list[list[Any]]) -> int:

@@ -13,6 +13,7 @@ from vitctl.data.training_data import TrainingData
 from vitctl.data.transforms import TrainingTransform
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.loop import RateSchedule
@@ -36,6 +37,7 @@ class Job:
         num_workers: Processes that read images.
         accelerator: Device and processes.
         precision: ``fp32`` or ``bf16``.
+        processes: Those that share the work; every method of theirs is for all of them to call.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
     """
 
@@ -50,6 +52,7 @@ class Job:
     num_workers: int
     accelerator: Accelerator
     precision: str
+    processes: Processes = ALONE
     class_weights: np.ndarray | None = None
 
     @property
@@ -74,7 +77,9 @@ class Job:
         )
 
 
-def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel) -> Job:
+def build_job(
+    config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel, processes: Processes = ALONE
+) -> Job:
     """Return the job that ``plan`` says, of a model that has its size and head already."""
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
@@ -93,5 +98,6 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
         num_workers=plan.workers.value,
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
         precision=choose_precision(device),
+        processes=processes,
         class_weights=weights,
     )

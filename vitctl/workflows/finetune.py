@@ -16,11 +16,13 @@ from vitctl.data.training_data import check_classes, check_training_data, open_t
 from vitctl.evaluation.metrics import confusion
 from vitctl.models.choices import decide_image_size
 from vitctl.models.prepared import open_model
+from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.files import sha256_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
+from vitctl.primitives.processes import join_processes
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
@@ -66,6 +68,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
         place = folder.path if folder else out
         with full_is_a_sentence(job, out, place=place):
             _write_start(prepared, folder)
+            job.processes.keep_logs(place)
             recorder = Recorder(folder, _identity(prepared), job.batches)
             if ridge is not None:
                 recorder.validation(ridge.score)
@@ -89,6 +92,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     # settings and paths first, which are checked in no time; then lists of files, then weights, then every image
     first = first_choices(config)
     spec, recipe, out = first.model.value, first.values, first.out.value
+    processes = join_processes(first.device.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
     sources = open_training_sources(
@@ -118,6 +122,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
         conversation=conversation,
         max_value=config.max_value,
         own_max_value=opened.preprocessing.max_value,
+        processes=processes,
     )
 
     # after the scan: a size that is not given follows from the images that decode
@@ -135,7 +140,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     )
     # the rest after all of these: what is left of the images says how long to train, and in which batches
     plan = make_plan(config, first, data, image_size=size, interpolation=interpolation, head=head)
-    job = build_job(config, plan, data, prepared)
+    job = build_job(config, plan, data, prepared, processes)
     check_batch_norm(job)
     for note in (*data.source.sentences(data.train, *([] if data.val is None else [data.val])), *prepared.notes):
         conversation.warn(note)
@@ -151,15 +156,15 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> Job:
     """Return the job with its training images read from the cache of resized ones, which is made if need be."""
     job = prepared.job
-    with job.accelerator.local_main_process_first():  # the others find what the first has written
-        train, _ = resized_split(
-            job.train,
-            prepared.data.sizes,
-            short_side=job.training_transform().least_side,
-            max_value=job.preprocessing.max_value,
-            num_threads=num_scan_threads(),
-            conversation=conversation,
-        )
+    train, _ = resized_split(
+        job.train,
+        prepared.data.sizes,
+        short_side=job.training_transform().least_side,
+        max_value=job.preprocessing.max_value,
+        num_threads=num_cpus(),  # of the one process that does it on this machine
+        conversation=conversation,
+        processes=job.processes,
+    )
     return replace(job, train=train)
 
 
