@@ -201,15 +201,13 @@ def stream_features(
 
     Of several processes the first yields them; the others, which do their share meanwhile, yield nothing.
     """
-    names = {str(number): key for number, key in enumerate(extractor.keys)}
-
-    def made() -> Iterator[dict[str, np.ndarray]]:
-        for batch in batches:
-            found = extractor(batch)
-            yield {name: found[key].numpy() for name, key in names.items()}
-
+    names = {str(number): key for number, key in enumerate(dict.fromkeys(extractor.keys))}
+    made = (
+        {name: values.numpy() for name, values in zip(names, extractor(batch).values(), strict=True)}
+        for batch in batches
+    )
     with conversation.progress(description, num_images, "images") as bar:
-        for features in processes.in_turns(made(), num_batches, is_for_all=False):
+        for features in processes.in_turns(made, num_batches, is_for_all=False):
             yield {key: features[name] for name, key in names.items()}
             bar.advance(len(next(iter(features.values()))))
 

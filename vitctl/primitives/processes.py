@@ -52,11 +52,13 @@ class Processes:
         index: Of this one, from 0.
         count: How many there are.
         local_index: Of this one on its machine, from 0.
+        device: Where this one computes; of several GPUs its own.
     """
 
     index: int = 0
     count: int = 1
     local_index: int = 0
+    device: torch.device = torch.device("cpu")
 
     @property
     def is_first(self) -> bool:
@@ -68,9 +70,10 @@ class Processes:
         """Whether this one does for its machine what need be done only once there."""
         return self.local_index == 0
 
-    def places(self, device: torch.device) -> str:
-        """Return where all of them compute, this one on ``device``, in words."""
-        return str(device) if self.count == 1 else f"{device.type}, in {self.count} processes"
+    @property
+    def place(self) -> str:
+        """Where all of them compute, in words."""
+        return str(self.device) if self.count == 1 else f"{self.device.type}, in {self.count} processes"
 
     def positions(self, num_images: int, batch_size: int) -> np.ndarray:
         """Return which of ``num_images`` are this process's, ascending (N,) int64.
@@ -260,7 +263,7 @@ def join_processes(device: torch.device) -> Processes:
     """Return the processes that this one belongs to by its environment, after all of them have found each other.
 
     Args:
-        device: Where they compute. Each gets its own GPU (``own_device``).
+        device: Of the kind that they compute on.
 
     Raises:
         SettingError: The environment names several processes and not which of them this is, or there are more of them
@@ -268,7 +271,7 @@ def join_processes(device: torch.device) -> Processes:
     """
     number = _whole_number("WORLD_SIZE", 1)
     if number < 2:
-        return ALONE
+        return Processes(device=device)
     lacking = [name for name in _ENVIRONMENT if not os.environ.get(name)]
     if lacking:
         raise SettingError(
@@ -283,15 +286,11 @@ def join_processes(device: torch.device) -> Processes:
         )
     _check_gpus(device, max(local_index + 1, num_local_processes()))
     if device.type == "cuda":
-        torch.cuda.set_device(local_index)
+        device = torch.device("cuda", local_index)
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         _find_each_other(index, number, device)
-    return Processes(index, number, local_index)
-
-
-def own_device(device: torch.device, processes: Processes) -> torch.device:
-    """Return where this process computes, of the kind ``device``: of several GPUs its own."""
-    return torch.device("cuda", processes.local_index) if device.type == "cuda" and processes.count > 1 else device
+    return Processes(index, number, local_index, device)
 
 
 @contextlib.contextmanager

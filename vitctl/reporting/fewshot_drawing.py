@@ -7,6 +7,8 @@ from typing import Any
 from vitctl.reporting import fewshot_figures
 from vitctl.reporting.figures import save
 
+PICTURES = ("accuracy_vs_shots.png", "accuracy_vs_l2.png", "layers.png", "ways_shots.png")
+
 
 def draw_pictures(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw the pictures that fit the ``rows`` of a results document into the folder ``out``."""

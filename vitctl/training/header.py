@@ -52,7 +52,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
-        Setting("device", f"{accelerator.device}, {job.precision}", plan.device.reason),
+        Setting("device", f"{job.processes.place}, {job.precision}", plan.device.reason),
         Setting("threads, workers", *threads),
         Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
         *([_cache(job, data)] if run.config.cache == "resized" else []),

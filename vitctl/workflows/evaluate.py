@@ -26,7 +26,7 @@ from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
-from vitctl.primitives.processes import Processes, join_processes, own_device
+from vitctl.primitives.processes import Processes, join_processes
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 
@@ -41,7 +41,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     """
     device, device_reason = resolve_device(config.device)
     processes = join_processes(device)
-    device = own_device(device, processes)
+    device = processes.device
     resolve_num_threads(config.num_threads)
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
@@ -67,7 +67,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             *left_out_settings(images.split.left_out),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
-            Setting("device", processes.places(device), device_reason),
+            Setting("device", processes.place, device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
             Setting("files", str(out)),
         ],

@@ -30,19 +30,17 @@ from vitctl.evaluation.tasks import (
 from vitctl.models.choices import NamedModel, name_models
 from vitctl.models.layers import choose_layers
 from vitctl.models.prepared import open_model
-from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_file, check_writable, writing
-from vitctl.primitives.processes import Processes, join_processes, own_device
+from vitctl.primitives.processes import Processes, join_processes
 from vitctl.results.fewshot_eval import FewshotResult
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
 from vitctl.settings.words import DIGITS, FINAL, PRETRAINED
 
 DEFAULT_OUT = "fewshot-eval"
-PICTURES = ("accuracy_vs_shots.png", "accuracy_vs_l2.png", "layers.png", "ways_shots.png")
 _NOT_OF_RESULTS = ("cache", "batch_size", "num_workers", "num_threads", "device", "num_processes", "predictions", "out")
 
 
@@ -64,8 +62,7 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
     if config.features is not None:
         tasks = _score_file(config, plan, scorer, written, conversation)
     else:
-        where = Decision(own_device(device, processes), why)
-        tasks = _score_models(config, plan, scorer, cost, written, where, processes, conversation)
+        tasks = _score_models(config, plan, scorer, cost, written, processes, why, conversation)
     result = FewshotResult(
         results=tuple(record.rows),
         paired=record.paired(),
@@ -108,13 +105,13 @@ def _score_models(
     scorer: Scorer,
     cost: Cost,
     written: Mapping[str, Path],
-    device: Decision[torch.device],
     processes: Processes,
+    why: str,
     talk: Conversation,
 ) -> list[Task]:
     """Score every model on every data set; return those."""
     has_data = config.data is not None
-    models = name_models(config.model, config.weights, has_data=has_data, device_type=device.value.type)
+    models = name_models(config.model, config.weights, has_data=has_data, device_type=processes.device.type)
     embedders = [_open(config, model, cost, processes, talk) for model in models]  # all of them, before anything slow
     data = config.data or (DIGITS,)
     tasks = open_image_tasks(
@@ -128,9 +125,7 @@ def _score_models(
         written=written,
         processes=processes,
     )
-    where = Setting(
-        "device", processes.places(device.value), f"{device.reason}; classifiers are solved on the CPU, in float64"
-    )
+    where = Setting("device", processes.place, f"{why}; classifiers are solved on the CPU, in float64")
     files = Setting("files", str(written["--out"]), "given" if config.out else "the default")
     settings = [*_model_settings(config, models, embedders), *_task_settings(config, tasks, plan), where, files]
     talk.header("vitctl fewshot-eval", settings)
@@ -139,8 +134,8 @@ def _score_models(
             known = known_classes(embedder.opened.loaded, task) if model.weights == PRETRAINED else None
             if known is not None:
                 talk.warn(known)
-            with enough_memory(device.value, config.batch_size):
-                embedder.to(device.value)
+            with enough_memory(processes.device, config.batch_size):
+                embedder.to(processes.device)
                 scorer.score_model(embedder, task, name=model.name, keeps_features=config.cache is not None)
         embedder.to(torch.device("cpu"))  # room for the next one
     return list(tasks)
@@ -214,7 +209,7 @@ def write_files(out: Path, result: FewshotResult, tasks: Sequence[Task]) -> None
     Raises:
         SettingError: The folder cannot be written.
     """
-    from vitctl.reporting.fewshot_drawing import draw_pictures
+    from vitctl.reporting.fewshot_drawing import PICTURES, draw_pictures
 
     rows = [row.as_json() for row in result.results]
     with writing(out):
