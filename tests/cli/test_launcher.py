@@ -1,4 +1,4 @@
-"""Several processes of one command: who speaks, whose failure counts, signals, and no process that outlives the others."""
+"""Several processes of one command: who speaks, whose failure counts, signals; none outlives the others."""
 
 import os
 import signal
@@ -97,14 +97,10 @@ def test_another_fails__its_code_and_its_last_lines() -> None:
 
 
 def test_killed__137_and_named() -> None:
-    with pytest.raises(
-        LostProcessError, match=r"Process 1 of 2 was killed \(SIGKILL, signal 9\): most likely the memory"
-    ):
-        try:
-            run_in_processes(command("if rank == 1: os.kill(os.getpid(), 9)\nwait()"), 2)
-        except LostProcessError as error:
-            assert error.exit_code == 137
-            raise
+    killed = r"Process 1 of 2 was killed \(SIGKILL, signal 9\): most likely the memory"
+    with pytest.raises(LostProcessError, match=killed) as caught:
+        run_in_processes(command("if rank == 1: os.kill(os.getpid(), 9)\nwait()"), 2)
+    assert caught.value.exit_code == 137
 
 
 @pytest.mark.parametrize(
@@ -130,6 +126,7 @@ def test_same_failure_of_all__is_said_once(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == "error\n"
 
 
+@pytest.mark.slow
 def test_stubborn_child_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "GRACE_S", 0.2)
     stubborn = """
@@ -193,7 +190,9 @@ def test_second_signal__kills() -> None:
 def test_parent_is_killed__no_orphan() -> None:
     root = str(Path(launcher.__file__).parents[2])
     process = parent(
-        f"sys.path.insert(0, {root!r})\nfrom vitctl.primitives.launched import end_with_parent\nend_with_parent()\nwait()"
+        f"sys.path.insert(0, {root!r})\n"
+        "from vitctl.primitives.launched import end_with_parent\n"
+        "end_with_parent()\nwait()"
     )
     process.kill()
     process.communicate()

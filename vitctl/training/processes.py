@@ -1,5 +1,7 @@
 """Device, processes and precision of a run, as Accelerate sees them."""
 
+import warnings
+
 import torch
 from accelerate import Accelerator
 
@@ -12,6 +14,9 @@ def build_accelerator(device: torch.device, *, num_threads: int) -> Accelerator:
     ours too: Accelerate's resume from its own loader state is not exact.
     """
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    if accelerator.num_processes > 1:
+        # of a class token, (1, 1, D), whose strides nobody can tell apart: torch says that it is no error
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     torch.set_num_threads(num_threads)  # Accelerate sets its own number for several CPU processes
     return accelerator
 
