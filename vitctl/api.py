@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from vitctl.conversation import Conversation
+from vitctl.errors import SettingError
 from vitctl.inspecting import catalogue
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
@@ -78,11 +79,18 @@ def _takes(settings: type[Settings] | Mapping[str, Described]) -> Callable[[_Fun
 
 
 def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
+    if getattr(config, "num_processes", None) not in (None, 1):
+        raise SettingError(
+            "num_processes is for the command line, which starts the processes: vitctl ... --num-processes N. A script "
+            "that calls vitctl works in several processes when torchrun starts it; leave num_processes out.",
+            field="num_processes",
+        )
     talk = conversation(verbose=verbose)
     module = import_module(f"vitctl.workflows.{workflow}")
-    from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: it imports torch
+    from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: they import torch
+    from vitctl.primitives.processes import lost_process_is_a_sentence
 
-    with enough_memory_on_cpu(getattr(config, "batch_size", None)):
+    with lost_process_is_a_sentence(), enough_memory_on_cpu(getattr(config, "batch_size", None)):
         return module.run(config, talk)
 
 

@@ -8,6 +8,7 @@ The tree::
     +-- ModelError         4  model names, weights
     +-- UnavailableError   5  a device or an optional package that is not here
     +-- InterruptedRun   130  Ctrl-C (or 143: SIGTERM), after everything was saved
+    +-- FailedElsewhere       what another process of the run has said already; the code is that one's
 
 A message is one sentence for the person at the keyboard: what was found (with the path), what was
 expected, what to try; lines of a list may follow. Any other exception is a bug of ours and keeps its
@@ -35,9 +36,13 @@ class VitctlError(Exception):
     Args:
         message: One sentence. Names in it may be anyone's: of line breaks and the like in them only escapes are seen.
         lines: What stands below it, a line each, e.g. one for every file.
+
+    Attributes:
+        is_of_one_process: Whether of several processes only this one knows of it, and must say it.
     """
 
     exit_code = 1
+    is_of_one_process = False
 
     def __init__(self, message: str, *lines: str) -> None:
         super().__init__(message, *lines)
@@ -85,6 +90,14 @@ class InterruptedRun(VitctlError):
 
     def __init__(self, message: str, *, exit_code: int = 130) -> None:
         super().__init__(message)
+        self.exit_code = exit_code
+
+
+class FailedElsewhere(VitctlError):
+    """Another process of the same run has failed and says why; this one ends with its exit code, silently."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("Another process of this run has failed and said why.")
         self.exit_code = exit_code
 
 

@@ -48,7 +48,7 @@ def test_resolve_num_workers(
     device_type: str,
     expected: int,
 ) -> None:
-    monkeypatch.setattr(workers, "num_cpus", lambda: num_cpus)
+    monkeypatch.setattr(workers, "num_own_cpus", lambda: num_cpus)
     monkeypatch.setattr(workers, "shared_memory", lambda: None)
     found = resolve_num_workers(given, is_in_memory=is_in_memory, device_type=device_type, batch_bytes=1 << 40)
     assert (found.number, found.is_reduced) == (expected, False)

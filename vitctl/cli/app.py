@@ -14,8 +14,9 @@ from vitctl import __version__
 from vitctl.cli.hints import hint
 from vitctl.cli.output import has_lost_output, is_of_printing, leave_stdout, say_lost_output
 from vitctl.cli.screen import is_first_process
-from vitctl.errors import InterruptedRun, SaidWarning, SettingError, VitctlError
+from vitctl.errors import FailedElsewhere, InterruptedRun, SaidWarning, SettingError, VitctlError
 from vitctl.primitives.interrupts import termination_as_error
+from vitctl.primitives.launched import LOST, end_with_parent, is_launched
 from vitctl.shown import shown
 
 # typer has its own copy of click's, which it does not export
@@ -45,6 +46,8 @@ class _ErrorBoundary(TyperGroup):
             raise typer.Exit(error.exit_code) from error
         except _UsageError as error:  # of the sub-command's name, options and arguments
             raise _hinted(error) from error
+        except FailedElsewhere as error:
+            raise typer.Exit(LOST if is_launched() else error.exit_code) from error
         except VitctlError as error:
             _say("error", error)
             raise typer.Exit(error.exit_code) from error
@@ -83,9 +86,19 @@ def _hinted(error: Exception) -> Exception:
 
 
 def _say(word: str, error: VitctlError) -> None:
-    """Say on stderr what happened; a process of a distributed run that is not the first says which it is."""
+    """Say on stderr what happened; one of several processes says which it is, or leaves it to the first."""
+    if _is_said_elsewhere(error):
+        return
     prefix = "" if is_first_process() else f"[process {os.environ.get('RANK')}] "
     typer.echo(f"{prefix}{word}: {error}", err=True)
+
+
+def _is_said_elsewhere(error: VitctlError) -> bool:
+    if "vitctl.primitives.processes" not in sys.modules:
+        return False
+    from vitctl.primitives.processes import is_said_by_first  # here, not above: it imports torch
+
+    return is_said_by_first(error)
 
 
 app = typer.Typer(
@@ -152,6 +165,7 @@ _add_commands()
 def main() -> None:
     """Run the command line; the entry point of ``vitctl`` and ``python -m vitctl``."""
     code: Any = None
+    end_with_parent()
     try:
         app(prog_name="vitctl")  # also of python -m vitctl, whose completion is then of that name too
     except SystemExit as end:

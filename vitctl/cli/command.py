@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from vitctl.cli.launcher import start_if_asked
 from vitctl.cli.screen import Screen
 from vitctl.settings.option import Described, Settings, described
 
@@ -84,12 +85,18 @@ def _typer_kind(one: Described) -> Any:
 
 
 def run(workflow: str, config: Settings, screen: Screen | None = None) -> Any:
-    """Run ``vitctl.workflows.WORKFLOW`` and return its result; torch is imported here, while a spinner turns."""
+    """Run ``vitctl.workflows.WORKFLOW`` and return its result; torch is imported here, while a spinner turns.
+
+    With ``num_processes`` the command is run in that many processes instead, and ends with them.
+    """
+    if start_if_asked(getattr(config, "num_processes", None), device=getattr(config, "device", "")):
+        raise typer.Exit
     screen = screen or Screen()
     with screen.waiting("starting: loading torch and timm"):
         module = _loaded(f"vitctl.workflows.{workflow}")
-        from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: it imports torch
-    with enough_memory_on_cpu(getattr(config, "batch_size", None)):
+        from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: they import torch
+        from vitctl.primitives.processes import lost_process_is_a_sentence
+    with lost_process_is_a_sentence(), enough_memory_on_cpu(getattr(config, "batch_size", None)):
         return module.run(config, screen)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
+from vitctl.cli.screen import is_first_process
 from vitctl.results.baseline import against_baseline
 from vitctl.results.evaluate import ClassResult, EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
@@ -30,6 +31,8 @@ def evaluate(given: dict[str, Any], as_json: JsonOption = False) -> None:
     highest-loss.png: the images it gets most wrong.
     """
     report = run("evaluate", settings_of(EvaluateConfig, given))
+    if not is_first_process():
+        return
     if as_json:
         print_json(report)
     else:

@@ -6,6 +6,7 @@ from typing import Any
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
+from vitctl.cli.screen import is_first_process
 from vitctl.primitives.formatting import format_seconds
 from vitctl.results.fewshot_eval import FewshotResult, FewshotRow, PairedDifference
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
@@ -34,6 +35,8 @@ def fewshot_eval(given: dict[str, Any], as_json: JsonOption = False) -> None:
     results.csv, supports.json and pictures. Nothing is trained.
     """
     result = run("fewshot_eval", settings_of(FewshotEvalConfig, given))
+    if not is_first_process():
+        return
     if as_json:
         print_json(result)
     else:

@@ -11,6 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -23,6 +24,7 @@ from vitctl.errors import SettingError
 from vitctl.primitives.cache import cache_folder, checksum, make_private, say_damaged
 from vitctl.primitives.files import whole_file
 from vitctl.primitives.formatting import format_bytes
+from vitctl.primitives.processes import ALONE, Processes
 
 VERSION = 2
 
@@ -91,8 +93,11 @@ def resized_split(
     max_value: int | None = None,
     num_threads: int,
     conversation: Conversation,
+    processes: Processes = ALONE,
 ) -> tuple[Split, Path]:
     """Return ``split`` with its images read from a file in the cache, and that file; made where it is not there.
+
+    Of several processes the first of each machine checks or makes it.
 
     Args:
         split: Images that all decode.
@@ -101,6 +106,7 @@ def resized_split(
         max_value: How images of 16 bits become RGB; see ``vitctl.data.images.to_rgb``.
         num_threads: Threads that decode.
         conversation: Shows progress.
+        processes: Who reads it.
 
     Raises:
         SettingError: The disk has no room.
@@ -111,15 +117,17 @@ def resized_split(
     if folder is None:
         raise AssertionError("check_worth_keeping comes first")
     pixels = folder / "resized" / f"{_key(split, short_side, max_value)}.bin"
-    if not _is_whole(pixels, kept, num_threads=num_threads, conversation=conversation):
-        try:
-            _write(pixels, split, kept, short_side, max_value, num_threads=num_threads, conversation=conversation)
-        except OSError as error:
-            raise SettingError(
-                f"--cache resized cannot write to {pixels.parent}: {error.strerror}. Make room there, set VITCTL_CACHE "
-                "to another folder, or leave it out.",
-                field="cache",
-            ) from error
+    how: dict[str, Any] = {"num_threads": num_threads, "conversation": conversation}
+    with processes.together():
+        if processes.is_first_here and not _is_whole(pixels, kept, **how):
+            try:
+                _write(pixels, split, kept, short_side, max_value, **how)
+            except OSError as error:
+                raise SettingError(
+                    f"--cache resized cannot write to {pixels.parent}: {error.strerror}. Make room there, set "
+                    "VITCTL_CACHE to another folder, or leave it out.",
+                    field="cache",
+                ) from error
     ends = np.cumsum(kept.prod(axis=1) * 3)
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
     images = ResizedImages(str(pixels), starts, kept, split.images, split.rows)

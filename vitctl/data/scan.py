@@ -7,13 +7,15 @@ Large JPEGs are decoded at 1/8 of their size: the whole bit stream is read, so w
 fails as in a full decode, in a fourth of the time. What was seen is remembered (``vitctl.data.scan_memory``).
 """
 
+import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
@@ -27,8 +29,9 @@ from vitctl.data.near_copies import SIDE
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
-from vitctl.primitives.cpus import num_cpus, num_local_processes
+from vitctl.primitives.cpus import num_own_cpus
 from vitctl.primitives.documents import UnusableDocument, parse_document
+from vitctl.primitives.processes import ALONE, Arrays, Processes
 
 T = TypeVar("T")
 
@@ -97,28 +100,94 @@ class Scan:
 
 def num_scan_threads() -> int:
     """Return how many threads decode: this process's share of the processors."""
-    return max(1, num_cpus() // num_local_processes())
+    return num_own_cpus()
 
 
 def scan_images(
-    split: Split, *, num_threads: int, conversation: Conversation, memory: ScanMemory | None = None
+    split: Split,
+    *,
+    num_threads: int,
+    conversation: Conversation,
+    memory: ScanMemory | None = None,
+    processes: Processes = ALONE,
 ) -> Scan:
-    """Look at every image of ``split``, in parallel, with progress; those in ``memory`` are not decoded again."""
+    """Look at every image of ``split``, in parallel, with progress; those in ``memory`` are not decoded again.
+
+    Several processes share the images out, and all return the same but for the thumbnails, which the first alone has;
+    ``memory`` is the first one's.
+    """
+    _check_same(split, processes)
     with _memory(memory, conversation) as known:
-        stamps = known.note(split, range(len(split)))
-        recalled = known.recall("look", split, range(len(split)))
-        looks = [_recalled_look(recalled.get(position)) for position in range(len(split))]
-        bad: dict[int, str] = {}
-        unknown = [position for position, look in enumerate(looks) if look is None]
-        found = in_parallel(lambda position: _look(split, position), unknown, num_threads=num_threads)
+        stamps: list[str] = []
+        looks: list[Look | None] = []
+
+        def unknown_positions() -> list[int]:
+            stamps[:] = known.note(split, range(len(split)))
+            recalled = known.recall("look", split, range(len(split)))
+            looks[:] = [_recalled_look(recalled.get(position)) for position in range(len(split))]
+            return [position for position, look in enumerate(looks) if look is None]
+
+        unknown = processes.document(unknown_positions)
+        found = _looks(split, unknown, num_threads=num_threads, processes=processes)
         shown = conversation.track(found, f"checking {split.name} images", len(unknown), "images")
-        for position, look in zip(unknown, shown, strict=True):
+        bad: dict[int, str] = {}
+        for look, position in zip(shown, unknown, strict=False):  # there are none but in the first process
             if isinstance(look, str):
                 bad[position] = look
             else:
                 looks[position] = look
                 known.keep("look", split, position, json.dumps(astuple(look)))
-    return Scan(looks, bad, stamps)
+    return _told(Scan(looks, bad, stamps), processes)
+
+
+def _check_same(split: Split, processes: Processes) -> None:
+    """Check that all processes see the same images, whose names may differ from machine to machine.
+
+    Raises:
+        DataError: They do not.
+    """
+    if processes.count > 1:
+        mine = [len(split), hashlib.blake2b(split.labels.tobytes() + repr(split.class_names).encode()).hexdigest()]
+        first = processes.document(lambda: mine)
+        if processes.any(first != mine):
+            raise DataError(
+                f"The processes of this run do not all see the same {split.name} images, or the same classes; expected "
+                "the same files on every machine. Put them where all see them, or copy them whole."
+            )
+
+
+def _looks(split: Split, positions: Sequence[int], *, num_threads: int, processes: Processes) -> Iterator[Look | str]:
+    """Yield what each image shows, or why it cannot be decoded; of several processes in the first."""
+    if processes.count == 1:
+        yield from in_parallel(lambda position: _look(split, position), positions, num_threads=num_threads)
+        return
+    mine = [positions[index] for index in processes.positions(len(positions), _BLOCK)]
+    looks = in_parallel(lambda position: _look(split, position), mine, num_threads=num_threads)
+    blocks = (list(islice(looks, _BLOCK)) for _ in range(0, len(mine), _BLOCK))
+    for block in processes.in_turns(map(_packed, blocks), -(-len(positions) // _BLOCK), is_for_all=False):
+        for row in parse_document(block["looks"].tobytes(), list[Any], is_strict=False):
+            yield row if isinstance(row, str) else Look(*row)
+
+
+def _packed(looks: Sequence[Look | str]) -> Arrays:
+    text = json.dumps([look if isinstance(look, str) else astuple(look) for look in looks])
+    return {"looks": np.frombuffer(bytearray(text.encode()), dtype=np.uint8)}
+
+
+def _told(scan: Scan, processes: Processes) -> Scan:
+    """Return the first process's ``scan``, in the others without thumbnails, which are most of it."""
+    if processes.count == 1:
+        return scan
+
+    def document() -> dict[str, Any]:
+        looks = [None if look is None else astuple(replace(look, thumb="")) for look in scan.looks]
+        return {"looks": looks, "bad": list(scan.bad.items()), "stamps": list(scan.stamps)}
+
+    told = processes.document(document)
+    if processes.is_first:
+        return scan
+    looks = [None if row is None else Look(*row) for row in told["looks"]]
+    return Scan(looks, dict(told["bad"]), told["stamps"])
 
 
 def _recalled_look(text: str | None) -> Look | None:
@@ -197,12 +266,27 @@ def exact_duplicates(
     num_threads: int,
     conversation: Conversation,
     memory: ScanMemory | None = None,
+    processes: Processes = ALONE,
 ) -> list[list[str]]:
     """Return a text per image of each split, equal for images whose decoded pixels are equal; "" for bad ones.
+
+    The first of several processes finds them out and tells the others.
 
     Images whose scaled decodes could be of equal images are decoded in full, so the answer is exact but for
     two JPEGs with equal pixels and different scaled ones, which needs different compressed data.
     """
+    return processes.document(
+        lambda: _digests(scanned, num_threads=num_threads, conversation=conversation, memory=memory)
+    )
+
+
+def _digests(
+    scanned: Sequence[tuple[Split, Scan]],
+    *,
+    num_threads: int,
+    conversation: Conversation,
+    memory: ScanMemory | None,
+) -> list[list[str]]:
     places = [Place(s, p) for s, (_, scan) in enumerate(scanned) for p, look in enumerate(scan.looks) if look]
     known = {place: look for place in places if (look := scanned[place.split][1].looks[place.position])}
     exact = {place: look.fingerprint for place, look in known.items() if not look.is_scaled}

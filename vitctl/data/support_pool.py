@@ -6,6 +6,7 @@ Letters: N images of the pool, M test images, C classes.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
 from vitctl.data.splits import draw_validation
 from vitctl.errors import DataError
+from vitctl.primitives.processes import ALONE, Processes
 
 TEST_FRACTION = 0.2  # of a source without a test or validation split
 _TEST_SPLITS = ("test", "val", "all")
@@ -123,13 +125,17 @@ def _with_drawn_test(source: Source, pool: Split) -> SupportPool:
 
 
 def leave_out_bad(
-    pool: SupportPool, *, num_threads: int, conversation: Conversation
+    pool: SupportPool, *, num_threads: int, conversation: Conversation, processes: Processes = ALONE
 ) -> tuple[SupportPool, tuple[str, ...]]:
-    """Look at every image and return the pool without those that cannot be read, and a line for each of them."""
+    """Look at every image and return the pool without those that cannot be read, and a line for each of them.
+
+    Several processes share the images out and return the same.
+    """
+    how: dict[str, Any] = {"num_threads": num_threads, "conversation": conversation, "processes": processes}
     with ScanMemory(conversation) as memory:
         kept, lines = [], list[str]()
         for split in (pool.pool, pool.test):
-            scan = scan_images(split, num_threads=num_threads, conversation=conversation, memory=memory)
+            scan = scan_images(split, **how, memory=memory)
             lines += check_bad_images(split, scan, allow=True, needs_every_class=False)
             kept.append(good_images(split, scan))
     return replace(pool, pool=kept[0], test=kept[1]), tuple(lines)
@@ -158,19 +164,22 @@ class UsedImages:
         return sum(digest in known for digest in self.test_hashes)
 
 
-def check_used_images(support: Split, test: Split, *, num_threads: int, conversation: Conversation) -> UsedImages:
-    """Look at every image that will be embedded.
+def check_used_images(
+    support: Split, test: Split, *, num_threads: int, conversation: Conversation, processes: Processes = ALONE
+) -> UsedImages:
+    """Look at every image that will be embedded; several processes share them out and return the same.
 
     Raises:
         DataError: One cannot be read.
     """
+    how: dict[str, Any] = {"num_threads": num_threads, "conversation": conversation, "processes": processes}
     with ScanMemory(conversation) as memory:
         scans: list[tuple[Split, Scan]] = []
         for split in (support, test):
-            scan = scan_images(split, num_threads=num_threads, conversation=conversation, memory=memory)
+            scan = scan_images(split, **how, memory=memory)
             check_bad_images(split, scan, allow=False)
             scans.append((split, scan))
-        hashes = exact_duplicates(scans, num_threads=num_threads, conversation=conversation, memory=memory)
+        hashes = exact_duplicates(scans, **how, memory=memory)
     support, test = (good_images(split, scan) for split, scan in scans)
     return UsedImages(support, test, *hashes)
 

@@ -20,6 +20,7 @@ from vitctl.data.sources import open_source
 from vitctl.data.splits import default_num_validation, draw_validation, merge_groups
 from vitctl.errors import DataError
 from vitctl.primitives.decision import Decision
+from vitctl.primitives.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,11 @@ def check_training_data(
     conversation: Conversation,
     max_value: int | str | None = None,
     own_max_value: int | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingData:
     """Look at every image, leave out bad ones if that is wanted, and hold out validation images.
+
+    Several processes share the images out and return the same.
 
     Args:
         sources: What ``open_training_sources`` found.
@@ -148,6 +152,7 @@ def check_training_data(
         conversation: Shows progress.
         max_value: Of images of 16 bits, what is white; see ``decide_max_value``.
         own_max_value: What the model was trained with.
+        processes: Who looks.
 
     Raises:
         DataError: Images do not decode.
@@ -156,7 +161,9 @@ def check_training_data(
     everything = sources.train
     for sentence in doubtful_names(everything):
         conversation.warn(sentence)
-    scanned, skipped, digests = _look(sources, skip_bad=skip_bad, num_threads=num_threads, conversation=conversation)
+    scanned, skipped, digests = _look(
+        sources, skip_bad=skip_bad, num_threads=num_threads, conversation=conversation, processes=processes
+    )
     scan = scanned[0][1]
     all_hashes, val_hashes = digests[: len(everything)], digests[len(everything) :]
     given = good_images(*scanned[1]) if scanned[1:] else None
@@ -166,7 +173,9 @@ def check_training_data(
         depth_of([seen for _, seen in scanned]), white.value, is_given=max_value is not None
     ):
         conversation.warn(sentence)
-    copies = copy_groups([look for _, seen in scanned for look in seen.looks], digests)
+    # for warnings alone, which the first process gives
+    looks = [look for _, seen in scanned for look in seen.looks] if processes.is_first else []
+    copies = copy_groups(looks, digests[: len(looks)])
     usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
     hashes = [all_hashes[position] for position in scan.good]
 
@@ -200,14 +209,14 @@ def check_training_data(
 
 
 def _look(
-    sources: TrainingSources, *, skip_bad: bool, num_threads: int, conversation: Conversation
+    sources: TrainingSources, *, skip_bad: bool, num_threads: int, conversation: Conversation, processes: Processes
 ) -> tuple[list[tuple[Split, Scan]], tuple[str, ...], list[str]]:
     """Look at every image; return the splits as they were seen, training first, who is left out, and all fingerprints.
 
     Raises:
         DataError: Images do not decode.
     """
-    how: dict[str, Any] = {"num_threads": num_threads, "conversation": conversation}
+    how: dict[str, Any] = {"num_threads": num_threads, "conversation": conversation, "processes": processes}
     with ScanMemory(conversation) as memory:
         scan = scan_images(sources.train, **how, memory=memory)
         skipped = tuple(check_bad_images(sources.train, scan, allow=skip_bad))

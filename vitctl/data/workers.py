@@ -18,7 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from vitctl.data.pixel_budget import IN_FLIGHT, SharedPixelBudget
 from vitctl.errors import SettingError, VitctlError
-from vitctl.primitives.cpus import num_cpus, num_local_processes
+from vitctl.primitives.cpus import num_local_processes, num_own_cpus
 from vitctl.primitives.formatting import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -79,8 +79,8 @@ def _wanted(given: int | None, *, is_in_memory: bool, device_type: str) -> tuple
     if is_in_memory:
         return 0, "the images are in memory"
     if device_type == "cpu":
-        return min(4, num_cpus() // 2), "half of the processors, the model needs them too"
-    return min(16, max(1, num_cpus() - 1)), "one per processor, less one"
+        return min(4, num_own_cpus() // 2), "half of the processors, the model needs them too"
+    return min(16, max(1, num_own_cpus() - 1)), "one per processor, less one"
 
 
 def batch_bytes(num_images: int, image_size: tuple[int, int]) -> int:

@@ -3,7 +3,7 @@
 Letters: N images, B in a batch, C classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vitctl.data.transforms import EvaluationTransform
 from vitctl.evaluation.lone_image import never_alone
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.processes import ALONE, Processes
 
 
 @torch.inference_mode()
@@ -27,28 +28,41 @@ def predict_logits(
     num_images: int,
     description: str,
     conversation: Conversation,
+    num_batches: int | None = None,
+    processes: Processes = ALONE,
+    is_stopping: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """Return the logits of every image, in order, computed in float32.
 
+    Of several processes each shows the model its share, and all return the same: the bits that one process returns
+    with as many threads, as all batches are those of one.
+
     Args:
         model: A classifier; put into evaluation mode, and back as it was afterwards.
-        batches: Tensors (B, 3, H, W), B may vary.
+        batches: Tensors (B, 3, H, W), B may vary; of several processes this one's, ``Processes.positions``.
         device: Where ``model`` is.
         num_images: N, for the progress bar.
         description: For the progress bar.
         conversation: Shows it.
+        num_batches: Of all processes; None of one that is alone: as many as there are.
+        processes: Who shares the images out.
+        is_stopping: Asked before every batch.
 
     Returns:
         (N, C) float32.
+
+    Raises:
+        StopNow: ``is_stopping`` says so, in any process.
     """
     was_training = model.training
     model.eval()
     logits: list[np.ndarray] = []
+    made = ({"logits": _logits(model, batch.to(device)).float().cpu().numpy()} for batch in batches)
     try:
         with conversation.progress(description, num_images, "images") as bar:
-            for batch in batches:
-                logits.append(_logits(model, batch.to(device)).float().cpu().numpy())
-                bar.advance(len(batch))
+            for batch in processes.in_turns(made, num_batches, is_stopping=is_stopping):
+                logits.append(batch["logits"])
+                bar.advance(len(batch["logits"]))
     finally:
         model.train(was_training)
     return np.concatenate(logits)
@@ -71,19 +85,22 @@ def split_logits(
     device: torch.device,
     description: str,
     conversation: Conversation,
+    processes: Processes = ALONE,
+    is_stopping: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """Return the logits of every image of ``split``, in order: (N, C) float32.
 
-    What validation during training and ``vitctl evaluate`` both do. ``batch_size`` and ``num_workers`` change
-    nothing but the speed.
+    What validation during training and ``vitctl evaluate`` both do. ``batch_size``, ``num_workers`` and the number of
+    ``processes``, which share the images out, change nothing but the speed.
 
     Raises:
         DataError: An image cannot be read any more.
+        StopNow: ``is_stopping``, asked before every batch, says so in any process.
     """
     return predict_logits(
         model,
         evaluation_batches(
-            split,
+            split.select(processes.positions(len(split), batch_size)) if processes.count > 1 else split,
             EvaluationTransform(preprocessing),
             batch_size=batch_size,
             num_workers=num_workers,
@@ -93,6 +110,9 @@ def split_logits(
         num_images=len(split),
         description=description,
         conversation=conversation,
+        num_batches=-(-len(split) // batch_size),
+        processes=processes,
+        is_stopping=is_stopping,
     )
 
 

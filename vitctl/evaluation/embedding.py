@@ -26,6 +26,7 @@ from vitctl.evaluation.features import FeatureExtractor, FeatureKey, collect_fea
 from vitctl.models.layers import Layer
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.image_sizes import format_size
+from vitctl.primitives.processes import ALONE, Processes
 from vitctl.results.fewshot_eval import FewshotCost
 
 _PACKAGES = ("torch", "timm", "torchvision")
@@ -87,6 +88,8 @@ class Cost:
 class Embedder:
     """A model that features are taken of; it stays where it is until it is moved.
 
+    Several processes share the images out: all of them call the methods, and the first gets the features.
+
     Args:
         opened: The model.
         choice: What to keep of it.
@@ -96,9 +99,11 @@ class Embedder:
         cache: Keeps features for the next time; None keeps none.
         cost: Gets what embedding takes.
         conversation: Shows progress.
+        processes: Who shares the images out.
 
     Attributes:
         opened: The model.
+        has_features: Whether this process gets them.
         shapes: Of every feature of one image: (D,), or (T, D) for ``tokens``.
 
     Raises:
@@ -116,14 +121,16 @@ class Embedder:
         cache: FeatureCache | None = None,
         cost: Cost | None = None,
         conversation: Conversation,
+        processes: Processes = ALONE,
     ) -> None:
         self.opened = opened
+        self.has_features, self._processes = processes.is_first, processes
         self._batch_size, self._num_workers = batch_size, num_workers
         self._cache, self._cost, self._conversation = cache, cost or Cost(), conversation
         self._transform, described = _transform_of(opened, preprocess, conversation)
         self._identity = {
             "architecture": type(opened.model).__name__,
-            "weights": hash_of_weights(opened.model) if cache is not None else "",
+            "weights": hash_of_weights(opened.model) if cache is not None and processes.is_first else "",
             "preprocessing": described,
             "versions": {package: version(package) for package in _PACKAGES},
         }
@@ -147,6 +154,8 @@ class Embedder:
     ) -> dict[FeatureKey, np.ndarray]:
         """Return the features of ``split``, (N, D) or (T, N, D) float32, from the cache where they are there.
 
+        Of several processes the first looks there; the others return none.
+
         Args:
             split: The N images.
             hashes: Of their pixels, for the cache.
@@ -157,10 +166,14 @@ class Embedder:
         with self._cost.embedding():
             identity = {**self._identity, "images": hash_of_images(hashes)}
             found = dict[FeatureKey, np.ndarray]()
-            if self._cache is not None:
-                kept = ((key, self._cache.load(identity, key, num_images=len(split))) for key in keys)
-                found = {key: features for key, features in kept if features is not None}
-            missing = [key for key in keys if key not in found]
+
+            def missing_keys() -> list[int]:
+                if self._cache is not None:
+                    kept = ((key, self._cache.load(identity, key, num_images=len(split))) for key in keys)
+                    found.update({key: features for key, features in kept if features is not None})
+                return [number for number, key in enumerate(keys) if key not in found]
+
+            missing = [keys[number] for number in self._processes.document(missing_keys)]
             if missing:
                 extractor = self._extractor.only(missing)
                 made = collect_features(extractor, self._batches(split, is_in_memory), **self._told(split))
@@ -172,10 +185,12 @@ class Embedder:
             self._cost.images_embedded += len(split)
         else:
             self._cost.images_skipped += len(split)
-        return {key: found[key] for key in keys}
+        return {key: found[key] for key in keys if key in found}
 
     def stream(self, split: Split, *, is_in_memory: bool) -> Iterator[dict[FeatureKey, np.ndarray]]:
         """Yield the features of each batch, (B, D) or (B, T, D) float32, past the cache; none of them is held.
+
+        Of several processes the others than the first yield nothing, and do their share on the way.
 
         The seconds are for the caller to count (``Cost.embedding``): they are also those of what it does with a batch.
         """
@@ -192,6 +207,8 @@ class Embedder:
         )
         if workers.is_reduced:
             self._conversation.line(workers.sentence())
+        if self._processes.count > 1:
+            split = split.select(self._processes.positions(len(split), self._batch_size))
         return evaluation_batches(
             split, self._transform, batch_size=self._batch_size, num_workers=workers.number, device=device
         )
@@ -201,6 +218,8 @@ class Embedder:
             "num_images": len(split),
             "description": f"embedding {split.name}",
             "conversation": self._conversation,
+            "num_batches": -(-len(split) // self._batch_size),
+            "processes": self._processes,
         }
 
 

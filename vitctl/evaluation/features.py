@@ -17,6 +17,7 @@ from vitctl.models.anatomy import final_norm, has_class_token, norm_after_poolin
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.models.layers import Layer, LayerTap, Tokens, pooled_by_model
 from vitctl.primitives.memory import check_fits
+from vitctl.primitives.processes import ALONE, Processes
 from vitctl.settings.words import EMBED, FINAL
 
 
@@ -150,20 +151,32 @@ def collect_features(
     num_images: int,
     description: str,
     conversation: Conversation,
+    num_batches: int | None = None,
+    processes: Processes = ALONE,
 ) -> dict[FeatureKey, np.ndarray]:
     """Return the features of all images, in order: (N, D) float32 each, (T, N, D) for ``tokens``.
 
+    Several processes share the images out; the first returns the features, the others none.
+
     Args:
         extractor: Gives them.
-        batches: (B, 3, H, W) each, together N images.
+        batches: (B, 3, H, W) each, together N images; of several processes this one's, ``Processes.positions``.
         num_images: N.
         description: For the progress bar.
         conversation: Shows it.
+        num_batches: Of all processes; None of one that is alone: as many as there are.
+        processes: Who shares the images out.
     """
     found: dict[FeatureKey, np.ndarray] = {}
     done = 0
     for features in stream_features(
-        extractor, batches, num_images=num_images, description=description, conversation=conversation
+        extractor,
+        batches,
+        num_images=num_images,
+        description=description,
+        conversation=conversation,
+        num_batches=num_batches,
+        processes=processes,
     ):
         for key, values in features.items():
             if key not in found:
@@ -181,12 +194,22 @@ def stream_features(
     num_images: int,
     description: str,
     conversation: Conversation,
+    num_batches: int | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[dict[FeatureKey, np.ndarray]]:
-    """Yield the features of each batch, (B, D) or (B, T, D) float32; the arguments are ``collect_features``'."""
+    """Yield the features of each batch, (B, D) or (B, T, D) float32; the arguments are ``collect_features``'.
+
+    Of several processes the first yields them; the others, which do their share meanwhile, yield nothing.
+    """
+    names = {str(number): key for number, key in enumerate(dict.fromkeys(extractor.keys))}
+    made = (
+        {name: values.numpy() for name, values in zip(names, extractor(batch).values(), strict=True)}
+        for batch in batches
+    )
     with conversation.progress(description, num_images, "images") as bar:
-        for batch in batches:
-            yield {key: values.numpy() for key, values in extractor(batch).items()}
-            bar.advance(len(batch))
+        for features in processes.in_turns(made, num_batches, is_for_all=False):
+            yield {key: features[name] for name, key in names.items()}
+            bar.advance(len(next(iter(features.values()))))
 
 
 def check_memory(num_bytes: int) -> None:

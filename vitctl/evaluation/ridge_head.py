@@ -20,9 +20,13 @@ from vitctl.evaluation.ridge import (
     leave_one_out,
     standardise_support,
 )
+from vitctl.primitives.processes import ALONE, Processes
 from vitctl.primitives.seeds import random_generator
 
 _SCALES = (0.1, 1000.0)  # least-squares scores lie within about -1 to 1: too small for a softmax, rarely too large
+
+
+_FACTS = ("l2", "loo_accuracy", "scale")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,18 @@ class RidgeHead:
 
 
 def fit_ridge_head(
-    batches: Iterable[np.ndarray], labels: np.ndarray, *, num_classes: int, has_intercept: bool, seed: int
+    batches: Iterable[np.ndarray],
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    has_intercept: bool,
+    seed: int,
+    processes: Processes = ALONE,
 ) -> RidgeHead:
     """Return the head for features that come in batches; they are not held, but for a sample.
+
+    Of several processes the first has the features and fits; in the others ``batches`` is what they do for it, and is
+    gone through. All return the same.
 
     The penalty has the best leave-one-out accuracy, over all images or ``LOO_ROWS`` of them. One temperature
     turns the scores into logits: that of the least negative log-likelihood of the same left-out scores.
@@ -56,7 +69,20 @@ def fit_ridge_head(
         num_classes: C.
         has_intercept: Whether frequent classes score higher.
         seed: Of the sample.
+        processes: Who returns it.
     """
+    fitted = _fit(batches, labels, num_classes, has_intercept, seed) if processes.is_first else None
+    if fitted is None:
+        for _ in batches:
+            pass
+    facts = processes.document(lambda: {} if fitted is None else {name: getattr(fitted, name) for name in _FACTS})
+    parts = processes.arrays(lambda: {} if fitted is None else vars(fitted.linear))
+    return fitted or RidgeHead(LinearClassifier(**parts), **facts)
+
+
+def _fit(
+    batches: Iterable[np.ndarray], labels: np.ndarray, num_classes: int, has_intercept: bool, seed: int
+) -> RidgeHead:
     kept = np.arange(len(labels))
     if len(labels) > LOO_ROWS:
         kept = np.sort(random_generator(seed, "leave-one-out").choice(len(labels), LOO_ROWS, replace=False))

@@ -33,7 +33,7 @@ class Scorer:
         self._conversation = conversation
 
     def score_model(self, embedder: Embedder, task: ImageTask, *, name: str, keeps_features: bool) -> None:
-        """Embed the images of a task and score their features.
+        """Embed the images of a task and score their features; of several processes the first scores.
 
         Args:
             embedder: The model, on its device.
@@ -52,6 +52,8 @@ class Scorer:
             self._score_sums(embedder, task, test, name=name)
             return
         support = embedder.embed(used.support, used.support_hashes, is_in_memory=is_in_memory)
+        if not embedder.has_features:
+            return
         self.score_features(support, test, task, name=name)
         self._cost.images_skipped += task.num_images - len(used.support) - len(used.test)
 
@@ -59,9 +61,14 @@ class Scorer:
         self, embedder: Embedder, task: ImageTask, test: dict[FeatureKey, np.ndarray], *, name: str
     ) -> None:
         """Embed the whole pool and add it up on the way; ``test`` has (M, D) or (T, M, D) float32 by key."""
+        batches = embedder.stream(task.used.support, is_in_memory=task.images.is_in_memory)
+        if not embedder.has_features:
+            for _ in batches:
+                pass
+            return
         with self._cost.embedding():
             solved = stream_ridge(
-                embedder.stream(task.used.support, is_in_memory=task.images.is_in_memory),
+                batches,
                 task.labels,
                 test,
                 task.test_labels,

@@ -37,6 +37,7 @@ from vitctl.evaluation.supports import (
 )
 from vitctl.models.build import LoadedModel
 from vitctl.primitives.outputs import check_elsewhere
+from vitctl.primitives.processes import ALONE, Processes
 from vitctl.settings.words import DEMO
 
 DEFAULT_SEEDS = 10
@@ -179,6 +180,7 @@ def open_image_tasks(
     conversation: Conversation,
     written: Mapping[str, Path] | None = None,
     choose_test: Callable[[int], np.ndarray] | None = None,
+    processes: Processes = ALONE,
 ) -> list[ImageTask]:
     """Open every data set, draw supports or episodes from its labels, and look at the images they use.
 
@@ -192,6 +194,7 @@ def open_image_tasks(
         conversation: Hears of what is odd about them.
         written: By option, where results go, which must lie elsewhere.
         choose_test: From the number of test images to the positions (M,) int64 of those to use; None uses all.
+        processes: Share the images out to look at them.
 
     Raises:
         SettingError: Data are given twice, lie where results go, or have too few classes for the plan.
@@ -208,16 +211,18 @@ def open_image_tasks(
         for note in images.source.sentences(images.pool, images.test):
             conversation.warn(note)
         if skip_bad:
-            images, skipped = leave_out_bad(images, num_threads=num_scan_threads(), conversation=conversation)
+            images, skipped = leave_out_bad(
+                images, num_threads=num_scan_threads(), conversation=conversation, processes=processes
+            )
             for line in skipped:
                 conversation.warn(f"left out: {line}")
         if choose_test is not None:
             images = replace(images, test=images.test.select(choose_test(len(images.test))))
-        tasks.append(_image_task(images, plan, conversation))
+        tasks.append(_image_task(images, plan, conversation, processes))
     return tasks
 
 
-def _image_task(images: SupportPool, plan: Plan, conversation: Conversation) -> ImageTask:
+def _image_task(images: SupportPool, plan: Plan, conversation: Conversation, processes: Processes) -> ImageTask:
     name, class_names, test_labels = images.source.spec, images.pool.class_names, images.test.labels
     if not len(test_labels):
         raise DataError(f"The test set {images.test_spec} holds no images; give others with --test.")
@@ -235,6 +240,7 @@ def _image_task(images: SupportPool, plan: Plan, conversation: Conversation) -> 
         images.test.select(test_rows),
         num_threads=num_scan_threads(),
         conversation=conversation,
+        processes=processes,
     )
     if used.num_shared:
         conversation.warn(

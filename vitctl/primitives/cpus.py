@@ -17,8 +17,13 @@ def num_cpus() -> int:
 
 
 def num_local_processes() -> int:
-    """Return how many processes of one run share this machine, as torchrun says; 1 without it."""
+    """Return how many processes of one run share this machine, as who started them says; 1 without a word of it."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def num_own_cpus() -> int:
+    """Return this process's share of the processors, at least 1, where several of one run share the machine."""
+    return max(1, num_cpus() // num_local_processes())
 
 
 def cpu_quota(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> float:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from vitctl.errors import SettingError, UnavailableError, check_choice
-from vitctl.primitives.cpus import cpu_quota, num_cpus
+from vitctl.primitives.cpus import cpu_quota, num_cpus, num_local_processes, num_own_cpus
 from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.settings.words import DEVICES
@@ -44,6 +44,11 @@ def resolve_num_threads(num_threads: int | None) -> tuple[int, str]:
     the last bits of a result.
     """
     if num_threads is None:
+        num_here = num_local_processes()
+        if num_here > 1 and torch.get_num_threads() > num_own_cpus():  # torchrun and vitctl say it by OMP_NUM_THREADS
+            torch.set_num_threads(num_own_cpus())
+        if num_here > 1:
+            return torch.get_num_threads(), f"of this process; {num_here} share the machine"
         if torch.get_num_threads() > cpu_quota():  # torch knows the affinity, not what a container may use
             torch.set_num_threads(num_cpus())
             return torch.get_num_threads(), "as many processors as this container may use"

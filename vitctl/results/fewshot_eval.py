@@ -109,7 +109,7 @@ class FewshotResult(Result):
     """How good frozen features are: the content of ``results.json``."""
 
     results: tuple[FewshotRow, ...]
-    """By data set, model, layer, pooling, shots and setting; at least one."""
+    """By data set, model, layer, pooling, shots and setting; at least one. Of several processes the first has them."""
     paired: tuple[PairedDifference, ...]
     """Of every two models; empty for one, and for episodes."""
     cost: FewshotCost

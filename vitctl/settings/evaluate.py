@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitctl.settings import words
-from vitctl.settings.groups import BadImages, Columns, Compute, ExactBatches, ModelArguments, NamedModel, Run
+from vitctl.settings.groups import BadImages, Columns, Compute, ExactBatches, ModelArguments, NamedModel, Processes, Run
 from vitctl.settings.option import Opt, Settings
 
 
@@ -24,7 +24,9 @@ class _Split(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Run, NamedModel, ModelArguments, _Images, Columns, _Split, BadImages, ExactBatches, Compute):
+class EvaluateConfig(
+    Run, NamedModel, ModelArguments, _Images, Columns, _Split, BadImages, ExactBatches, Compute, Processes
+):
     """Settings of ``vitctl evaluate``."""
 
     out: Annotated[str | None, Opt("Where to write (default: RUN/evaluate-SPLIT).", "DIR")] = None

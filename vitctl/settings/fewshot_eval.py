@@ -14,6 +14,7 @@ from vitctl.settings.groups import (
     ExactBatches,
     Groups,
     ModelArguments,
+    Processes,
     check_weights_of_models,
 )
 from vitctl.settings.option import Opt, Settings, at_least, at_most, option_of
@@ -133,6 +134,7 @@ class FewshotEvalConfig(
     _Files,
     ExactBatches,
     Compute,
+    Processes,
 ):
     """Settings of ``vitctl fewshot-eval``."""
 
@@ -203,4 +205,5 @@ class FewshotEvalConfig(
 _OF_IMAGES = (
     "model", "weights", "model_arg", "data", "test", *HOW_READ, "group_column", "group_pattern",
     "on_bad_image", "layers", "pool", "image_size", "preprocess", "cache", "batch_size", "num_workers", "device",
+    "num_processes",
 )  # fmt: skip

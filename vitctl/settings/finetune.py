@@ -8,7 +8,7 @@ from vitctl.errors import SettingError
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import check_given_once
 from vitctl.settings import words
-from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange
+from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
 from vitctl.settings.parsing import Interval, interval, interval_text, pixels
 
@@ -213,6 +213,7 @@ class FinetuneConfig(
     _Balance,
     _Speed,
     Compute,
+    Processes,
     _Saving,
 ):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
@@ -245,7 +246,7 @@ class FinetuneConfig(
             )
 
 
-NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "resume")
+NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "resume", "num_processes")
 """Settings that a run's config.json does not repeat."""
 
 HOW_COMPUTED = ("num_workers", "num_threads", "device", "micro_batch", "checkpointing", "save_every")

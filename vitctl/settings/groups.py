@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.option import SEED, Opt, Settings, at_least, option_of
-from vitctl.settings.parsing import as_it_is, model_arguments, white_value
+from vitctl.settings.parsing import as_it_is, model_arguments, process_count, white_value
 from vitctl.settings.words import PRETRAINED
 
 HOW_READ = ("image_root", "image_column", "label_column", "class_depth")
@@ -118,6 +118,21 @@ class Device(Settings):
 @dataclass(frozen=True, kw_only=True)
 class Compute(Workers, Threads, Device):
     """Where and with how much of the machine to compute."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes(Settings):
+    """How many processes of this machine share the work."""
+
+    num_processes: Annotated[
+        int | str | None,
+        Opt(
+            "Processes of this machine that share the work; auto is one for each GPU.",
+            "N|auto",
+            parse=process_count,
+            spell=as_it_is,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

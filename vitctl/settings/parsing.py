@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vitctl.errors import SettingError, check_choice
 from vitctl.primitives.image_sizes import image_size_of
-from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MIN_L2
+from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MAX_PROCESSES, MIN_L2
 
 Parser = Callable[[Any, str], Any]
 
@@ -154,6 +154,20 @@ def interval_text(value: Interval) -> str:
     seconds = int(value.seconds)
     unit = next(unit for unit in reversed(_SECONDS) if not seconds % _SECONDS[unit])
     return f"{seconds // _SECONDS[unit]}{unit}"
+
+
+def process_count(given: Any, option: str) -> int | str:
+    """Return a number of processes, or ``auto``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    text = str(given).strip()
+    if text == AUTO:
+        return AUTO
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PROCESSES and len(text) < 9):
+        raise SettingError(f"{option} is {text!r}; expected a number from 1 to {MAX_PROCESSES:,}, or {AUTO}.")
+    return int(text)
 
 
 def token(given: Any, option: str) -> str | tuple[int, int]:

@@ -46,6 +46,7 @@ PROTOCOLS = ("linear", "episodes")
 BALANCES = ("none", "intercept", "weighted")
 LEAVE_ONE_OUT = "loo"
 MAX_SEEDS = 10_000
+MAX_PROCESSES = 1024  # of one machine; guess
 MIN_L2, MAX_L2 = 1e-9, 1e15
 
 # --- layers, by name; blocks are numbers from 0

@@ -1,17 +1,25 @@
 """Going on from a checkpoint: whether the images are the run's, what computes otherwise, and the state itself."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import DataError
+from vitctl.primitives.documents import parse_document
+from vitctl.results.finetune import FinetuneResult
 from vitctl.training.checkpoint import Checkpoint, put_back
-from vitctl.training.earlier import EarlierRun, earlier_run
+from vitctl.training.earlier import earlier_run
 from vitctl.training.job import Job
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.run_folder import RunFolder, is_finished
+from vitctl.training.run_folder import RunFolder
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 
@@ -32,28 +40,59 @@ def made_with(run: PreparedRun) -> dict[str, Any]:
     }
 
 
-def find_earlier(prepared: PreparedRun, conversation: Conversation) -> tuple[EarlierRun | None, Checkpoint | None]:
-    """Return the run that stands where this one is to be written, and where to go on from, if there is anything.
+@dataclass(frozen=True)
+class Beginning:
+    """Where a run begins.
+
+    Attributes:
+        summary: What it came to, of one that is finished already.
+        checkpoint: Where it goes on; None of a new one.
+        goes_on_in: The folder it has grown in so far; None of a new one.
+    """
+
+    summary: FinetuneResult | None = None
+    checkpoint: Checkpoint | None = None
+    goes_on_in: Path | None = None
+
+
+def find_beginning(prepared: PreparedRun, conversation: Conversation) -> Beginning:
+    """Return where the run begins, by what stands in its place: for all processes as the first one sees it.
 
     Raises:
-        SettingError: It has other settings.
+        SettingError: A run with other settings stands there.
         ModelError: Its checkpoints cannot be used.
         DataError: Its images are others.
     """
+    found = dict[str, Any](prepared.job.processes.document(partial(_look, prepared, conversation)))
+    if found["summary"] is not None:
+        return Beginning(summary=parse_document(json.dumps(found["summary"]), FinetuneResult))
+    if found["checkpoint"] is None:
+        return Beginning()
+    checkpoint = Checkpoint(**found["checkpoint"] | {"path": Path(found["checkpoint"]["path"])})
+    return Beginning(checkpoint=checkpoint, goes_on_in=Path(found["goes_on_in"]))
+
+
+def _look(prepared: PreparedRun, conversation: Conversation) -> dict[str, Any]:
+    """Return what ``find_beginning`` needs, as JSON has it."""
+    nothing = {"summary": None, "checkpoint": None, "goes_on_in": None}
     earlier = earlier_run(prepared.config, prepared.plan.out.value)
     if earlier is None:
-        return None, None
+        return nothing
     earlier.check_equal(prepared.config)
-    if is_finished(earlier.place):
-        return earlier, None
+    if (summary := earlier.summary()) is not None:
+        conversation.line(
+            f"{earlier.out} is finished, with these settings: this is its summary. --overwrite trains it anew."
+        )
+        return nothing | {"summary": summary.as_json()}
     checkpoint, damaged = earlier.newest()
     for sentence in damaged:
         conversation.warn(sentence)
     if checkpoint is None:
         conversation.line(f"{earlier.out} was ended before anything was saved; it begins again.")
-    else:
-        _check_images(checkpoint, prepared)
-    return earlier, checkpoint
+        return nothing
+    _check_images(checkpoint, prepared)
+    known = vars(checkpoint) | {"path": str(checkpoint.path)}
+    return nothing | {"checkpoint": known, "goes_on_in": str(earlier.place)}
 
 
 def _check_images(checkpoint: Checkpoint, run: PreparedRun) -> None:
@@ -100,10 +139,11 @@ def restore(
         ModelError: It is of another model.
         OSError: The folder cannot be written.
     """
+    # of several processes the first alone need see the disk
+    arrays = job.processes.arrays(lambda: {name: one.numpy() for name, one in checkpoint.tensors().items()})
     job.model.to(job.accelerator.device)  # what the optimiser remembers goes where the parameters are
-    state.restore(checkpoint.tensors(), checkpoint.facts)
+    state.restore({name: torch.from_numpy(one) for name, one in arrays.items()}, checkpoint.facts)
     if any(made_with[name] != checkpoint.made_with.get(name) for name in _OF_THE_SHARE):
         state.micro_batch = 0  # found anew
-    job.accelerator.wait_for_everyone()  # before anything of it can be removed
     if folder is not None:
         put_back(folder.path, checkpoint)

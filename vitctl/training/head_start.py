@@ -79,33 +79,35 @@ class RidgeStart:
         )
 
 
-def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> RidgeStart | None:
+def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> RidgeStart:
     """Fill in the head from the frozen features of the training images; return it and its score.
 
-    Of several processes the first does it; the others get its weights when training starts, and None here.
+    Several processes share the embedding out; the first solves, and all return the same.
 
     Args:
         job: Its model is changed in place.
         conversation: Shows progress.
         name: The model's, for messages.
     """
-    if not job.accelerator.is_main_process:
-        return None
     from vitctl.evaluation.ridge_head import fit_ridge_head  # needs scipy's solvers, which other heads do without
 
+    processes, num_images = job.processes, len(job.train)
     key = FeatureKey(FINAL, "native")
+    mine = processes.positions(num_images, MIN_EVALUATION_BATCH)
     features = stream_features(
         FeatureExtractor(job.model, [key], device=job.accelerator.device, name=name),
         evaluation_batches(
-            job.train,
+            job.train.select(mine) if processes.count > 1 else job.train,
             EvaluationTransform(job.preprocessing),
             batch_size=MIN_EVALUATION_BATCH,
             num_workers=job.num_workers,
             device=job.accelerator.device,
         ),
-        num_images=len(job.train),
+        num_images=num_images,
+        num_batches=-(-num_images // MIN_EVALUATION_BATCH),
         description="embedding training images",
         conversation=conversation,
+        processes=processes,
     )
     head = fit_ridge_head(
         (batch[key] for batch in features),
@@ -113,6 +115,7 @@ def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> Ri
         num_classes=len(job.train.class_names),
         has_intercept=_has_even_classes(job.train) or (job.class_weights is None and job.batches.balanced is None),
         seed=job.batches.seed,
+        processes=processes,
     )
     weights, bias = (torch.from_numpy(part).float() for part in (head.linear.weights.T, head.linear.bias))
     set_linear_head(job.model, weights, bias, name=name)

@@ -56,7 +56,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_noise(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
-        Setting("device", str(accelerator.device), plan.device.reason),
+        Setting("device", job.processes.place, plan.device.reason),
         *_speed(run),
         Setting("threads, workers", *threads),
         Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),

@@ -14,6 +14,7 @@ from vitctl.data.training_data import TrainingData
 from vitctl.data.transforms import TrainingTransform
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.loop import RateSchedule
@@ -40,6 +41,7 @@ class Job:
         accelerator: Device and processes.
         precision: ``fp32``, ``bf16`` or ``fp16``; see ``vitctl.training.precision``.
         is_compiled: Take the steps with a compiled model.
+        processes: Those that share the work; every method of theirs is for all of them to call.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
         noise: What the model leaves out at random; it is in the model already.
     """
@@ -56,6 +58,7 @@ class Job:
     accelerator: Accelerator
     precision: str
     is_compiled: bool = False
+    processes: Processes = ALONE
     class_weights: np.ndarray | None = None
     noise: InstalledNoise = InstalledNoise()
 
@@ -86,7 +89,9 @@ class Job:
         )
 
 
-def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel) -> Job:
+def build_job(
+    config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel, processes: Processes = ALONE
+) -> Job:
     """Return the job that ``plan`` says, of a model that has its size and head already."""
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
@@ -116,6 +121,7 @@ def build_job(config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: 
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
         precision=plan.precision.value,
         is_compiled=config.compile,
+        processes=processes,
         class_weights=weights,
         noise=noise,
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from accelerate import Accelerator
 from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
 from vitctl.settings.parsing import Interval
 from vitctl.training.checkpoint import LOGS, Snapshot, write_checkpoint
@@ -168,7 +168,7 @@ class Recorder:
 
 @contextmanager
 def run_folder_of(
-    accelerator: Accelerator, path: Path, *, overwrite: bool, goes_on_in: Path | None, conversation: Conversation
+    processes: Processes, path: Path, *, overwrite: bool, goes_on_in: Path | None, conversation: Conversation
 ) -> Iterator[RunFolder | None]:
     """Make the run folder ``path`` in the first process, or go on in one; yield None in the others.
 
@@ -177,8 +177,7 @@ def run_folder_of(
     Raises:
         SettingError: See ``check_out``.
     """
-    accelerator.wait_for_everyone()  # no process may find the run folder made by another
-    if not accelerator.is_main_process:
+    if not processes.is_first:
         yield None
         return
     with new_run_folder(path, overwrite=overwrite, goes_on_in=goes_on_in) as folder:

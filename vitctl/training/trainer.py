@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.workers import LostWorkerError
@@ -107,7 +105,7 @@ class _Training:
     conversation: Conversation
 
     def __post_init__(self) -> None:
-        self._is_alone = self.job.accelerator.num_processes == 1
+        self._is_alone = self.job.processes.count == 1
         self.pauses = set(validation_steps(self.job.batches.num_steps, self.job.recipe.evaluation.validations))
 
     def batches(self) -> Iterator[TrainingBatch]:
@@ -120,8 +118,8 @@ class _Training:
             num_workers=job.num_workers,
             class_weights=job.class_weights,
             first_step=self.state.step,
-            process_index=job.accelerator.process_index,
-            num_processes=job.accelerator.num_processes,
+            process_index=job.processes.index,
+            num_processes=job.processes.count,
             device=job.accelerator.device,
         )
         # of several processes none may leave a step that the others wait for
@@ -129,11 +127,7 @@ class _Training:
 
     def is_asked_to_stop(self) -> bool:
         """Return whether any process was asked to stop, the same answer in all of them."""
-        accelerator = self.job.accelerator
-        if self._is_alone:
-            return bool(self.stop)
-        asked = torch.tensor(int(bool(self.stop)), device=accelerator.device)
-        return bool(accelerator.reduce(asked, reduction="sum") > 0)
+        return self.job.processes.any(bool(self.stop))
 
     def validate_if_due(self) -> bool:
         """Validate, choose and save after the steps after which that is due; return whether it was.
@@ -146,7 +140,7 @@ class _Training:
         if state.step not in self.pauses or state.last.step == state.step:
             return False
         with self.stop.breaking() if self._is_alone else nullcontext():
-            score, logits = validate(job, state.step, self.conversation)
+            score, logits = validate(job, state.step, self.conversation, is_stopping=lambda: bool(self.stop))
         # before saving: last/ and best/ stay those of an earlier validation, which can be used
         check_finite(job, score)
         state.last = score

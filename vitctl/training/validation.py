@@ -4,6 +4,7 @@ Letters: N images, C classes.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,14 +28,27 @@ def validation_steps(num_steps: int, num_validations: int) -> list[int]:
     return sorted({max(1, round(index * num_steps / num_validations)) for index in range(1, num_validations + 1)})
 
 
-def validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np.ndarray | None]:
-    """Score the model as it is after ``step``, the way ``vitctl evaluate`` would.
+def validate(
+    job: Job, step: int, conversation: Conversation, *, is_stopping: Callable[[], bool] | None = None
+) -> tuple[Score, np.ndarray | None]:
+    """Score the model as it is after ``step``, the way ``vitctl evaluate`` would; several processes share it out.
+
+    Args:
+        job: What is trained; all of its processes call this.
+        step: For the score.
+        conversation: Shows progress.
+        is_stopping: Asked before every batch.
 
     Returns:
-        The score, and the logits of the validation images, (N, C) float32, or None where there are none.
+        The score, and the logits of the validation images, (N, C) float32, or None where there are none; in every
+        process.
+
+    Raises:
+        StopNow: ``is_stopping`` says so, in any process; in all of them.
     """
     if job.val is None:
         return Score(step, None, None), None
+    job.processes.same_buffers(job.model)
     logits = split_logits(
         job.model,
         job.val,
@@ -44,6 +58,8 @@ def validate(job: Job, step: int, conversation: Conversation) -> tuple[Score, np
         device=job.accelerator.device,
         description="validating",
         conversation=conversation,
+        processes=job.processes,
+        is_stopping=is_stopping,
     )
     labels = job.val.labels
     top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)

@@ -26,6 +26,7 @@ from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
+from vitctl.primitives.processes import Processes, join_processes
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 
@@ -33,12 +34,14 @@ SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 96
 
 
 def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
-    """Evaluate, write predictions and confusion matrix, and return the figures.
+    """Evaluate, write predictions and confusion matrix, and return the figures; of several processes the first writes.
 
     Raises:
         VitctlError: The model or the images cannot be used; nothing was written.
     """
     device, device_reason = resolve_device(config.device)
+    processes = join_processes(device)
+    device = processes.device
     resolve_num_threads(config.num_threads)
     spec = config.run or config.model or ""
     conversation.line(f"loading {spec}")
@@ -50,7 +53,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     check_elsewhere(out, [images.spec])
     for note in (*opened.notes, *images.source.sentences(images.split)):
         conversation.warn(note)
-    split, skipped = _check_images(images, opened.preprocessing.max_value, config, conversation)
+    split, skipped = _check_images(images, opened.preprocessing.max_value, config, conversation, processes)
     workers = resolve_num_workers(
         config.num_workers,
         is_in_memory=images.source.is_in_memory,
@@ -64,7 +67,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             *left_out_settings(images.split.left_out),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
-            Setting("device", str(device), device_reason),
+            Setting("device", processes.place, device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
             Setting("files", str(out)),
         ],
@@ -79,6 +82,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             device=device,
             description="evaluating",
             conversation=conversation,
+            processes=processes,
         )
     shares = probabilities(logits)
     predicted = logits.argmax(axis=1)
@@ -94,7 +98,9 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         out=str(out),
         left_out=images.split.left_out,
     )
-    _write_files(out, report, split, predicted, shares, class_names, max_value=opened.preprocessing.max_value)
+    if processes.is_first:
+        _write_files(out, report, split, predicted, shares, class_names, max_value=opened.preprocessing.max_value)
+    processes.keep_logs(out)
     return report
 
 
@@ -119,9 +125,9 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
 
 
 def _check_images(
-    images: Images, max_value: int | None, config: EvaluateConfig, conversation: Conversation
+    images: Images, max_value: int | None, config: EvaluateConfig, conversation: Conversation, processes: Processes
 ) -> tuple[Split, list[str]]:
-    scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation)
+    scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation, processes=processes)
     allow = config.on_bad_image == "skip"
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:

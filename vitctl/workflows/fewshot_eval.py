@@ -34,24 +34,27 @@ from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_file, check_writable, writing
+from vitctl.primitives.processes import Processes, join_processes
 from vitctl.results.fewshot_eval import FewshotResult
-from vitctl.results.result import JsonObject
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
 from vitctl.settings.words import DIGITS, FINAL, PRETRAINED
 
 DEFAULT_OUT = "fewshot-eval"
-PICTURES = ("accuracy_vs_shots.png", "accuracy_vs_l2.png", "layers.png", "ways_shots.png")
-_NOT_OF_RESULTS = ("cache", "batch_size", "num_workers", "num_threads", "device", "predictions", "out")
+_NOT_OF_RESULTS = ("cache", "batch_size", "num_workers", "num_threads", "device", "num_processes", "predictions", "out")
 
 
 def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
     """Evaluate and return the accuracies; writes tables, pictures and support indices.
 
+    Several processes share the embedding out; the first has the accuracies, and writes.
+
     Raises:
         VitctlError: A setting, the data or a model cannot be used; no result was written.
     """
     written = _check_places(config)
+    device, why = resolve_device(config.device)
+    processes = join_processes(device)
     resolve_num_threads(config.num_threads)
     probe = Probe(config.classifier, config.penalties, config.balance, config.neighbours)
     plan, record, cost, out = _plan(config), Record(config.predictions is not None), Cost(), written["--out"]
@@ -59,7 +62,7 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
     if config.features is not None:
         tasks = _score_file(config, plan, scorer, written, conversation)
     else:
-        tasks = _score_models(config, plan, scorer, cost, written, conversation)
+        tasks = _score_models(config, plan, scorer, cost, written, processes, why, conversation)
     result = FewshotResult(
         results=tuple(record.rows),
         paired=record.paired(),
@@ -68,10 +71,12 @@ def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
         out=str(out),
         left_out=together(*(task.images.left_out for task in tasks if isinstance(task, ImageTask))),
     )
-    write_files(out, result, tasks)
-    if config.predictions is not None:
+    if processes.is_first:
+        write_files(out, result, tasks)
+    if processes.is_first and config.predictions is not None:
         with writing(written["--predictions"], option="--predictions"):
             write_arrays(written["--predictions"], record.predictions)
+    processes.keep_logs(out)
     return result
 
 
@@ -95,13 +100,19 @@ def _plan(config: FewshotEvalConfig) -> Plan:
 
 
 def _score_models(
-    config: FewshotEvalConfig, plan: Plan, scorer: Scorer, cost: Cost, written: Mapping[str, Path], talk: Conversation
+    config: FewshotEvalConfig,
+    plan: Plan,
+    scorer: Scorer,
+    cost: Cost,
+    written: Mapping[str, Path],
+    processes: Processes,
+    why: str,
+    talk: Conversation,
 ) -> list[Task]:
     """Score every model on every data set; return those."""
-    device, why = resolve_device(config.device)
     has_data = config.data is not None
-    models = name_models(config.model, config.weights, has_data=has_data, device_type=device.type)
-    embedders = [_open(config, model, cost, talk) for model in models]  # all of them, before anything slow
+    models = name_models(config.model, config.weights, has_data=has_data, device_type=processes.device.type)
+    embedders = [_open(config, model, cost, processes, talk) for model in models]  # all of them, before anything slow
     data = config.data or (DIGITS,)
     tasks = open_image_tasks(
         data,
@@ -112,8 +123,9 @@ def _score_models(
         skip_bad=config.on_bad_image == "skip",
         conversation=talk,
         written=written,
+        processes=processes,
     )
-    where = Setting("device", str(device), f"{why}; classifiers are solved on the CPU, in float64")
+    where = Setting("device", processes.place, f"{why}; classifiers are solved on the CPU, in float64")
     files = Setting("files", str(written["--out"]), "given" if config.out else "the default")
     settings = [*_model_settings(config, models, embedders), *_task_settings(config, tasks, plan), where, files]
     talk.header("vitctl fewshot-eval", settings)
@@ -122,14 +134,16 @@ def _score_models(
             known = known_classes(embedder.opened.loaded, task) if model.weights == PRETRAINED else None
             if known is not None:
                 talk.warn(known)
-            with enough_memory(device, config.batch_size):
-                embedder.to(device)
+            with enough_memory(processes.device, config.batch_size):
+                embedder.to(processes.device)
                 scorer.score_model(embedder, task, name=model.name, keeps_features=config.cache is not None)
         embedder.to(torch.device("cpu"))  # room for the next one
     return list(tasks)
 
 
-def _open(config: FewshotEvalConfig, model: NamedModel, cost: Cost, talk: Conversation) -> Embedder:
+def _open(
+    config: FewshotEvalConfig, model: NamedModel, cost: Cost, processes: Processes, talk: Conversation
+) -> Embedder:
     spec, weights = model.spec.value, model.weights
     talk.line(f"loading {spec}" + ("" if weights == PRETRAINED else f", weights {weights}"))
     opened = open_model(spec, weights=weights, image_size=config.image_size, model_args=config.model_args)
@@ -145,6 +159,7 @@ def _open(config: FewshotEvalConfig, model: NamedModel, cost: Cost, talk: Conver
         cache=None if config.cache is None else FeatureCache(user_path(config.cache), talk),
         cost=cost,
         conversation=talk,
+        processes=processes,
     )
 
 
@@ -194,27 +209,12 @@ def write_files(out: Path, result: FewshotResult, tasks: Sequence[Task]) -> None
     Raises:
         SettingError: The folder cannot be written.
     """
+    from vitctl.reporting.fewshot_drawing import PICTURES, draw_pictures
+
     rows = [row.as_json() for row in result.results]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in (*PICTURES, *DRAWN):
             (out / name).unlink(missing_ok=True)  # of an earlier evaluation
-        _draw(out, rows)
+        draw_pictures(out, rows)
         write_tables(out, result, tasks)
-
-
-def _draw(out: Path, rows: list[JsonObject]) -> None:
-    from vitctl.reporting import fewshot_figures
-    from vitctl.reporting.figures import save
-
-    if any(row["l2"] is None for row in rows):  # chosen for every support: no name of a curve
-        rows = [{**row, "l2": None} for row in rows]
-    figures = {"ways_shots.png": fewshot_figures.ways_shots_figure}
-    if "ways" not in rows[0]:
-        figures = {"accuracy_vs_shots.png": fewshot_figures.accuracy_vs_shots_figure}
-        if rows[0]["classifier"] == "ridge" and len({row["l2"] for row in rows} - {None}) > 1:
-            figures["accuracy_vs_l2.png"] = fewshot_figures.accuracy_vs_l2_figure
-    if len({(row["layer"], row["pool"]) for row in rows}) > 1:
-        figures["layers.png"] = fewshot_figures.layers_figure
-    for name, figure in figures.items():
-        save(figure(rows, title="few-shot evaluation of frozen features"), out / name)

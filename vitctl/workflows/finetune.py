@@ -4,6 +4,7 @@ The order matters: everything that can be wrong is found before the first step, 
 nothing is written before that.
 """
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +16,19 @@ from vitctl.data.training_data import check_classes, check_training_data, open_t
 from vitctl.evaluation.metrics import confusion
 from vitctl.models.choices import decide_image_size
 from vitctl.models.prepared import open_model
+from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.files import sha256_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
+from vitctl.primitives.processes import join_processes
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
 from vitctl.training.determinism import deterministic_kernels
 from vitctl.training.earlier import settings_to_go_on
-from vitctl.training.going_on import find_earlier, made_with, restore, resumed_settings
+from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
@@ -63,10 +66,10 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
         cost = measure_cost(job)
         conversation.header("cost of this run (nothing was written)", cost_settings(cost, job))
         return describe_cost(prepared, cost)
-    earlier, checkpoint = find_earlier(prepared, conversation)
-    if earlier is not None and (summary := earlier.summary()) is not None:
-        conversation.line(f"{out} is finished, with these settings: this is its summary. --overwrite trains it anew.")
-        return summary
+    beginning = find_beginning(prepared, conversation)
+    if beginning.summary is not None:
+        return beginning.summary
+    checkpoint = beginning.checkpoint
     conversation.header("vitctl finetune", [*header_settings(prepared), *resumed_settings(prepared, checkpoint)])
     if config.cache == "resized":
         job = _with_resized_images(prepared, conversation)
@@ -74,15 +77,15 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
     if prepared.has_ridge_head and checkpoint is None:
         with full_is_a_sentence(job, out):
             ridge = fill_in_ridge_head(job, conversation, name=prepared.loaded.name)
-    goes_on_in = earlier.place if earlier is not None and checkpoint is not None else None
-    with (
-        run_folder_of(
-            job.accelerator, out, overwrite=config.overwrite, goes_on_in=goes_on_in, conversation=conversation
-        ) as folder,
-        stop_requests() as stop,
-    ):
-        place = folder.path if folder else out
-        with full_is_a_sentence(job, out, place=place):
+    place = run_folder_of(
+        job.processes, out, overwrite=config.overwrite, goes_on_in=beginning.goes_on_in, conversation=conversation
+    )
+    with ExitStack() as stack:
+        with job.processes.together():
+            folder = stack.enter_context(place)
+        stop = stack.enter_context(stop_requests())
+        grows_in = folder.path if folder else out
+        with full_is_a_sentence(job, out, place=grows_in):
             circumstances = made_with(prepared)
             recorder = Recorder(
                 folder,
@@ -99,6 +102,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                     restore(state, checkpoint, folder, job, made_with=circumstances)
                 else:
                     _write_start(prepared, folder)
+                job.processes.keep_logs(grows_in)
                 if ridge is not None:
                     state.linear_probe = ridge.result()
                     recorder.validation(ridge.score)
@@ -117,6 +121,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     # settings and paths first, which are checked in no time; then lists of files, then weights, then every image
     first = first_choices(config)
     spec, recipe, out = first.model.value, first.values, first.out.value
+    processes = join_processes(first.device.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
     sources = open_training_sources(
@@ -147,6 +152,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
         conversation=conversation,
         max_value=config.max_value,
         own_max_value=opened.preprocessing.max_value,
+        processes=processes,
     )
 
     # after the scan: a size that is not given follows from the images that decode
@@ -164,7 +170,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     )
     # the rest after all of these: what is left of the images says how long to train, and in which batches
     plan = make_plan(config, first, data, image_size=size, interpolation=interpolation, head=head)
-    job = build_job(config, plan, data, prepared)
+    job = build_job(config, plan, data, prepared, processes)
     check_batch_norm(job)
     for note in (*data.source.sentences(data.train, *([] if data.val is None else [data.val])), *prepared.notes):
         conversation.warn(note)
@@ -180,15 +186,15 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> Job:
     """Return the job with its training images read from the cache of resized ones, which is made if need be."""
     job = prepared.job
-    with job.accelerator.local_main_process_first():  # the others find what the first has written
-        train, _ = resized_split(
-            job.train,
-            prepared.data.sizes,
-            short_side=job.training_transform().least_side,
-            max_value=job.preprocessing.max_value,
-            num_threads=num_scan_threads(),
-            conversation=conversation,
-        )
+    train, _ = resized_split(
+        job.train,
+        prepared.data.sizes,
+        short_side=job.training_transform().least_side,
+        max_value=job.preprocessing.max_value,
+        num_threads=num_cpus(),  # of the one process that does it on this machine
+        conversation=conversation,
+        processes=job.processes,
+    )
     return replace(job, train=train)
 
 

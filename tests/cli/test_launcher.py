@@ -1,0 +1,219 @@
+"""Several processes of one command: who speaks, whose failure counts, signals; none outlives the others."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitctl.cli import launcher
+from vitctl.cli.launcher import LostProcessError, processes_to_start, run_in_processes
+from vitctl.errors import FailedElsewhere, SettingError
+
+# a child: what it is told by the environment, then the lines of a test
+START = """
+import os, signal, sys, time
+rank = int(os.environ["RANK"])
+open(f"pid-{rank}", "w").write(str(os.getpid()))
+def wait():
+    open(f"ready-{rank}", "w").close()
+    time.sleep(60)
+"""
+
+
+def command(lines: str) -> list[str]:
+    return [sys.executable, "-S", "-E", "-c", START + textwrap.dedent(lines)]
+
+
+@pytest.fixture(autouse=True)
+def _settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_SETTLING_S", 0.1)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and that nobody waits for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def started() -> list[int]:
+    return [int(path.read_text()) for path in sorted(Path.cwd().glob("pid-*"))]
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_children_find_each_other__by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "num_cpus", lambda: 9)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS"]
+    run_in_processes(
+        command(f"""
+        assert os.getpid() == os.getsid(0) == os.getpgid(0) and sys.stdin.read() == ""
+        open(f"is-{{rank}}", "w").write(" ".join(os.environ[name] for name in {names}))
+        open(f"port-{{rank}}", "w").write(os.environ["MASTER_PORT"])
+        """),
+        2,
+    )
+    assert Path("is-0").read_text() == "0 0 2 2 127.0.0.1 4"
+    assert Path("is-1").read_text() == "1 1 2 2 127.0.0.1 4"
+    assert Path("port-0").read_text() == Path("port-1").read_text() > "0"
+
+
+def test_first_speaks__others_do_not(capfd: pytest.CaptureFixture[str]) -> None:
+    run_in_processes(command("print('out', rank); print('err', rank, file=sys.stderr)"), 2)
+    assert capfd.readouterr() == ("out 0\n", "err 0\n")
+
+
+def test_first_fails__its_code_and_nothing_more_to_say(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FailedElsewhere) as caught:
+        run_in_processes(command("if rank == 0: sys.exit('error: no such thing')\nwait()"), 2)
+    assert caught.value.exit_code == 1
+    assert capfd.readouterr().err == "error: no such thing\n"
+    assert not any(map(is_running, started()))
+
+
+def test_another_fails__its_code_and_its_last_lines() -> None:
+    lines = "\n".join(f"line {number}" for number in range(30))
+    with pytest.raises(LostProcessError) as caught:
+        run_in_processes(command(f"if rank == 1: print('''{lines}'''); sys.exit(3)\nwait()"), 3)
+    assert caught.value.exit_code == 3
+    sentence, *said = caught.value.args
+    assert sentence == "Process 1 of 3 ended with exit code 3, and the others were stopped. It said last:"
+    assert said == [f"  line {number}" for number in range(10, 30)]
+    assert not any(map(is_running, started()))
+
+
+def test_killed__137_and_named() -> None:
+    killed = r"Process 1 of 2 was killed \(SIGKILL, signal 9\): most likely the memory"
+    with pytest.raises(LostProcessError, match=killed) as caught:
+        run_in_processes(command("if rank == 1: os.kill(os.getpid(), 9)\nwait()"), 2)
+    assert caught.value.exit_code == 137
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([75, 3], 3),  # the first lost the other one, which knows why
+        ([1, 3], 3),  # it has a traceback for that
+        ([1, -9], 137),
+        ([75, 1], 1),
+        ([75, 75], 1),
+    ],
+)
+def test_failures_at_once__who_knows_most_is_named(codes: list[int], expected: int) -> None:
+    end = f"code = {codes}[rank]\nsys.exit(code) if code > 0 else os.kill(os.getpid(), -code)"
+    with pytest.raises(LostProcessError) as caught:
+        run_in_processes(command(end), 2)
+    assert caught.value.exit_code == expected
+
+
+def test_same_failure_of_all__is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FailedElsewhere):
+        run_in_processes(command("sys.exit('error')"), 2)
+    assert capfd.readouterr().err == "error\n"
+
+
+@pytest.mark.slow
+def test_stubborn_child_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "GRACE_S", 0.2)
+    stubborn = """
+    if rank == 1:
+        while not os.path.exists("ready-0"): time.sleep(0.01)
+        sys.exit(2)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    wait()
+    """
+    with pytest.raises(LostProcessError, match="Process 1 of 2 ended with exit code 2"):
+        run_in_processes(command(stubborn), 2)
+    assert not any(map(is_running, started()))
+
+
+PARENT = """
+import sys
+from vitctl.cli.launcher import run_in_processes
+from vitctl.errors import VitctlError
+try:
+    run_in_processes(sys.argv[1:], 2)
+except VitctlError as error:
+    print(type(error).__name__)
+    sys.exit(error.exit_code)
+"""
+
+
+def parent(lines: str) -> subprocess.Popen[str]:
+    """Start two children below a process of their own, and return it when they wait."""
+    process = subprocess.Popen([sys.executable, "-c", PARENT, *command(lines)], stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: all(Path(f"ready-{rank}").exists() for rank in range(2)))
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_signal__reaches_each_once(number: signal.Signals, code: int) -> None:
+    saving = f"""
+    def save(*_):
+        open(f"saved-{{rank}}", "a").write("x")
+        time.sleep(0.1)
+        sys.exit({code})
+    signal.signal({int(number)}, save)
+    wait()
+    """
+    process = parent(saving)
+    process.send_signal(number)
+    assert process.communicate()[0] == "FailedElsewhere\n"
+    assert process.returncode == code
+    assert [Path(f"saved-{rank}").read_text() for rank in range(2)] == ["x", "x"]
+
+
+def test_second_signal__kills() -> None:
+    process = parent("signal.signal(2, lambda *_: open(f'heard-{rank}', 'w').close())\nwhile True: wait()")
+    process.send_signal(signal.SIGINT)
+    wait_for(lambda: all(Path(f"heard-{rank}").exists() for rank in range(2)))
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert not any(map(is_running, started()))
+
+
+def test_parent_is_killed__no_orphan() -> None:
+    root = str(Path(launcher.__file__).parents[2])
+    process = parent(
+        f"sys.path.insert(0, {root!r})\n"
+        "from vitctl.primitives.launched import end_with_parent\n"
+        "end_with_parent()\nwait()"
+    )
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(map(is_running, started())), seconds=5)
+
+
+def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_num_gpus", lambda: 3)
+    assert processes_to_start(None, device="auto") == 1
+    assert processes_to_start(2, device="cpu") == 2
+    assert processes_to_start("auto", device="auto") == processes_to_start("auto", device="cuda") == 3
+    assert processes_to_start("auto", device="cpu") == 1
+    monkeypatch.setattr(launcher, "_num_gpus", lambda: 0)
+    assert processes_to_start("auto", device="auto") == 1
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_below_another_launcher__refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(SettingError, match="leave it out, or start vitctl without that launcher"):
+        processes_to_start(2, device="cpu")
+    assert processes_to_start(None, device="cpu") == 1
+    monkeypatch.setenv("VITCTL_PARENT", str(os.getpid()))  # its children have the option, too
+    assert processes_to_start(2, device="cpu") == 1

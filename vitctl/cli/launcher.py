@@ -1,0 +1,283 @@
+"""``--num-processes N``: start a command in N processes of this machine, and be all of them to whoever started it.
+
+The parent imports no torch. Each child is the same command line again, in a session of its own, so that a Ctrl-C
+reaches the parent alone, which passes it on once. The first child speaks on our stdout and stderr; what the others say
+goes to ``logs/`` in the folder that the command writes, and its end is shown where one of them fails first.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from vitctl.errors import FailedElsewhere, SettingError, VitctlError
+from vitctl.primitives.cpus import num_cpus
+from vitctl.primitives.launched import GRACE_S, LISTENING, LOG, LOST, PARENT, is_launched
+from vitctl.settings.words import AUTO
+
+_POLL_S = 0.05
+_SETTLING_S = 1.0  # after the first failure others fail of it, or of the same: who says most of it is named; guess
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TAIL_LINES = 20
+# where a machine has GPUs that torch may know: NVIDIA's, those of Windows below WSL, AMD's
+_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+_COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+
+
+class LostProcessError(VitctlError):
+    """A process of several has failed, and not the one that speaks for all; the exit code is that one's."""
+
+    def __init__(self, message: str, *lines: str, exit_code: int) -> None:
+        super().__init__(message, *lines)
+        self.exit_code = exit_code
+
+
+def processes_to_start(num_processes: int | str | None, *, device: str) -> int:
+    """Return how many processes a command is to be started in; 1 where it goes on in this one.
+
+    Args:
+        num_processes: As given: a number, ``auto``, which is one for each GPU that can be used, or None.
+        device: As given.
+
+    Raises:
+        SettingError: Something else has started several processes already.
+    """
+    if num_processes is None or is_launched():
+        return 1
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 or "RANK" in os.environ:
+        raise SettingError(
+            "--num-processes is given in one of several processes that torchrun, or another launcher, has started "
+            "(RANK or WORLD_SIZE is set); leave it out, or start vitctl without that launcher.",
+            field="num_processes",
+        )
+    if num_processes != AUTO:
+        return int(num_processes)
+    return max(1, _num_gpus()) if device in (AUTO, "cuda") else 1
+
+
+def _num_gpus() -> int:
+    """Return how many GPUs torch can use, by its own word: another process asks it, so that this one stays small."""
+    if not any(Path(name).exists() for name in _GPU_FILES):
+        return 0
+    done = subprocess.run([sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True, check=False)
+    text = done.stdout.strip()
+    return int(text) if text.isdigit() else 0
+
+
+def own_command() -> list[str]:
+    """Return the command line that this process was started with, for another process to do the same."""
+    # a module is found in the working folder where Python was told so (-m), and nowhere else
+    is_module = Path(sys.argv[0]).name == "__main__.py"
+    return [sys.executable, *([] if is_module else ["-P"]), "-m", "vitctl", *sys.argv[1:]]
+
+
+def run_in_processes(command: Sequence[str], count: int) -> None:
+    """Run ``command`` in ``count`` processes that find each other, to the end of all; all have succeeded.
+
+    Raises:
+        FailedElsewhere: They did not, and the first process has said why; so with a signal that was passed on.
+        LostProcessError: Another process failed first.
+    """
+    logs = Path(tempfile.mkdtemp(prefix="vitctl-"))
+    try:
+        children = _Children()
+        with _passed_on(children):
+            with _listening_socket() as listening:
+                for index in range(count):
+                    children.processes.append(_start(command, index, count, listening, logs))
+            codes = children.wait()
+        _end(children, codes, logs)
+    finally:
+        shutil.rmtree(logs, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _listening_socket() -> Iterator[socket.socket]:
+    """Yield a socket at a port of this machine that the first process takes over: no other program can come between."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+        yield listening
+
+
+def _start(
+    command: Sequence[str], index: int, count: int, listening: socket.socket, logs: Path
+) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        PARENT: str(os.getpid()),
+        "RANK": str(index),
+        "LOCAL_RANK": str(index),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(listening.getsockname()[1]),
+    }
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cpus() // count)))
+    if Path("/sys/class/net/lo").exists():  # else gloo looks up the name of the machine, which may lead anywhere
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if index == 0:
+        number = listening.fileno()
+        return subprocess.Popen(
+            command,
+            env=environment | {LISTENING: str(number)},
+            pass_fds=[number],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    log = logs / f"rank-{index}.txt"
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command,
+            env=environment | {LOG: str(log)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+@dataclass
+class _Children:
+    """The processes that were started.
+
+    Attributes:
+        processes: In the order of their numbers.
+        passed_on: The signal that came for all of them.
+    """
+
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    passed_on: signal.Signals | None = None
+
+    @property
+    def codes(self) -> list[int | None]:
+        """Exit codes, minus the signal of those that one ended, None of those that go on."""
+        return [process.poll() for process in self.processes]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to each that goes on."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill those that go on, with all that they started."""
+        for process in self.processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def wait(self) -> list[int | None]:
+        """Return the exit codes as they were a moment after the first failure, or at the end; all have ended by then.
+
+        After a failure the others are told to end, and killed where they do not.
+        """
+        failed: list[int | None] | None = None
+        failed_at = 0.0
+        while None in (codes := self.codes):
+            now = time.monotonic()
+            if failed is None and any(codes):
+                failed_at = failed_at or now
+                if now - failed_at >= _SETTLING_S:
+                    failed = codes
+                    if self.passed_on is None:
+                        self.send(signal.SIGTERM)
+            if failed is not None and now - failed_at >= _SETTLING_S + GRACE_S:
+                self.kill()
+            time.sleep(_POLL_S)
+        return failed or codes
+
+
+@contextlib.contextmanager
+def _passed_on(children: _Children) -> Iterator[None]:
+    """Pass signals on to the children; a second one kills them."""
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if children.passed_on is not None:
+            children.kill()
+        else:
+            children.passed_on = signal.Signals(number)
+            children.send(children.passed_on)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    # what is ignored here (nohup) the children ignore, too
+    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in mine:
+        signal.signal(number, pass_on)
+    try:
+        yield
+    except BaseException:
+        children.kill()
+        raise
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+
+
+def _end(children: _Children, codes: Sequence[int | None], logs: Path) -> None:
+    """Raise what became of the processes, unless all have succeeded."""
+    failed = {index: code for index, code in enumerate(codes) if code}
+    if not failed:
+        return
+    if children.passed_on is not None:
+        raise FailedElsewhere(128 + children.passed_on)
+    # who was killed, or has a sentence, comes before who has a traceback, and who ended for want of another is last
+    index = min(failed, key=lambda one: (failed[one] == LOST, failed[one] > 0, failed[one] == 1, one))
+    code, count = failed[index], len(codes)
+    if code == LOST:
+        raise LostProcessError(f"The {count} processes have lost each other. Start again.", exit_code=1)
+    if code > 0 and failed.get(0) == code:
+        raise FailedElsewhere(code)
+    lines = _tail(logs / f"rank-{index}.txt")
+    if code < 0:
+        raise LostProcessError(
+            f"Process {index} of {count} was killed ({_named(-code)}){_why(-code)}; the others were stopped. The same "
+            "command starts again, a run from its last checkpoint where it has one.",
+            *lines,
+            exit_code=128 - code,
+        )
+    raise LostProcessError(
+        f"Process {index} of {count} ended with exit code {code}, and the others were stopped"
+        + (". It said last:" if lines else "."),
+        *lines,
+        exit_code=code,
+    )
+
+
+def _named(number: int) -> str:
+    return f"{signal.Signals(number).name}, signal {number}"
+
+
+def _why(number: int) -> str:
+    return ": most likely the memory is full, fewer processes or a smaller --batch-size take less" * (
+        number == signal.SIGKILL
+    )
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [f"  {line}" for line in text.splitlines()[-_TAIL_LINES:]]
+
+
+def start_if_asked(num_processes: int | str | None, *, device: str) -> bool:
+    """Run the command in several processes where that is asked for; return whether it was, and all is done.
+
+    Raises:
+        SettingError: They cannot be started from here.
+        FailedElsewhere: They failed, and that is said.
+        LostProcessError: One that cannot be heard failed.
+    """
+    count = processes_to_start(num_processes, device=device)
+    if count == 1:
+        return False
+    run_in_processes(own_command(), count)
+    return True

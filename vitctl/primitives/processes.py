@@ -1,0 +1,420 @@
+"""The processes that compute one thing: which of them this is, and what they tell each other.
+
+They are started by ``--num-processes N`` or by torchrun, on one machine or on several; otherwise there is one, and
+nothing here costs anything. What they exchange are JSON documents and arrays, in the memory of the CPU, so that it
+needs neither a disk that all of them see nor a place on a GPU.
+
+What is shared out is computed in the batches of one process, and comes together in their order, so that results do not
+depend on the number of processes.
+
+Letters: B rows of a batch.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vitctl.errors import FailedElsewhere, InterruptedRun, SettingError, VitctlError
+from vitctl.primitives.cpus import num_local_processes
+from vitctl.primitives.documents import parse_document
+from vitctl.primitives.interrupts import StopNow
+from vitctl.primitives.launched import LISTENING, is_launched, keep_log
+
+JsonT = TypeVar("JsonT")
+Arrays = Mapping[str, np.ndarray]
+
+MAX_WAIT = timedelta(hours=12)  # that a process waits for another, which may be looking at a million photos; guess
+_ENVIRONMENT = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_FAILED = "vitctl/failed"  # what the first process leaves with torch's store when it has said an error
+_HEARING_S = 5.0  # how long another waits to hear of that; guess
+# gloo's words for a process that is gone; NCCL's errors have a class of their own
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Connection refused")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, and how it talks to the others. Every method is for all of them to call, in one order.
+
+    Attributes:
+        index: Of this one, from 0.
+        count: How many there are.
+        local_index: Of this one on its machine, from 0.
+        device: Where this one computes; of several GPUs its own.
+    """
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one speaks and writes for all."""
+        return self.index == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this one does for its machine what need be done only once there."""
+        return self.local_index == 0
+
+    @property
+    def place(self) -> str:
+        """Where all of them compute, in words."""
+        return str(self.device) if self.count == 1 else f"{self.device.type}, in {self.count} processes"
+
+    def positions(self, num_images: int, batch_size: int) -> np.ndarray:
+        """Return which of ``num_images`` are this process's, ascending (N,) int64.
+
+        They make up the batches index, index + count, ... of those that one process would make; only the very last
+        batch may be short.
+        """
+        every = np.arange(num_images, dtype=np.int64)
+        mine: np.ndarray = every[every // batch_size % self.count == self.index]
+        return mine
+
+    def document(self, make: Callable[[], JsonT]) -> JsonT:
+        """Return the JSON value that ``make`` gives in the first process, where alone it is called.
+
+        Raises:
+            VitctlError: What ``make`` raised; in the others it is a FailedElsewhere.
+        """
+        if self.count == 1:
+            return make()
+        made: list[JsonT] = []
+
+        def content() -> bytes:
+            made.append(make())
+            return json.dumps(made[0]).encode()
+
+        received = self._bytes(content)
+        if made:
+            return made[0]
+        told: Any = parse_document(received, object, is_strict=False)
+        return cast("JsonT", told)
+
+    def arrays(self, make: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays by name, each of its own shape, e.g. (B, D), that ``make`` gives in the first process.
+
+        Raises:
+            VitctlError: What ``make`` raised; in the others it is a FailedElsewhere.
+        """
+        if self.count == 1:
+            return make()
+        made: dict[str, np.ndarray] = {}
+
+        def form() -> list[list[Any]]:
+            made.update(make())
+            return [[name, list(one.shape), str(one.dtype)] for name, one in made.items()]
+
+        found = self.document(form)
+        for name, shape, kind in found:
+            made.setdefault(name, np.empty(shape, dtype=kind))
+            dist.broadcast(_as_bytes(made[name]), 0)
+        return made
+
+    def same_buffers(self, model: nn.Module) -> None:
+        """Give every process the buffers of the first one's ``model``: statistics of BatchNorm are of each's images."""
+        if self.count > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def any(self, is_so: bool) -> bool:
+        """Return whether it is so in any of the processes."""
+        if self.count == 1:
+            return is_so
+        answer = torch.tensor(int(is_so))
+        dist.all_reduce(answer, dist.ReduceOp.MAX)
+        return bool(answer)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block when all have come through it; what they do inside is their own, without the others.
+
+        Raises:
+            VitctlError: What the block raised; where it did in others alone, a FailedElsewhere.
+        """
+        if self.count == 1:
+            yield
+            return
+        error = None
+        try:
+            yield
+        except VitctlError as caught:
+            error = caught
+        self._agreed(False, error, num_rows=0)
+
+    def in_turns(
+        self,
+        mine: Iterable[Arrays],
+        num_batches: int | None,
+        *,
+        is_for_all: bool = True,
+        is_stopping: Callable[[], bool] | None = None,
+    ) -> Iterator[Arrays]:
+        """Yield what the processes make of a number of batches, in the order in which one process would make them.
+
+        Args:
+            mine: This process's of them (``positions``), in order: arrays by name, (B, ...) with one B for all names;
+                names, dtypes and the other sizes are the same in all batches.
+            num_batches: Of all processes; one that is alone needs no number.
+            is_for_all: Whether every process wants them; else the first alone, and the others yield nothing.
+            is_stopping: Asked before every batch.
+
+        Raises:
+            StopNow: ``is_stopping`` says so, in any process.
+            VitctlError: Making a batch failed; in the other processes it is a FailedElsewhere.
+        """
+        own = iter(mine)
+        if self.count == 1:
+            yield from _until_stopped(own, num_batches, is_stopping)
+            return
+        if num_batches is None:
+            raise ValueError("several processes need the number of batches")
+        form: list[list[Any]] = []
+        for start in range(0, num_batches, self.count):
+            num_in_turn = min(self.count, num_batches - start)
+            is_stopped = is_stopping is not None and is_stopping()
+            batch, error = _made(own) if self.index < num_in_turn and not is_stopped else ({}, None)
+            counts = self._agreed(is_stopped, error, num_rows=len(next(iter(batch.values()), ())))
+            form = form or self.document(partial(_form, batch))
+            gathered = self._gathered(batch, max(counts) * _bytes_of_a_row(form), is_for_all=is_for_all)
+            yield from (
+                _unpacked(part, form, num_rows) for part, num_rows in zip(gathered, counts[:num_in_turn], strict=False)
+            )
+
+    def keep_logs(self, folder: Path | None) -> None:
+        """Keep what the processes say in ``folder/logs``, a file for each but the first.
+
+        Args:
+            folder: Where this command writes; the first process's counts. It is there already.
+        """
+        place = self.document(lambda: str(folder))
+        if self.count > 1:
+            keep_log(Path(place))
+
+    def _bytes(self, make: Callable[[], bytes]) -> bytes:
+        """Return what ``make`` gives in the first process."""
+        content, error = b"", None
+        if self.is_first:
+            try:
+                content = make()
+            except VitctlError as caught:
+                error = caught
+        head = torch.tensor([len(content), 0 if error is None else error.exit_code])
+        dist.broadcast(head, 0)
+        if error is not None:
+            raise error
+        length, code = head.tolist()
+        if code:
+            raise FailedElsewhere(code)
+        sent = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy()) if self.is_first else _empty(length)
+        dist.broadcast(sent, 0)
+        return sent.numpy().tobytes()
+
+    def _agreed(self, is_stopped: bool, error: VitctlError | None, *, num_rows: int) -> list[int]:
+        """Return the rows that each process has, where none has failed and none is to stop."""
+        mine = torch.tensor([int(is_stopped), 0 if error is None else error.exit_code, num_rows])
+        heads = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(heads, mine)
+        stopped, codes, counts = (list(column) for column in zip(*(head.tolist() for head in heads), strict=True))
+        failed = next((index for index, code in enumerate(codes) if code), None)
+        if failed == self.index and error is not None:
+            error.is_of_one_process = True
+            raise error
+        if failed is not None:
+            raise FailedElsewhere(codes[failed])
+        if any(stopped):
+            raise StopNow
+        return counts
+
+    def _gathered(self, batch: Arrays, num_bytes: int, *, is_for_all: bool) -> list[np.ndarray]:
+        """Return the bytes of each process's batch, (L,) uint8 filled up to ``num_bytes``; nothing where unwanted."""
+        sent = _empty(num_bytes)
+        parts = [_as_bytes(one) for one in batch.values()]
+        if parts:
+            filled = torch.cat(parts)
+            sent[: len(filled)] = filled
+        if is_for_all:
+            received = [_empty(num_bytes) for _ in range(self.count)]
+            dist.all_gather(received, sent)
+        else:
+            received = [_empty(num_bytes) for _ in range(self.count)] if self.is_first else []
+            dist.gather(sent, received or None, dst=0)
+        return [one.numpy() for one in received]
+
+
+ALONE = Processes()
+
+
+def join_processes(device: torch.device) -> Processes:
+    """Return the processes that this one belongs to by its environment, after all of them have found each other.
+
+    Args:
+        device: Of the kind that they compute on.
+
+    Raises:
+        SettingError: The environment names several processes and not which of them this is, or there are more of them
+            on this machine than GPUs.
+    """
+    number = _whole_number("WORLD_SIZE", 1)
+    if number < 2:
+        return Processes(device=device)
+    lacking = [name for name in _ENVIRONMENT if not os.environ.get(name)]
+    if lacking:
+        raise SettingError(
+            f"The environment says WORLD_SIZE={number} and does not say {', '.join(lacking)}; expected all that "
+            "torchrun sets. Start with vitctl --num-processes or torchrun, or unset WORLD_SIZE."
+        )
+    index, local_index = _whole_number("RANK", 0), _whole_number("LOCAL_RANK", 0)
+    if index >= number:
+        raise SettingError(
+            f"The environment says RANK={index} of WORLD_SIZE={number}; expected less. Start with vitctl "
+            "--num-processes or torchrun, or unset both."
+        )
+    _check_gpus(device, max(local_index + 1, num_local_processes()))
+    if device.type == "cuda":
+        device = torch.device("cuda", local_index)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        _find_each_other(index, number, device)
+    return Processes(index, number, local_index, device)
+
+
+@contextlib.contextmanager
+def lost_process_is_a_sentence() -> Iterator[None]:
+    """Say in a sentence that another process is gone, which torch does in a traceback.
+
+    Raises:
+        VitctlError: It is; a FailedElsewhere where vitctl itself started the processes, and says which of them it was.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_torch = isinstance(error, (dist.DistError, RuntimeError))
+        if not (is_torch and dist.is_initialized() and any(words in str(error) for words in _GONE)):
+            raise
+        if is_launched():
+            raise FailedElsewhere(VitctlError.exit_code) from error
+        raise VitctlError(
+            "Another process of this run has ended, so this one cannot go on. See what that one said; the same command "
+            "starts again."
+        ) from error
+
+
+def is_said_by_first(error: VitctlError) -> bool:
+    """Return whether ``error`` need not be said, as the first process says what it failed of; for any process to call.
+
+    The first process leaves word that it has failed. Another one that fails, most likely of the same, waits a moment
+    for that.
+    """
+    if not dist.is_initialized() or is_launched() or error.is_of_one_process:  # of those launched each has its own log
+        return False
+    if isinstance(error, InterruptedRun):  # a stop is agreed upon
+        return dist.get_rank() > 0
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        if dist.get_rank() == 0:
+            store.set(_FAILED, "1")
+            return False
+        store.wait([_FAILED], timedelta(seconds=_HEARING_S))
+    except Exception:  # the first goes on, or waits for this one; or is gone, and its store with it
+        return False
+    return True
+
+
+def _whole_number(name: str, default: int) -> int:
+    text = os.environ.get(name, "") or str(default)
+    if not text.isascii() or not text.isdigit():
+        raise SettingError(f"The environment says {name}={text!r}; expected a whole number, as torchrun sets it.")
+    return int(text)
+
+
+def _check_gpus(device: torch.device, num_here: int) -> None:
+    num_gpus = {"cuda": torch.cuda.device_count(), "mps": 1}.get(device.type)
+    if num_gpus is not None and num_here > num_gpus:
+        raise SettingError(
+            f"There are {num_here} processes on this machine and {num_gpus} GPU{'s' * (num_gpus != 1)} to compute on; "
+            f"expected one for each. Try --num-processes {num_gpus}, or --device cpu.",
+            field="num_processes",
+        )
+
+
+def _find_each_other(index: int, number: int, device: torch.device) -> None:
+    # nccl carries what is on GPUs, gloo the rest
+    how: dict[str, Any] = {"backend": "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", "timeout": MAX_WAIT}
+    if is_launched():
+        # whoever started us holds the port since it chose it, so that nobody else can have taken it meanwhile
+        listening = int(os.environ[LISTENING]) if index == 0 else None
+        address, port = os.environ["MASTER_ADDR"], _whole_number("MASTER_PORT", 0)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, number, index == 0, timeout=MAX_WAIT, wait_for_workers=False, master_listen_fd=listening
+        )
+        how |= {"store": store, "rank": index, "world_size": number}
+    dist.init_process_group(**how)
+    atexit.register(_part)  # else gloo's threads end the process with an abort
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _until_stopped(
+    batches: Iterator[Arrays], num_batches: int | None, is_stopping: Callable[[], bool] | None
+) -> Iterator[Arrays]:
+    for done in count():
+        if done == num_batches:
+            return
+        if is_stopping is not None and is_stopping():
+            raise StopNow
+        try:
+            yield next(batches)
+        except StopIteration:
+            return
+
+
+def _made(own: Iterator[Arrays]) -> tuple[Arrays, VitctlError | None]:
+    try:
+        return next(own), None
+    except VitctlError as error:
+        return {}, error
+
+
+def _empty(num_bytes: int) -> Tensor:
+    return torch.zeros(num_bytes, dtype=torch.uint8)
+
+
+def _as_bytes(array: np.ndarray) -> Tensor:
+    """Return the bytes of an array, (L,) uint8, which share its memory where it is in one piece."""
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _form(batch: Arrays) -> list[list[Any]]:
+    """Return name, shape of a row and dtype of each array, (B, ...)."""
+    return [[name, list(one.shape[1:]), str(one.dtype)] for name, one in batch.items()]
+
+
+def _bytes_of_a_row(form: list[list[Any]]) -> int:
+    return sum(int(np.prod(shape)) * np.dtype(kind).itemsize for _, shape, kind in form)
+
+
+def _unpacked(content: np.ndarray, form: list[list[Any]], num_rows: int) -> Arrays:
+    found, start = {}, 0
+    for name, shape, kind in form:
+        length = num_rows * int(np.prod(shape)) * np.dtype(kind).itemsize
+        found[name] = content[start : start + length].view(kind).reshape(num_rows, *shape)
+        start += length
+    return found
