@@ -122,7 +122,11 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 
     # after the scan: a size that is not given follows from the images that decode
     size = Decision(wanted, "given") if wanted else decide_image_size(
-        data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=spec == DEMO
+        data.sizes,
+        pretrained.image_size,
+        pretrained.patch_size,
+        is_demo=spec == DEMO,
+        as_trained=None if first.run is None else first.run.reason,
     )  # fmt: skip
     interpolation = decide_interpolation(
         config.pos_embed_interp, recipe, weights=config.weights, recipe_name=first.recipe.value
