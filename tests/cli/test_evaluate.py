@@ -153,6 +153,7 @@ def test_validation_image_gone__said(run_cli, finished_run: Path, tmp_path: Path
     listing = tmp_path / "run" / "validation.json"
     document = json.loads(listing.read_text())
     document["images"][0] += "x"
+    document["hashes"][0] = 32 * "0"  # else it is found by its content
     listing.write_text(json.dumps(document))
     result = run_cli("evaluate", tmp_path / "run")
     assert result.exit_code == 3

@@ -1,6 +1,7 @@
 """``vitctl evaluate``: how good a classifier is on a split, with intervals, calibration and every prediction."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,17 @@ from vitctl.conversation import Conversation, Setting
 from vitctl.data.checked_images import good_images
 from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.endings import left_out_settings
+from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
-from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
+from vitctl.data.run_lists import TRAINING, trained_on
+from vitctl.data.scan import check_bad_images
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.baseline import majority_baseline
 from vitctl.evaluation.classify import probabilities, split_logits
-from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
+from vitctl.evaluation.metrics import classification_report, confusion, per_class_report, seen_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of
 from vitctl.primitives.csv_files import write_csv
@@ -44,13 +47,14 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     conversation.line(f"loading {spec}")
     opened = open_model(spec, weights=config.weights, model_args=config.model_args)
     class_names = opened.class_names
-    images = _choose_images(config, class_names)
+    looks, run = Looks(conversation), run_of(config.run or config.model)
+    images = _choose_images(config, class_names, run, looks)
     out = _decide_out(config, images)
     check_writable(out)
     check_elsewhere(out, [images.spec])
-    for note in (*opened.notes, *images.source.sentences(images.split)):
+    for note in (*opened.notes, *images.source.sentences(images.split), *images.notes):
         conversation.warn(note)
-    split, skipped = _check_images(images, opened.preprocessing.max_value, config, conversation)
+    split, skipped, is_seen = _check_images(images, opened.preprocessing.max_value, config, run, looks, conversation)
     workers = resolve_num_workers(
         config.num_workers,
         is_in_memory=images.source.is_in_memory,
@@ -63,6 +67,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("model", opened.name),
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             *left_out_settings(images.split.left_out),
+            *_seen_setting(is_seen, run),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
@@ -88,6 +93,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         split=images.split_name,
         image_size=opened.image_size,
         **classification_report(logits, shares, split.labels),
+        **seen_report(predicted, split.labels, is_seen),
         **majority_baseline(predicted, split.labels, class_names),
         num_skipped=len(skipped),
         per_class=per_class_report(predicted, split.labels, class_names),
@@ -98,11 +104,12 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     return report
 
 
-def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images:
-    """Return the images to evaluate on: those asked for, else the run's own validation images."""
+def _choose_images(config: EvaluateConfig, class_names: Sequence[str], of: Path | None, looks: Looks) -> Images:
+    """Return the images to evaluate on: those asked for, else the validation images of the run that the model is of."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):
-        chosen = images_of_run(run, config.split, advice="Name others with --data SPEC, or --split test.")
+        advice = "Where they have moved, say where with --data SPEC; or evaluate on others, or on --split test."
+        chosen = images_of_run(run, config.split, advice=advice, look=looks.scan)
     elif config.data is None:
         if run is not None and (why := why_unreadable(run / "config.json")):
             raise DataError(f"{run / 'config.json'} cannot be read: {why}; name images with --data SPEC.")
@@ -111,17 +118,23 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
             field="data",
         )
     else:
-        chosen = named_images(config.data, config.split, SourceOptions.of(config), run=run_of(config.run))
+        chosen = named_images(config.data, config.split, SourceOptions.of(config), run=of, look=looks.scan)
     where = f"split {chosen.split_name} of {chosen.spec}"
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
     aligned = align_classes(chosen.split, class_names, where=where, advice=advice)
-    return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
+    return replace(chosen, split=aligned)
 
 
 def _check_images(
-    images: Images, max_value: int | None, config: EvaluateConfig, conversation: Conversation
-) -> tuple[Split, list[str]]:
-    scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation)
+    images: Images,
+    max_value: int | None,
+    config: EvaluateConfig,
+    run: Path | None,
+    looks: Looks,
+    conversation: Conversation,
+) -> tuple[Split, list[str], np.ndarray | None]:
+    """Return the images that can be read, those that cannot, and which of the first ``run`` was trained on."""
+    scan = looks.scan(images.split)
     allow = config.on_bad_image == "skip"
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
@@ -129,7 +142,25 @@ def _check_images(
     if max_value is not None:  # else there is nothing to try: it is trained with
         for sentence in doubts_about_range(depth_of([scan]), max_value):
             conversation.warn(sentence)
-    return good_images(images.split, scan), skipped
+    hashes = [look.fingerprint for look in scan.looks if look is not None]
+    trained = None if run is None else trained_on(run, hashes)
+    is_seen = None if trained is None else np.array([digest in trained for digest in hashes])
+    if is_seen is not None and 2 * is_seen.sum() > len(is_seen):
+        judge = "Top-1 of the others is told apart." if not is_seen.all() else "There are no others to judge by."
+        conversation.warn(
+            f"{is_seen.sum():,} of the {len(is_seen):,} images were in the training: scores on all of them are too "
+            f"good to be true. {judge}"
+        )
+    return good_images(images.split, scan), skipped, is_seen
+
+
+def _seen_setting(is_seen: np.ndarray | None, run: Path | None) -> list[Setting]:
+    """Return how many images were in the training of ``run``; nothing for a model of no run."""
+    if run is None:
+        return []
+    if is_seen is None:
+        return [Setting("seen in training", "unknown", f"{run} has no {TRAINING}: it was made by an older vitctl")]
+    return [Setting("seen in training", f"{is_seen.sum():,} of {len(is_seen):,}", "compared by content")]
 
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vitctl.conversation import Conversation
 from vitctl.data.resized import check_worth_keeping, resized_split
+from vitctl.data.run_lists import VALIDATION, validation_document, write_training_list
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import check_classes, check_training_data, open_training_sources
@@ -176,9 +177,9 @@ def _write_start(prepared: PreparedRun, folder: RunFolder | None) -> None:
     if folder is None:
         return
     folder.write_json("config.json", config_document(prepared.config))
-    val = prepared.data.val
-    if val is not None:
-        folder.write_json("validation.json", {"data": prepared.data.val_spec, "images": val.image_names()})
+    if (listing := validation_document(prepared.data, image_root=prepared.config.image_root)) is not None:
+        folder.write_json(VALIDATION, listing)
+    write_training_list(folder.path, prepared.data, image_root=prepared.config.image_root)
 
 
 def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folder: RunFolder | None) -> None:
