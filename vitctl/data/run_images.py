@@ -163,15 +163,13 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str, look: Look 
     if split_name in (None, "val"):
         if own is None:
             raise DataError(f"{run} was made without validation images. {advice}")
-        spec, moved = _where_now(own.listing.data, run)
-        source = open_source(spec, settings.options, is_strict=False)
+        source, moved = _open_own(own.listing.data, run, settings.options, advice, is_strict=False)
         found = own.find_where_they_were(_all_images(source, own.names), source, look)
         how = f", found {found.how}" if found.how else ""
         return Images(
             source.spec, "val", found.split, source, f"the run's own validation images{how}{moved}", found.notes
         )
-    spec, moved = _where_now(settings.data, run)
-    source = open_source(spec, settings.options)
+    source, moved = _open_own(settings.data, run, settings.options, advice)
     if split_name == "train":
         split = source.training_split()
         if own is not None and own.listing.data == settings.data:
@@ -183,14 +181,22 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str, look: Look 
     )
 
 
-def _where_now(spec: str, run: Path) -> tuple[str, str]:
-    """Return the spec of a run's data, beside the run as before where both have moved, and what to say of that."""
-    before = peek_document(run / "summary.json").get("run")
-    if os.path.isabs(spec) and not os.path.exists(spec) and isinstance(before, str) and os.path.isabs(before):
+def _open_own(
+    spec: str, run: Path, options: SourceOptions, advice: str, *, is_strict: bool = True
+) -> tuple[Source, str]:
+    """Return the run's data, from beside the run as before where both have moved, and what to say of that."""
+    before, moved = peek_document(run / "summary.json").get("run"), ""
+    is_gone = os.path.isabs(spec) and not os.path.exists(spec)
+    if is_gone and isinstance(before, str) and os.path.isabs(before):
         there = os.path.normpath(run.absolute() / os.path.relpath(spec, before))
         if os.path.exists(there):
-            return there, f"; {spec} is gone, and this lies beside the run as that did"
-    return spec, ""
+            spec, moved = there, f"; {spec} is gone, and this lies beside the run as that did"
+    try:
+        return open_source(spec, options, is_strict=is_strict), moved
+    except DataError as error:
+        if is_gone and not moved:
+            raise DataError(f"{error} {advice}") from error
+        raise
 
 
 def specs_of_run(run: Path) -> list[str]:
