@@ -25,7 +25,6 @@ from vitctl.primitives.documents import UnusableDocument, check_regular, read_do
 from vitctl.primitives.files import whole_file
 from vitctl.primitives.memory import most_listing_bytes
 from vitctl.primitives.schemas import Name, Names, Schema
-from vitctl.shown import shown_json
 
 VALIDATION, TRAINING = "validation.json", "training-images.txt"
 _HASH = re.compile(rb"[0-9a-f]{32} ")
@@ -73,7 +72,7 @@ def write_training_list(folder: Path, data: TrainingData, *, image_root: str | N
     names = names_below_root(data.train.image_names(), data.source.spec, image_root=image_root)
     with whole_file(folder / TRAINING) as partial, partial.open("w", encoding="utf-8") as file:
         for digest, name in zip(data.hashes, names, strict=True):
-            file.write(f"{digest} {shown_json(json.dumps(name, ensure_ascii=False))}\n")
+            file.write(f"{digest} {json.dumps(name)}\n")
 
 
 def read_listing(run: Path, advice: str) -> Listing | None:

@@ -12,8 +12,8 @@ from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.endings import left_out_settings
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
-from vitctl.data.run_lists import TRAINING, trained_on
 from vitctl.data.scan import check_bad_images
+from vitctl.data.seen_images import doubts_about_seen, seen_in_training, seen_settings
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
@@ -55,6 +55,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     for note in (*opened.notes, *images.source.sentences(images.split), *images.notes):
         conversation.warn(note)
     split, skipped, is_seen = _check_images(images, opened.preprocessing.max_value, config, run, looks, conversation)
+    for sentence in doubts_about_seen(is_seen):
+        conversation.warn(sentence)
     workers = resolve_num_workers(
         config.num_workers,
         is_in_memory=images.source.is_in_memory,
@@ -67,7 +69,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("model", opened.name),
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             *left_out_settings(images.split.left_out),
-            *_seen_setting(is_seen, run),
+            *seen_settings(is_seen, run),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", str(device), device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
@@ -142,25 +144,7 @@ def _check_images(
     if max_value is not None:  # else there is nothing to try: it is trained with
         for sentence in doubts_about_range(depth_of([scan]), max_value):
             conversation.warn(sentence)
-    hashes = [look.fingerprint for look in scan.looks if look is not None]
-    trained = None if run is None else trained_on(run, hashes)
-    is_seen = None if trained is None else np.array([digest in trained for digest in hashes])
-    if is_seen is not None and 2 * is_seen.sum() > len(is_seen):
-        judge = "Top-1 of the others is told apart." if not is_seen.all() else "There are no others to judge by."
-        conversation.warn(
-            f"{is_seen.sum():,} of the {len(is_seen):,} images were in the training: scores on all of them are too "
-            f"good to be true. {judge}"
-        )
-    return good_images(images.split, scan), skipped, is_seen
-
-
-def _seen_setting(is_seen: np.ndarray | None, run: Path | None) -> list[Setting]:
-    """Return how many images were in the training of ``run``; nothing for a model of no run."""
-    if run is None:
-        return []
-    if is_seen is None:
-        return [Setting("seen in training", "unknown", f"{run} has no {TRAINING}: it was made by an older vitctl")]
-    return [Setting("seen in training", f"{is_seen.sum():,} of {len(is_seen):,}", "compared by content")]
+    return good_images(images.split, scan), skipped, seen_in_training(scan, run)
 
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:

@@ -1,0 +1,42 @@
+"""Which images somebody evaluates on were in the training of the run: scores on those are too good to be true."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vitctl.conversation import Setting
+from vitctl.data.run_lists import TRAINING, trained_on
+from vitctl.data.scan import Scan
+
+
+def seen_in_training(scan: Scan, run: Path | None) -> np.ndarray | None:
+    """Return which of the images that can be read ``run`` was trained on, by content: (N_good,) bool.
+
+    None where nobody knows: the model is of no run, or of one that lists no training images.
+
+    Raises:
+        DataError: The run's list cannot be read.
+    """
+    hashes = [look.fingerprint for look in scan.looks if look is not None]
+    known = None if run is None else trained_on(run, hashes)
+    return None if known is None else np.array([digest in known for digest in hashes], dtype=bool)
+
+
+def doubts_about_seen(is_seen: np.ndarray | None) -> list[str]:
+    """Return a sentence where most of the images, (N,) bool, were in the training."""
+    if is_seen is None or 2 * is_seen.sum() <= len(is_seen):
+        return []
+    judge = "There are no others to judge by." if is_seen.all() else "Top-1 of the others is told apart."
+    return [
+        f"{is_seen.sum():,} of the {len(is_seen):,} images were in the training: scores on all of them are too good to "
+        f"be true. {judge}"
+    ]
+
+
+def seen_settings(is_seen: np.ndarray | None, run: Path | None) -> list[Setting]:
+    """Return the line of a header that says how many of (N,) bool were in the training; none for a model of no run."""
+    if run is None:
+        return []
+    if is_seen is None:
+        return [Setting("seen in training", "unknown", f"{run} has no {TRAINING}: it was made by an older vitctl")]
+    return [Setting("seen in training", f"{is_seen.sum():,} of {len(is_seen):,}", "compared by content")]
