@@ -219,7 +219,7 @@ def test_all_seen__nothing_to_judge_by(run_cli, finished_run: Path, tmp_path: Pa
     report = result.json
     assert (report["num_seen_in_training"], report["top1_unseen"], report["top1_unseen_ci95"]) == (29, None, None)
     assert report["top1_seen"] == report["top1"]
-    assert "There are no others to judge by" in " ".join(result.stderr.split())
+    assert "All 29 images were in the training" in " ".join(result.stderr.split())
 
 
 @unseen

@@ -96,7 +96,7 @@ def test_moved_folder__its_own_images_by_name_and_content(run: Path, data: Path,
         assert pixels(found) == expected
         assert found.split_name == "val"
         assert "found by name and content" in found.reason
-    with pytest.raises(DataError, match=r"Look\."):
+    with pytest.raises(DataError, match=rf"There is nothing at {data}, where .* found its images\. Look\."):
         own(run)
 
 

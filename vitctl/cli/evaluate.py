@@ -64,13 +64,13 @@ def _accuracies(report: EvaluateResult) -> list[tuple[str, str]]:
     everything = _accuracy(report.top1, report.top1_ci95)
     if not report.num_seen_in_training:
         return [("top-1", everything)]
-    num_unseen = report.num_images - report.num_seen_in_training
+    num_seen, num_unseen = report.num_seen_in_training, report.num_images - report.num_seen_in_training
+    unseen = f"{_accuracy(report.top1_unseen, report.top1_unseen_ci95)}, {num_unseen:,} images"
     return [
-        ("top-1, unseen", f"{_accuracy(report.top1_unseen, report.top1_unseen_ci95)}, {num_unseen:,} images"),
-        ("top-1, seen", f"{_accuracy(report.top1_seen, report.top1_seen_ci95)}, {report.num_seen_in_training:,} images "
-         "of the training"),
+        ("top-1, unseen", unseen if num_unseen else "-   all images were in the training"),
+        ("top-1, seen", f"{_accuracy(report.top1_seen, report.top1_seen_ci95)}, {num_seen:,} images"),
         ("top-1 of all", everything),
-    ]  # fmt: skip
+    ]
 
 
 def _accuracy(top1: float | None, interval: tuple[float, float] | None) -> str:

@@ -194,8 +194,8 @@ def _open_own(
     try:
         return open_source(spec, options, is_strict=is_strict), moved
     except DataError as error:
-        if is_gone and not moved:
-            raise DataError(f"{error} {advice}") from error
+        if is_gone and not moved and not set(spec) & set("*?[{"):  # those are names of several files
+            raise DataError(f"There is nothing at {spec}, where {run} found its images. {advice}") from error
         raise
 
 

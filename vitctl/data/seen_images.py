@@ -26,10 +26,11 @@ def doubts_about_seen(is_seen: np.ndarray | None) -> list[str]:
     """Return a sentence where most of the images, (N,) bool, were in the training."""
     if is_seen is None or 2 * is_seen.sum() <= len(is_seen):
         return []
-    judge = "There are no others to judge by." if is_seen.all() else "Top-1 of the others is told apart."
+    if is_seen.all():
+        return [f"All {len(is_seen):,} images were in the training: scores on them are too good to be true."]
     return [
         f"{is_seen.sum():,} of the {len(is_seen):,} images were in the training: scores on all of them are too good to "
-        f"be true. {judge}"
+        "be true. Top-1 of the others is told apart."
     ]
 
 
