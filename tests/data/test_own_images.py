@@ -16,6 +16,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
 from vitctl.data.run_lists import trained_on, validation_document, write_training_list
+from vitctl.data.seen_images import runs_before, seen_in_training
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError
@@ -261,3 +262,43 @@ def test_a_run_without_hashes__by_name(tmp_path: Path, data: Path) -> None:
     assert named(run, tmp_path / "elsewhere", None).split_name == "all"  # nobody knows what it was trained on
     with pytest.raises(DataError, match="holds 0 of the 5 images .* found by name"):
         named(run, as_zip(tmp_path / "elsewhere", tmp_path), "val")
+
+
+# --- seen in the training ------------------------------------------------------------------------------------
+
+
+def test_seen__in_a_run_that_it_started_from(run: Path, data: Path, tmp_path: Path, write_classes: Write) -> None:
+    later = tmp_path / "runs" / "two"
+    make_run(later, write_classes(tmp_path / "others", cat=4, dog=4, first=6))
+    scan = Looks(Conversation()).scan(own(later, "train").split)
+    both = Looks(Conversation()).scan(named(run, data, "all").split)
+    for model, earlier in (("demo", []), (str(run / "best"), [run])):
+        write_json(later / "config.json", {"vitctl": "x", "data": str(tmp_path / "others"), "model": model})
+        assert runs_before(later) == earlier
+        for images, expected in ((scan, len(scan.looks)), (both, 10 * len(earlier))):
+            is_seen = seen_in_training(images, later)
+            assert is_seen is not None
+            assert is_seen.sum() == expected
+    write_json(run / "config.json", {"vitctl": "x", "model": str(later / "last")})  # a circle, which no run makes
+    assert set(runs_before(later)) == {run, later}
+    assert seen_in_training(scan, None) is None
+
+
+def test_a_large_photo_in_an_archive_is_the_same_image(tmp_path: Path) -> None:
+    """A JPEG that the scan decodes at 1/8, wherever it lies."""
+    for index in range(6):
+        noise = np.random.default_rng(index).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        path = tmp_path / "photos" / ("cat", "dog")[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(path)
+    make_run(tmp_path / "run", tmp_path / "photos")
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for path in sorted((tmp_path / "photos").rglob("*.jpg")):
+            archive.write(path, f"{path.parent.name}/x{path.name}")
+    looks = Looks(Conversation())
+    scan = looks.scan(named(tmp_path / "run", tmp_path / "p.zip", "all").split)
+    assert all(look is not None and look.is_scaled for look in scan.looks)
+    is_seen = seen_in_training(scan, tmp_path / "run")
+    assert is_seen is not None
+    assert is_seen.sum() == 4
+    assert named(tmp_path / "run", tmp_path / "p.zip", None).split_name == "val"

@@ -39,7 +39,7 @@ class EvaluateResult(Result):
     top1_ci95: tuple[float, float]
     """Its 95 % Wilson interval: (low, high), 0-1."""
     num_seen_in_training: int | None = None
-    """Images that the run was trained on, compared by content; None where no list of those is there."""
+    """Images that the run was trained on, or a run that it started from, by content; None where nobody knows."""
     top1_unseen: float | None = None
     """Accuracy on the others, 0-1: the honest figure; None where there are none, or none can be told."""
     top1_unseen_ci95: tuple[float, float] | None = None
