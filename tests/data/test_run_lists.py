@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vitctl.conversation import Conversation
-from vitctl.data.images import pixel_hash, read_rgb
+from vitctl.data.images import open_image, pixel_hash, read_rgb
 from vitctl.data.run_lists import (
     images_digest,
     names_below_root,
@@ -18,11 +20,12 @@ from vitctl.data.run_lists import (
     validation_document,
     write_training_list,
 )
+from vitctl.data.scan import look_at
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError
 
 
-def look_at(data: Path, *, seed: int = 0) -> TrainingData:
+def prepare(data: Path, *, seed: int = 0) -> TrainingData:
     sources = open_training_sources(str(data), val=None, val_fraction=0.25)
     return check_training_data(
         sources, val_fraction=0.25, seed=seed, skip_bad=False, num_threads=1, conversation=Conversation()
@@ -54,16 +57,26 @@ def test_names_below_root(spec: str, image_root: str | None, name: str, expected
 
 
 def test_hashes_are_those_of_the_pixels(data: Path) -> None:
-    found = look_at(data)
+    found = prepare(data)
     assert found.val is not None
     for split, hashes in ((found.train, found.hashes), (found.val, found.val_hashes)):
         assert list(hashes) == [pixel_hash(read_rgb(Path(name))) for name in split.image_names()]
 
 
+def test_hash__one_for_the_same_pixels_in_every_format_and_in_an_array(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)  # as IDX files hold them
+    grey = Image.fromarray(levels)
+    for name, image in (("l.png", grey), ("rgb.png", grey.convert("RGB")), ("l.bmp", grey), ("l.tiff", grey)):
+        image.save(tmp_path / name)
+    hashes = {look_at(open_image(tmp_path / name)).fingerprint for name in ("l.png", "rgb.png", "l.bmp", "l.tiff")}
+    assert hashes == {look_at(grey).fingerprint}
+    assert look_at(grey.transpose(Image.Transpose.ROTATE_90)).fingerprint not in hashes
+
+
 def test_lists__odd_names_stay_on_their_line(data: Path, tmp_path: Path) -> None:
     odd = (data / "cat" / "0.png", data / "cat" / 'new\nline " \u2028 \udcff.png')
     odd[0].rename(odd[1])
-    found = look_at(data)
+    found = prepare(data)
     write_training_list(tmp_path, found, image_root=None)
     lines = (tmp_path / "training-images.txt").read_bytes().decode().split("\n")
     names = [json.loads(line[33:]) for line in lines[:-1]]
@@ -75,7 +88,7 @@ def test_lists__odd_names_stay_on_their_line(data: Path, tmp_path: Path) -> None
 
 
 def test_trained_on(data: Path, tmp_path: Path) -> None:
-    found = look_at(data)
+    found = prepare(data)
     asked = [*found.hashes[:2], *found.val_hashes, "", "f" * 32]
     assert trained_on(tmp_path, asked) is None
     write_training_list(tmp_path, found, image_root=None)
@@ -103,17 +116,17 @@ def test_listing__as_many_hashes_as_images(tmp_path: Path) -> None:
 
 
 def test_digest__is_that_of_the_images_wherever_they_are(data: Path, tmp_path: Path) -> None:
-    usual = images_digest(look_at(data))
+    usual = images_digest(prepare(data))
     assert len(usual) == 32
     shutil.copytree(data, tmp_path / "copy")
-    assert images_digest(look_at(tmp_path / "copy")) == usual
-    assert images_digest(look_at(data, seed=1)) != usual
+    assert images_digest(prepare(tmp_path / "copy")) == usual
+    assert images_digest(prepare(data, seed=1)) != usual
     (data / "cat" / "0.png").rename(data / "cat" / "9.png")  # another order
-    assert images_digest(look_at(data)) != usual
+    assert images_digest(prepare(data)) != usual
 
 
 def test_digest__every_part_counts(data: Path) -> None:
-    found = look_at(data)
+    found = prepare(data)
     assert found.val is not None
     swapped = [found.hashes[1], found.hashes[0], *found.hashes[2:]]
     others = [
