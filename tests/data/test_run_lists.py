@@ -12,8 +12,8 @@ from PIL import Image
 
 from vitctl.conversation import Conversation
 from vitctl.data.images import open_image, pixel_hash, read_rgb
+from vitctl.data.run_images import images_digest
 from vitctl.data.run_lists import (
-    images_digest,
     names_below_root,
     read_listing,
     trained_on,

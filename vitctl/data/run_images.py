@@ -1,18 +1,22 @@
 """The images of a run, found again: those it trained on, those it validated on, the other splits of its data."""
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from vitctl.data.own_images import Look, OwnImages, names_of
 from vitctl.data.run_lists import read_listing
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
+from vitctl.data.training_data import TrainingData
 from vitctl.errors import DataError
 from vitctl.primitives.documents import peek_document, read_document
 from vitctl.primitives.schemas import Name, Schema
@@ -222,3 +226,19 @@ def _all_images(source: Source, names: Sequence[str]) -> Split:
         if names[0] in set(names_of(split, source)):
             return split
     return source.splits["val"] if "val" in source.splits else source.training_split()
+
+
+def images_digest(data: TrainingData) -> str:
+    """Return 32 hexadecimal digits that stand for the images of a run: content, order, classes, which are validation.
+
+    Names and places count for nothing, so it is the same where the data were moved or packed. A run goes on exactly
+    where it is the same: what an image is shown as depends on its position.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(data.train.class_names).encode())
+    for split, hashes in ((data.train, data.hashes), (data.val, data.val_hashes)):
+        labels = np.zeros(0, dtype="<i8") if split is None else split.labels.astype("<i8")
+        digest.update(f"\n{len(hashes)} images\n".encode())
+        digest.update("".join(hashes).encode())
+        digest.update(labels.tobytes())
+    return digest.hexdigest()

@@ -8,7 +8,6 @@ file or archive they come from. Of a JPEG whose sides are both 256 px or more th
 other images those of the image; of 16 bits the values count. Another version of Pillow may decode other pixels.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field
 
 from vitctl.data.training_data import TrainingData
@@ -124,19 +122,3 @@ def _lines(path: Path) -> Iterator[bytes]:
             if _HASH.match(line) is None or not line.endswith(b"\n"):
                 raise UnusableDocument(f"line {number:,} is no content hash and a name")
             yield line
-
-
-def images_digest(data: TrainingData) -> str:
-    """Return 32 hexadecimal digits that stand for the images of a run: content, order, classes, which are validation.
-
-    Names and places count for nothing, so it is the same where the data were moved or packed. A run goes on exactly
-    where it is the same: what an image is shown as depends on its position.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(data.train.class_names).encode())
-    for split, hashes in ((data.train, data.hashes), (data.val, data.val_hashes)):
-        labels = np.zeros(0, dtype="<i8") if split is None else split.labels.astype("<i8")
-        digest.update(f"\n{len(hashes)} images\n".encode())
-        digest.update("".join(hashes).encode())
-        digest.update(labels.tobytes())
-    return digest.hexdigest()
