@@ -130,7 +130,7 @@ def as_other_format(data: Path, place: Path) -> Path:
     return place / "bmp"
 
 
-@pytest.mark.parametrize("write", [as_zip, as_table, as_renamed, as_other_format])
+@pytest.mark.parametrize("write", [as_zip, pytest.param(as_table, marks=pytest.mark.slow), as_renamed, as_other_format])
 def test_packed_or_renamed__its_own_images_by_content(
     run: Path, data: Path, tmp_path: Path, write: Callable[[Path, Path], Path]
 ) -> None:
