@@ -32,7 +32,8 @@ def test_run_folder__everything_is_there(run_cli, arguments: list[object]) -> No
     run_cli(*arguments[:-2], "--out", "out")  # with as many workers as by default
     names = {path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file()}
     assert names == {
-        "config.json", "metrics.jsonl", "speed.jsonl", "summary.json", "validation.json", "curves.png", "confusion.png",
+        "config.json", "metrics.jsonl", "speed.jsonl", "summary.json", "validation.json", "training-images.txt",
+        "curves.png", "confusion.png",
         "last/config.json", "last/model.safetensors", "best/config.json", "best/model.safetensors",
     }  # fmt: skip
     config = json.loads(Path("out/config.json").read_text())

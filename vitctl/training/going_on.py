@@ -12,6 +12,7 @@ import torch
 
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
+from vitctl.data.run_images import images_digest
 from vitctl.errors import DataError
 from vitctl.primitives.documents import parse_document
 from vitctl.results.finetune import FinetuneResult
@@ -37,6 +38,7 @@ def made_with(run: PreparedRun) -> dict[str, Any]:
         "num_threads": run.plan.threads.value,
         "num_processes": job.accelerator.num_processes,
         "micro_batch": run.config.micro_batch,
+        _IMAGES: images_digest(run.data),
     }
 
 
@@ -55,15 +57,20 @@ class Beginning:
     goes_on_in: Path | None = None
 
 
-def find_beginning(prepared: PreparedRun, conversation: Conversation) -> Beginning:
+def find_beginning(prepared: PreparedRun, made_with: Mapping[str, Any], conversation: Conversation) -> Beginning:
     """Return where the run begins, by what stands in its place: for all processes as the first one sees it.
+
+    Args:
+        prepared: What is to be trained.
+        made_with: What computes it, and the images.
+        conversation: Hears what stands there.
 
     Raises:
         SettingError: A run with other settings stands there.
         ModelError: Its checkpoints cannot be used.
         DataError: Its images are others.
     """
-    found = dict[str, Any](prepared.job.processes.document(partial(_look, prepared, conversation)))
+    found = dict[str, Any](prepared.job.processes.document(partial(_look, prepared, made_with, conversation)))
     if found["summary"] is not None:
         return Beginning(summary=parse_document(json.dumps(found["summary"]), FinetuneResult))
     if found["checkpoint"] is None:
@@ -72,7 +79,7 @@ def find_beginning(prepared: PreparedRun, conversation: Conversation) -> Beginni
     return Beginning(checkpoint=checkpoint, goes_on_in=Path(found["goes_on_in"]))
 
 
-def _look(prepared: PreparedRun, conversation: Conversation) -> dict[str, Any]:
+def _look(prepared: PreparedRun, made_with: Mapping[str, Any], conversation: Conversation) -> dict[str, Any]:
     """Return what ``find_beginning`` needs, as JSON has it."""
     nothing = {"summary": None, "checkpoint": None, "goes_on_in": None}
     earlier = earlier_run(prepared.config, prepared.plan.out.value)
@@ -90,30 +97,20 @@ def _look(prepared: PreparedRun, conversation: Conversation) -> dict[str, Any]:
     if checkpoint is None:
         conversation.line(f"{earlier.out} was ended before anything was saved; it begins again.")
         return nothing
-    _check_images(checkpoint, prepared)
+    if made_with[_IMAGES] != checkpoint.made_with.get(_IMAGES):
+        raise DataError(
+            f"The images of {prepared.data.source.spec} are no longer those that the run was made with; expected the "
+            "same images, wherever they lie. Bring them back, or train anew with --overwrite."
+        )
     known = vars(checkpoint) | {"path": str(checkpoint.path)}
     return nothing | {"checkpoint": known, "goes_on_in": str(earlier.place)}
 
 
-def _check_images(checkpoint: Checkpoint, run: PreparedRun) -> None:
-    """Check that the images are those of the run that ``checkpoint`` is of.
-
-    Raises:
-        DataError: They are others.
-    """
-    now, before = made_with(run).get(_IMAGES), checkpoint.made_with.get(_IMAGES)
-    if now != before:
-        raise DataError(
-            f"The images of {run.data.source.spec} are no longer those that the run was made with; expected the same "
-            "images, wherever they lie. Bring them back, or train anew with --overwrite."
-        )
-
-
-def resumed_settings(run: PreparedRun, checkpoint: Checkpoint | None) -> list[Setting]:
+def resumed_settings(run: PreparedRun, made_with: Mapping[str, Any], checkpoint: Checkpoint | None) -> list[Setting]:
     """Return the row of the header that says where a run goes on; none for a new one."""
     if checkpoint is None:
         return []
-    differing = list(_differences(made_with(run), checkpoint.made_with))
+    differing = _differences(made_with, checkpoint.made_with)
     how = f"equal to about 1e-5, not byte for byte: {', '.join(differing)}" if differing else "byte for byte"
     return [Setting("goes on", f"after step {checkpoint.step:,} of {run.job.batches.num_steps:,}", how)]
 

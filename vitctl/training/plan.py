@@ -36,6 +36,7 @@ from vitctl.recipes import (
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
 from vitctl.training.precision import decide_precision
+from vitctl.training.starting_run import StartingRun, starting_run
 
 MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 
@@ -54,10 +55,14 @@ def _origin(recipe: Recipe, path: str, recipe_name: str) -> str:
     return f"{SET} {path}" if is_overridden(recipe, path) else f"recipe {recipe_name}"
 
 
-def decide_batch_size(given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str) -> Decision[int]:
-    """Return the global batch."""
+def decide_batch_size(
+    given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str, run: StartingRun | None = None
+) -> Decision[int]:
+    """Return the global batch; ``run`` is what it starts from."""
     if given is not None:
         return Decision(given, "given")
+    if run is not None and (kept := run.batch(recipe, num_train)):
+        return kept
     length, origin = recipe.length, _origin(recipe, "length.batch_size", recipe_name)
     if length.batch_rule == "fixed":
         return Decision(length.batch_size, origin)
@@ -91,10 +96,17 @@ def decide_num_images_seen(
     return Decision(recipe.length.steps * batch_size, _origin(recipe, "length.steps", recipe_name))
 
 
-def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str) -> Decision[float]:
-    """Return the peak learning rate; a given one is used as it is, the recipe's (``--set`` too) follows the batch."""
+def decide_lr(
+    given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str, run: StartingRun | None = None
+) -> Decision[float]:
+    """Return the peak learning rate; a given one is used as it is, the recipe's (``--set`` too) follows the batch.
+
+    One that was given to ``run``, which it starts from, is kept with its recipe and its batch.
+    """
     if given is not None:
         return Decision(given, "given, used as it is")
+    if run is not None and (kept := run.rate(recipe, batch_size)):
+        return kept
     rate, origin = recipe.rate, _origin(recipe, "rate.lr", recipe_name)
     lr = rate.peak_lr(batch_size)
     if batch_size == rate.lr_at_batch or rate.lr_scaling == "none":
@@ -143,6 +155,7 @@ class FirstChoices:
         recipe: Name or path of the recipe.
         values: The recipe.
         out: Run folder, absolute.
+        run: The run that the model is of, where it says how to train; None elsewhere.
     """
 
     data_spec: str
@@ -153,6 +166,7 @@ class FirstChoices:
     recipe: Decision[str]
     values: Recipe
     out: Decision[Path]
+    run: StartingRun | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +246,9 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
     if config.compile:
         check_compiler(device.value)
     model = choices.decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
-    recipe, values = decide_recipe(config, is_demo=model.value == DEMO)
+    are_given = (config.image_size, config.batch_size, config.recipe or config.recipe_settings)
+    run = None if all(are_given) else starting_run(model.value)
+    recipe, values = decide_recipe(config, is_demo=model.value == DEMO, run=run)
     return FirstChoices(
         data_spec=data_spec,
         device=device,
@@ -242,15 +258,20 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
         recipe=recipe,
         values=values,
         out=decide_out(config.out, data_spec, model.value),
+        run=run,
     )
 
 
-def decide_recipe(config: FinetuneConfig, *, is_demo: bool) -> tuple[Decision[str], Recipe]:
-    """Return the name or path of the recipe, and its values with those of ``--set``."""
+def decide_recipe(
+    config: FinetuneConfig, *, is_demo: bool, run: StartingRun | None = None
+) -> tuple[Decision[str], Recipe]:
+    """Return the name or path of the recipe, and its values with those of ``--set``; ``run`` is what it starts from."""
     name = config.recipe or ("demo" if is_demo else "transfer")
     if config.recipe_settings is not None:
         recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings of --config")
         why = "as the configuration file holds it"
+    elif config.recipe is None and run is not None:
+        name, recipe, why = run.recipe_name, run.recipe, run.reason
     else:
         if name not in list_recipes():
             name = str(recipe_path(name))
@@ -280,7 +301,7 @@ def make_plan(
 ) -> Plan:
     """Decide what follows from the images that are left: the batch, from that length and rate."""
     recipe, name, num_train = first.values, first.recipe.value, len(data.train)
-    batch = decide_batch_size(config.batch_size, recipe, num_train, recipe_name=name)
+    batch = decide_batch_size(config.batch_size, recipe, num_train, recipe_name=name, run=first.run)
     is_flippable = data.source.may_flip(data.train.class_names)
     # training images stay under way while those of a validation are read
     num_images = -(-batch.value // num_local_processes()) + evaluation_batch_size(batch.value)
@@ -299,7 +320,7 @@ def make_plan(
         head=head,
         batch=batch,
         length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
-        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name),
+        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name, run=first.run),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
         max_value=data.max_value,

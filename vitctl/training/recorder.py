@@ -14,6 +14,7 @@ from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
+from vitctl.data.run_lists import VALIDATION, validation_document, write_training_list
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import Processes
@@ -21,8 +22,10 @@ from vitctl.results.finetune import Score
 from vitctl.settings.parsing import Interval
 from vitctl.training.checkpoint import LOGS, Snapshot, write_checkpoint
 from vitctl.training.loop import StepReport
+from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.run_folder import RunFolder, new_run_folder
 from vitctl.training.state import TrainingState
+from vitctl.training.summary import config_document
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,21 @@ class WeightsIdentity:
     preprocessing: Preprocessing
     base_model: str
     base_licence: str | None
+
+
+def identity_of(run: PreparedRun) -> WeightsIdentity:
+    """Return what the weights of a run say about themselves."""
+    return WeightsIdentity(run.data.train.class_names, run.job.preprocessing, run.loaded.name, run.loaded.licence)
+
+
+def write_start(run: PreparedRun, folder: RunFolder | None) -> None:
+    """Write what a run is to be: its settings, and which images it validates and trains on."""
+    if folder is None:
+        return
+    folder.write_json("config.json", config_document(run.config))
+    if (listing := validation_document(run.data, image_root=run.config.image_root)) is not None:
+        folder.write_json(VALIDATION, listing)
+    write_training_list(folder.path, run.data, image_root=run.config.image_root)
 
 
 class Recorder:

@@ -5,7 +5,8 @@
     config.json      every setting, resolved; --config on it repeats the run
     metrics.jsonl    one line per optimiser step and per validation; no clock in it
     speed.jsonl      one line per optimiser step: seconds, images per second
-    validation.json  the validation images by name, so that evaluate finds them again
+    validation.json  the validation images by name and content, so that evaluate finds them again
+    training-images.txt  the training images likewise, so that evaluate recognises them
     checkpoints/     the newest two states to go on from; gone when the run is finished
     summary.json     the result, as --json prints it: there when the run is finished
     last/ best/      timm folders

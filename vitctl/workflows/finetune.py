@@ -35,11 +35,11 @@ from vitctl.training.job import Job, build_job
 from vitctl.training.noise_places import check_noise
 from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
+from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
 from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
 from vitctl.training.state import Best, Clock
-from vitctl.training.summary import config_document, describe_cost, doubt, summarise
+from vitctl.training.summary import describe_cost, doubt, summarise
 from vitctl.training.trainer import new_state, train
 from vitctl.training.trial import check_batch_norm, measure_cost
 
@@ -66,11 +66,13 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
         cost = measure_cost(job)
         conversation.header("cost of this run (nothing was written)", cost_settings(cost, job))
         return describe_cost(prepared, cost)
-    beginning = find_beginning(prepared, conversation)
+    circumstances = made_with(prepared)
+    beginning = find_beginning(prepared, circumstances, conversation)
     if beginning.summary is not None:
         return beginning.summary
     checkpoint = beginning.checkpoint
-    conversation.header("vitctl finetune", [*header_settings(prepared), *resumed_settings(prepared, checkpoint)])
+    going_on = resumed_settings(prepared, circumstances, checkpoint)
+    conversation.header("vitctl finetune", [*header_settings(prepared), *going_on])
     if config.cache == "resized":
         job = _with_resized_images(prepared, conversation)
     ridge = None
@@ -86,10 +88,9 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
         stop = stack.enter_context(stop_requests())
         grows_in = folder.path if folder else out
         with full_is_a_sentence(job, out, place=grows_in):
-            circumstances = made_with(prepared)
             recorder = Recorder(
                 folder,
-                _identity(prepared),
+                identity_of(prepared),
                 job.batches,
                 made_with=circumstances,
                 save_every=config.save_every,
@@ -101,7 +102,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                 if checkpoint is not None:
                     restore(state, checkpoint, folder, job, made_with=circumstances)
                 else:
-                    _write_start(prepared, folder)
+                    write_start(prepared, folder)
                 job.processes.keep_logs(grows_in)
                 if ridge is not None:
                     state.linear_probe = ridge.result()
@@ -157,7 +158,11 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 
     # after the scan: a size that is not given follows from the images that decode
     size = Decision(wanted, "given") if wanted else decide_image_size(
-        data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=spec == DEMO
+        data.sizes,
+        pretrained.image_size,
+        pretrained.patch_size,
+        is_demo=spec == DEMO,
+        as_trained=None if first.run is None else first.run.reason,
     )  # fmt: skip
     interpolation = decide_interpolation(
         config.pos_embed_interp, recipe, weights=config.weights, recipe_name=first.recipe.value
@@ -196,20 +201,6 @@ def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> J
         processes=job.processes,
     )
     return replace(job, train=train)
-
-
-def _identity(prepared: PreparedRun) -> WeightsIdentity:
-    loaded, class_names = prepared.loaded, prepared.data.train.class_names
-    return WeightsIdentity(class_names, prepared.job.preprocessing, loaded.name, loaded.licence)
-
-
-def _write_start(prepared: PreparedRun, folder: RunFolder | None) -> None:
-    if folder is None:
-        return
-    folder.write_json("config.json", config_document(prepared.config))
-    val = prepared.data.val
-    if val is not None:
-        folder.write_json("validation.json", {"data": prepared.data.val_spec, "images": val.image_names()})
 
 
 def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folder: RunFolder | None) -> None:
