@@ -47,7 +47,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
-        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(job)}", plan.batch.reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", plan.batch.reason),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
@@ -115,9 +115,11 @@ def _balance(job: Job) -> str:
     return "; each shown equally often" if job.batches.balanced is not None else ""
 
 
-def _micro_batch(job: Job) -> str:
-    num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
-    return f", {num_images} at a time" if job.batches.micro_batch is not None else ""
+def _micro_batch(run: PreparedRun) -> str:
+    batches = run.job.batches
+    num_images = batches.largest_micro_batch(run.job.accelerator.num_processes)
+    size = f", {num_images} at a time" if batches.micro_batch is not None else ""
+    return size + (", blocks computed twice" if run.config.checkpointing else "")
 
 
 def _mixing(job: Job) -> list[Setting]:
