@@ -1,6 +1,7 @@
 """The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
 
 import numpy as np
+from torch import nn
 
 from vitctl.conversation import Setting
 from vitctl.data.endings import left_out_settings
@@ -14,6 +15,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.plan import asked_noise
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
@@ -47,7 +49,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
-        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", plan.batch.reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
@@ -122,6 +124,17 @@ def _micro_batch(run: PreparedRun) -> str:
     return size + (", blocks computed twice" if run.config.checkpointing else "")
 
 
+def _batch_reason(run: PreparedRun) -> str:
+    """Return why the batch is what it is, and what its division into parts is not without effect on."""
+    job, reason = run.job, run.plan.batch.reason
+    num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
+    if num_images == job.batches.batch_size:
+        return reason
+    has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in job.model.modules())
+    kinds = [*(["BatchNorm"] if has_batch_norm(job.model) else []), *(["dropout"] if has_dropout else [])]
+    return f"{reason}; what {' and '.join(kinds)} does depends on the {num_images} at a time" if kinds else reason
+
+
 def _mixing(job: Job) -> list[Setting]:
     kinds = [f"{key}, alpha {alpha:g}" for key, alpha in vars(job.recipe.mixing).items() if alpha]
     why = "neighbours in the batch" + (", each pair one of the two" if len(kinds) > 1 else "")
@@ -131,7 +144,8 @@ def _mixing(job: Job) -> list[Setting]:
 def _noise(job: Job) -> list[Setting]:
     noise, parts = job.noise, list[str]()
     if noise.drop_path:
-        parts.append(f"drop path up to {noise.drop_path:g} in {noise.num_blocks} blocks")
+        blocks = "1 block" if noise.num_blocks == 1 else f"{noise.num_blocks} blocks"
+        parts.append(f"drop path up to {noise.drop_path:g} in {blocks}")
     if noise.patch_drop:
         parts.append(f"{noise.patch_drop:.0%} of the patches dropped")
     asked = asked_noise(job.recipe).values()
