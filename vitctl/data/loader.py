@@ -82,14 +82,14 @@ class TrainingBatch(NamedTuple):
         if missing <= 0:
             return self
 
-        def filled(tensor: Tensor) -> Tensor:
+        def _longer(tensor: Tensor) -> Tensor:
             return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
 
         return self._replace(
-            images=filled(self.images),
-            labels=filled(self.labels),
-            weights=filled(self.weights),
-            others=self.others and Others(*map(filled, self.others)),
+            images=_longer(self.images),
+            labels=_longer(self.labels),
+            weights=_longer(self.weights),
+            others=self.others and Others(*map(_longer, self.others)),
         )
 
 

@@ -68,9 +68,9 @@ class PairMixing:
         coins, centres = generator.random(num_pairs), generator.random((num_pairs, 2))
         is_cut = coins < (0.5 if self.mixup and self.cutmix else float(bool(self.cutmix)))
         size = np.array(image_size)
-        half = (size * np.sqrt(1 - cut)[:, None]).astype(np.int64) // 2
+        sides = (size * np.sqrt(1 - cut)[:, None]).astype(np.int64)
         centre = (size * centres).astype(np.int64)
-        low, high = np.maximum(centre - half, 0), np.minimum(centre + half, size)
+        low, high = np.maximum(centre - sides // 2, 0), np.minimum(centre + (sides + 1) // 2, size)
         box = np.where(is_cut[:, None], np.stack([low, high], axis=2).reshape(-1, 4), 0)
         outside = 1 - (high - low).prod(axis=1) / size.prod()
         return PairDraws(np.where(is_cut, outside, blended).astype(np.float32), is_cut, box)

@@ -1,6 +1,7 @@
 """The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
 
 import numpy as np
+from torch import nn
 
 from vitctl.conversation import Setting
 from vitctl.data.endings import left_out_settings
@@ -14,6 +15,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.plan import asked_noise
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
@@ -48,7 +50,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
-        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(job)}", plan.batch.reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
@@ -133,9 +135,22 @@ def _balance(job: Job) -> str:
     return "; each shown equally often" if job.batches.balanced is not None else ""
 
 
-def _micro_batch(job: Job) -> str:
+def _micro_batch(run: PreparedRun) -> str:
+    batches = run.job.batches
+    num_images = batches.largest_micro_batch(run.job.accelerator.num_processes)
+    size = f", {num_images} at a time" if batches.micro_batch is not None else ""
+    return size + (", blocks computed twice" if run.config.checkpointing else "")
+
+
+def _batch_reason(run: PreparedRun) -> str:
+    """Return why the batch is what it is, and what its division into parts is not without effect on."""
+    job, reason = run.job, run.plan.batch.reason
     num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
-    return f", {num_images} at a time" if job.batches.micro_batch is not None else ""
+    if num_images == job.batches.batch_size:
+        return reason
+    has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in job.model.modules())
+    kinds = [*(["BatchNorm"] if has_batch_norm(job.model) else []), *(["dropout"] if has_dropout else [])]
+    return f"{reason}; what {' and '.join(kinds)} does depends on the {num_images} at a time" if kinds else reason
 
 
 def _mixing(job: Job) -> list[Setting]:
@@ -147,7 +162,8 @@ def _mixing(job: Job) -> list[Setting]:
 def _noise(job: Job) -> list[Setting]:
     noise, parts = job.noise, list[str]()
     if noise.drop_path:
-        parts.append(f"drop path up to {noise.drop_path:g} in {noise.num_blocks} blocks")
+        blocks = "1 block" if noise.num_blocks == 1 else f"{noise.num_blocks} blocks"
+        parts.append(f"drop path up to {noise.drop_path:g} in {blocks}")
     if noise.patch_drop:
         parts.append(f"{noise.patch_drop:.0%} of the patches dropped")
     asked = asked_noise(job.recipe).values()

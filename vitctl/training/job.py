@@ -22,6 +22,7 @@ from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.noise_places import InstalledNoise, install_noise
 from vitctl.training.plan import Plan, asked_noise
 from vitctl.training.processes import build_accelerator
+from vitctl.training.recomputation import recompute_blocks
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def build_job(
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
+    if config.checkpointing:
+        recompute_blocks(prepared.model, name=prepared.name)
     mixing = plan.values.mixing
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
     return Job(

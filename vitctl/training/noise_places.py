@@ -101,7 +101,8 @@ def _install_patch_drop(model: nn.Module, noise: KeyedNoise, rate: float | None)
     if grid is None or not rate:
         return 0.0
     layer = KeyedPatchDropWithIndices if isinstance(model, Eva) else KeyedPatchDrop
-    model.patch_drop = layer(noise, rate, num_patches=grid[0] * grid[1], num_prefix=num_prefix_tokens(model))
+    made = layer(noise, rate, num_patches=grid[0] * grid[1], num_prefix=num_prefix_tokens(model))
+    model.patch_drop = made.train(model.training)
     return rate
 
 
@@ -149,4 +150,4 @@ def _rising_rates(blocks: dict[str, str], highest: float) -> dict[str, float]:
 
 def _replace(model: nn.Module, place: str, layer: nn.Module) -> None:
     parent, _, attribute = place.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, layer)
+    setattr(model.get_submodule(parent), attribute, layer.train(model.training))

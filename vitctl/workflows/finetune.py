@@ -35,6 +35,7 @@ from vitctl.training.job import Job, build_job
 from vitctl.training.noise_places import check_noise
 from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
+from vitctl.training.recomputation import recompute_blocks
 from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
 from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
@@ -144,6 +145,8 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     if wanted and pretrained.patch_size:
         check_divisible(wanted, pretrained.patch_size, model=opened.name)
     check_noise(opened.model, **asked_noise(recipe), name=opened.name)
+    if config.checkpointing:
+        recompute_blocks(opened.model, name=opened.name)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
