@@ -131,6 +131,13 @@ for num_rows in (1, 4, 5, 8, 24, 25, 31):
         assert (np.concatenate([one["n"] for one in made]) == rows).all()
         x = np.concatenate([one["x"] for one in made])
         assert (x == np.sqrt(rows).astype(np.float32)[:, None] * [[1, 2, 3]]).all()
+if rank > 0:  # here all are of one machine
+    Path(f"before-{rank}").touch()
+with processes.first_here_first():
+    if rank == 0:
+        while len(list(Path.cwd().glob("before-*"))) < count - 1: pass
+        Path("cached").touch()
+    assert Path("cached").exists()
 asked = []
 try:
     list(processes.in_turns(batches(40), 10, is_stopping=lambda: asked.append(1) or (rank == 1 and len(asked) == 3)))
@@ -147,6 +154,7 @@ else:
     [
         "list(processes.in_turns(batches(40, wrong=17), 10, is_for_all=False))",
         "processes.document(lambda: next(batches(8, wrong=1)))",
+        "with processes.first_here_first():\n        list(batches(8, wrong=1))",
         "with processes.together():\n        list(batches(8, wrong=1))",
     ],
 )

@@ -156,6 +156,27 @@ class Processes:
             error = caught
         self._agreed(False, error, num_rows=0)
 
+    @contextlib.contextmanager
+    def first_here_first(self) -> Iterator[None]:
+        """Let the first process of each machine go through the block before the others, which find what it has cached.
+
+        Raises:
+            VitctlError: What the block raised; where it did in the first of a machine, in the others a FailedElsewhere.
+        """
+        if self.count == 1:
+            yield
+            return
+        if not self.is_first_here:
+            self._agreed(False, None, num_rows=0)
+            yield
+            return
+        error = None
+        try:
+            yield
+        except VitctlError as caught:
+            error = caught
+        self._agreed(False, error, num_rows=0)
+
     def in_turns(
         self,
         mine: Iterable[Arrays],

@@ -47,7 +47,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     conversation.line(f"loading {spec}")
     opened = open_model(spec, weights=config.weights, model_args=config.model_args)
     class_names = opened.class_names
-    images = _choose_images(config, class_names)
+    with processes.first_here_first():
+        images = _choose_images(config, class_names)
     out = _decide_out(config, images)
     check_writable(out)
     check_elsewhere(out, [images.spec])

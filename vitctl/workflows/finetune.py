@@ -95,13 +95,14 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     processes = join_processes(first.device.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
-    sources = open_training_sources(
-        first.data_spec,
-        val=config.val,
-        val_fraction=config.val_fraction,
-        options=SourceOptions.of(config),
-        group_pattern=config.group_pattern,
-    )
+    with processes.first_here_first():
+        sources = open_training_sources(
+            first.data_spec,
+            val=config.val,
+            val_fraction=config.val_fraction,
+            options=SourceOptions.of(config),
+            group_pattern=config.group_pattern,
+        )
     check_classes(sources)
     check_elsewhere(out, (sources.source.spec, sources.val_spec))
     if config.cache == "resized":
