@@ -11,7 +11,8 @@ import torch
 from vitctl.cli.launcher import LostProcessError, run_in_processes
 from vitctl.errors import FailedElsewhere, SettingError
 from vitctl.primitives.interrupts import StopNow
-from vitctl.primitives.processes import ALONE, Processes, join_processes
+from vitctl.primitives.process_group import join_processes
+from vitctl.primitives.processes import ALONE, Processes
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -88,7 +89,7 @@ import numpy as np, torch
 from pathlib import Path
 from vitctl.errors import DataError, FailedElsewhere
 from vitctl.primitives.interrupts import StopNow
-from vitctl.primitives.processes import join_processes, lost_process_is_a_sentence
+from vitctl.primitives.process_group import join_processes, lost_process_is_a_sentence
 
 processes = join_processes(torch.device("cpu"))
 rank, count = processes.index, processes.count
