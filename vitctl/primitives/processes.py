@@ -1,8 +1,8 @@
 """The processes that compute one thing: which of them this is, and what they tell each other.
 
 They are started by ``--num-processes N`` or by torchrun, on one machine or on several, and find each other in
-``vitctl.primitives.process_group``; otherwise there is one, and nothing here costs anything. What they exchange are JSON
-documents and arrays, in the memory of the CPU, so that it needs neither a disk that all of them see nor a place on a
+``vitctl.primitives.process_group``; otherwise there is one, and nothing here costs anything. What they exchange are
+JSON documents and arrays, in the memory of the CPU, so that it needs neither a disk that all see nor a place on a
 GPU.
 
 What is shared out is computed in the batches of one process, and comes together in their order, so that results do not
