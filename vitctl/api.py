@@ -88,7 +88,7 @@ def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
     talk = conversation(verbose=verbose)
     module = import_module(f"vitctl.workflows.{workflow}")
     from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: they import torch
-    from vitctl.primitives.processes import lost_process_is_a_sentence
+    from vitctl.primitives.process_group import lost_process_is_a_sentence
 
     with lost_process_is_a_sentence(), enough_memory_on_cpu(getattr(config, "batch_size", None)):
         return module.run(config, talk)

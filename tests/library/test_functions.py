@@ -164,6 +164,12 @@ def test_verbose__shows_what_the_command_shows(finished_run: Path, capfd: pytest
         (lambda: vitctl.export("r", outputs=[]), "SettingError", "outputs", "--outputs is empty; give it a value"),
         (lambda: vitctl.predict("r", ["1.jpg", ""]), "SettingError", "images", "IMAGES is empty; give it a value"),
         (lambda: vitctl.evaluate(), "SettingError", "model", "found neither"),
+        (
+            lambda: vitctl.finetune(num_processes=2),
+            "SettingError",
+            "num_processes",
+            "num_processes is for the command line, which starts the processes: vitctl ... --num-processes N.",
+        ),
         (lambda: vitctl.inspect("distanc", "r"), "SettingError", "analysis", "Did you mean 'distance'?"),
         (
             lambda: vitctl.inspect("cka", "r", shots=10),

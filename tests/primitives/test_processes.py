@@ -11,7 +11,8 @@ import torch
 from vitctl.cli.launcher import LostProcessError, run_in_processes
 from vitctl.errors import FailedElsewhere, SettingError
 from vitctl.primitives.interrupts import StopNow
-from vitctl.primitives.processes import ALONE, Processes, join_processes
+from vitctl.primitives.process_group import join_processes
+from vitctl.primitives.processes import ALONE, Processes
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -88,7 +89,7 @@ import numpy as np, torch
 from pathlib import Path
 from vitctl.errors import DataError, FailedElsewhere
 from vitctl.primitives.interrupts import StopNow
-from vitctl.primitives.processes import join_processes, lost_process_is_a_sentence
+from vitctl.primitives.process_group import join_processes, lost_process_is_a_sentence
 
 processes = join_processes(torch.device("cpu"))
 rank, count = processes.index, processes.count
@@ -131,6 +132,13 @@ for num_rows in (1, 4, 5, 8, 24, 25, 31):
         assert (np.concatenate([one["n"] for one in made]) == rows).all()
         x = np.concatenate([one["x"] for one in made])
         assert (x == np.sqrt(rows).astype(np.float32)[:, None] * [[1, 2, 3]]).all()
+if rank > 0:  # here all are of one machine
+    Path(f"before-{rank}").touch()
+with processes.first_here_first():
+    if rank == 0:
+        while len(list(Path.cwd().glob("before-*"))) < count - 1: pass
+        Path("cached").touch()
+    assert Path("cached").exists()
 asked = []
 try:
     list(processes.in_turns(batches(40), 10, is_stopping=lambda: asked.append(1) or (rank == 1 and len(asked) == 3)))
@@ -147,6 +155,7 @@ else:
     [
         "list(processes.in_turns(batches(40, wrong=17), 10, is_for_all=False))",
         "processes.document(lambda: next(batches(8, wrong=1)))",
+        "with processes.first_here_first():\n        list(batches(8, wrong=1))",
         "with processes.together():\n        list(batches(8, wrong=1))",
     ],
 )

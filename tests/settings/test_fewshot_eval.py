@@ -92,6 +92,9 @@ def test_lists__of_neighbours_ways_and_poolings() -> None:
         ({"protocol": "episodes", "queries": 0}, "--queries is 0"),
         ({"batch_size": 0}, r"--batch-size is 0; expected 1 or more\."),
         ({"num_threads": 0}, "--num-threads is 0"),
+        ({"num_processes": "0"}, "--num-processes is '0'; expected a number from 1 to 1,024, or auto"),
+        ({"num_processes": "all"}, "--num-processes is 'all'"),
+        ({"num_processes": "1025"}, "--num-processes is '1025'"),
         ({"num_workers": -1}, "--num-workers is -1; expected 0 or more"),
         ({"group_column": "a", "group_pattern": "{group}/*"}, "--group-column and --group-pattern are both given"),
         ({"model": ("a", "b"), "weights": ("none",) * 3}, "--weights is given 3 times and --model 2 times"),
@@ -161,6 +164,7 @@ def test_an_option_that_would_do_nothing_is_refused(settings: dict[str, Any], se
         ("batch_size", 7),
         ("num_workers", 1),
         ("device", "cpu"),
+        ("num_processes", 2),
     ],
 )
 def test_features__stand_for_models_and_data(name: str, value: Any) -> None:

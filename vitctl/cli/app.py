@@ -94,9 +94,9 @@ def _say(word: str, error: VitctlError) -> None:
 
 
 def _is_said_elsewhere(error: VitctlError) -> bool:
-    if "vitctl.primitives.processes" not in sys.modules:
+    if "vitctl.primitives.process_group" not in sys.modules:
         return False
-    from vitctl.primitives.processes import is_said_by_first  # here, not above: it imports torch
+    from vitctl.primitives.process_group import is_said_by_first  # here, not above: it imports torch
 
     return is_said_by_first(error)
 

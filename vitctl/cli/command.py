@@ -95,7 +95,7 @@ def run(workflow: str, config: Settings, screen: Screen | None = None) -> Any:
     with screen.waiting("starting: loading torch and timm"):
         module = _loaded(f"vitctl.workflows.{workflow}")
         from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: they import torch
-        from vitctl.primitives.processes import lost_process_is_a_sentence
+        from vitctl.primitives.process_group import lost_process_is_a_sentence
     with lost_process_is_a_sentence(), enough_memory_on_cpu(getattr(config, "batch_size", None)):
         return module.run(config, screen)
 

@@ -29,7 +29,7 @@ from vitctl.data.near_copies import SIDE
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Split, lost_image
 from vitctl.errors import DataError
-from vitctl.primitives.cpus import num_own_cpus
+from vitctl.primitives.cpus import num_cpus, num_own_cpus
 from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.primitives.processes import ALONE, Arrays, Processes
 
@@ -281,7 +281,12 @@ def exact_duplicates(
     two JPEGs with equal pixels and different scaled ones, which needs different compressed data.
     """
     return processes.document(
-        lambda: _digests(scanned, num_threads=num_threads, conversation=conversation, memory=memory)
+        lambda: _digests(
+            scanned,
+            num_threads=num_threads if processes.count == 1 else num_cpus(),  # the others wait
+            conversation=conversation,
+            memory=memory,
+        )
     )
 
 

@@ -203,7 +203,8 @@ def open_image_tasks(
     tasks: list[ImageTask] = []
     for spec, test in zip(data, tests, strict=True):
         is_strict = len(data) == 1 and test is None
-        images = open_support_pool(spec, test, options=options, group_pattern=group_pattern, is_strict=is_strict)
+        with processes.first_here_first():
+            images = open_support_pool(spec, test, options=options, group_pattern=group_pattern, is_strict=is_strict)
         for option, path in (written or {}).items():
             check_elsewhere(path, (images.source.spec, images.test_spec), option=option)
         if images.source.spec in {task.name for task in tasks}:

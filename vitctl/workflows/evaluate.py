@@ -29,7 +29,7 @@ from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
-from vitctl.primitives.processes import join_processes
+from vitctl.primitives.process_group import join_processes
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 

@@ -34,7 +34,8 @@ from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num
 from vitctl.primitives.files import user_path
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_file, check_writable, writing
-from vitctl.primitives.processes import Processes, join_processes
+from vitctl.primitives.process_group import join_processes
+from vitctl.primitives.processes import Processes
 from vitctl.results.fewshot_eval import FewshotResult
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.parsing import listed
@@ -45,9 +46,7 @@ _NOT_OF_RESULTS = ("cache", "batch_size", "num_workers", "num_threads", "device"
 
 
 def run(config: FewshotEvalConfig, conversation: Conversation) -> FewshotResult:
-    """Evaluate and return the accuracies; writes tables, pictures and support indices.
-
-    Several processes share the embedding out; the first has the accuracies, and writes.
+    """Evaluate and return the accuracies; writes tables, pictures and supports. Of several processes the first does.
 
     Raises:
         VitctlError: A setting, the data or a model cannot be used; no result was written.

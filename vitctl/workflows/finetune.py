@@ -22,7 +22,7 @@ from vitctl.primitives.files import sha256_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
-from vitctl.primitives.processes import join_processes
+from vitctl.primitives.process_group import join_processes
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
@@ -126,13 +126,14 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     processes = join_processes(first.device.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
-    sources = open_training_sources(
-        first.data_spec,
-        val=config.val,
-        val_fraction=config.val_fraction,
-        options=SourceOptions.of(config),
-        group_pattern=config.group_pattern,
-    )
+    with processes.first_here_first():
+        sources = open_training_sources(
+            first.data_spec,
+            val=config.val,
+            val_fraction=config.val_fraction,
+            options=SourceOptions.of(config),
+            group_pattern=config.group_pattern,
+        )
     check_classes(sources)
     check_elsewhere(out, (sources.source.spec, sources.val_spec))
     if config.cache == "resized":
