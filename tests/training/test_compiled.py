@@ -96,7 +96,10 @@ def test_header__says_how_it_computes(settings: dict[str, Any]) -> None:
     config = FinetuneConfig(**settings, steps=1, precision="fp16", compile=True, deterministic=True)
     prepared = finetune.prepare(config, Conversation())
     rows = {row.name: (row.value, row.reason) for row in header_settings(prepared)}
-    assert rows["precision"] == ("fp16", "given; weights and loss stay fp32")
+    assert rows["precision"] == (
+        "fp16",
+        "given; weights and loss stay fp32; slow on processors without it",
+    )
     assert rows["compiled"][0] == "yes"
     assert rows["kernels"][0] == "deterministic"
     document = prepared.config.as_json()
