@@ -58,8 +58,9 @@ test: setup ## the default tests: CPU, no network, under three minutes
 test-slow: setup ## architecture sweeps, interruption, several processes: under thirty minutes
 	$(TESTS) -m slow --durations=20
 
-bench: setup ## cost of decoding, few-shot classifiers and starting against plain ones in the same run (five minutes)
+bench: setup ## cost of decoding, training, few-shot classifiers and starting against plain ones (eight minutes)
 	$(BIN)/python tests/benchmarks/decode.py
+	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/fewshot.py
 	$(BIN)/python tests/benchmarks/start.py
 

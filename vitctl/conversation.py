@@ -24,6 +24,9 @@ class Setting:
 class Progress:
     """A running count of something. This one shows nothing."""
 
+    def begin_at(self, amount: int) -> None:
+        """Say how much was done before: it counts, and took no time."""
+
     def advance(self, amount: int = 1, **facts: str) -> None:
         """Count ``amount`` more; ``facts`` are short texts to show beside the bar (loss, rate...)."""
 

@@ -261,6 +261,12 @@ def test_digits(run_cli) -> None:
     assert report["duplicates"]["num_groups"] == 0  # numpy.unique(load_digits().data, axis=0) has 1,797 rows
 
 
+def held_out_images() -> set[str]:
+    """Return the paths of the validation images of the run in ``out``."""
+    listing = json.loads(Path("out/validation.json").read_text())
+    return {f"{listing['data']}/{name}" for name in listing["images"]}
+
+
 # --- what finetune then does -------------------------------------------------------------------------------
 
 
@@ -271,7 +277,7 @@ def test_kept_in__is_what_finetune_does(run_cli, twins: Path, tiny_model_folder:
     kept = {one["image"]: one["kept_in"] for group in report["duplicates"]["groups"] for one in group}
     arguments = ("--data", twins, "--model", tiny_model_folder, "--steps", 1, "--num-workers", 0, "--seed", seed)
     assert run_cli("finetune", *arguments, "--out", "out").exit_code == 0
-    held_out = set(json.loads(Path("out/validation.json").read_text())["images"])
+    held_out = held_out_images()
     assert len(kept) == 60
     assert {image for image, where in kept.items() if where == "val"} == held_out
     assert set(kept.values()) == {"train", "val"}
@@ -284,7 +290,7 @@ def test_kept_in__with_bad_images_left_out_as_finetune_does(run_cli, planted: Pa
     report = run_cli("data", planted, "--json").json
     arguments = ("--data", planted, "--model", tiny_model_folder, "--steps", 1, "--num-workers", 0, "--out", "out")
     assert run_cli("finetune", *arguments, "--on-bad-image", "skip").exit_code == 0
-    held_out = set(json.loads(Path("out/validation.json").read_text())["images"])
+    held_out = held_out_images()
     assert report["validation"]["num_images"] == len(held_out)
     trained = [one for group in report["duplicates"]["groups"] for one in group if one["split"] == "train"]
     assert len(trained) == 7
@@ -341,7 +347,7 @@ def test_groups__of_a_pattern_are_counted_shown_and_kept_whole(run_cli, twins: P
         *pattern,
     )
     assert run_cli("finetune", *arguments).exit_code == 0
-    held_out = set(json.loads(Path("out/validation.json").read_text())["images"])
+    held_out = held_out_images()
     assert {image for image, where in kept.items() if where == "val"} == held_out
     assert "10 groups" in run_cli("data", twins, *pattern).stdout
 

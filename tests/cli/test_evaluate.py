@@ -153,6 +153,7 @@ def test_validation_image_gone__said(run_cli, finished_run: Path, tmp_path: Path
     listing = tmp_path / "run" / "validation.json"
     document = json.loads(listing.read_text())
     document["images"][0] += "x"
+    document["hashes"][0] = 32 * "0"  # else it is found by its content
     listing.write_text(json.dumps(document))
     result = run_cli("evaluate", tmp_path / "run")
     assert result.exit_code == 3
@@ -166,3 +167,76 @@ def test_out_inside_the_data__refused(run_cli, finished_run: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"--out {data / 'report'} lies inside the data {data}" in result.stderr
     assert sorted(data.rglob("*")) == before
+
+
+# --- images that were in the training ------------------------------------------------------------------------
+
+
+@unseen
+def test_training_folder__the_figure_on_images_not_trained_on_comes_first(run_cli, finished_run: Path) -> None:
+    arguments = ("--data", finished_run.parent / "data/train", "--split", "all", "--out", "e", *IN_PROCESS)
+    result = run_cli("evaluate", finished_run, *arguments)
+    report = json.loads(Path("e/evaluation.json").read_text())
+    held_out = set(json.loads((finished_run / "validation.json").read_text())["images"])
+    right = {False: 0, True: 0}
+    for row in csv.DictReader(Path("e/predictions.csv").read_text().splitlines()):
+        is_seen = f"train/{Path(row['image']).parent.name}/{Path(row['image']).name}" not in held_out
+        right[is_seen] += row["true"] == row["predicted"]
+    assert (report["num_images"], report["num_seen_in_training"], len(held_out)) == (36, 29, 7)
+    assert (report["top1_unseen"], report["top1_seen"]) == (right[False] / 7, right[True] / 29)
+    assert report["top1"] == pytest.approx((7 * report["top1_unseen"] + 29 * report["top1_seen"]) / 36)
+    assert report["top1_unseen"] == json.loads((finished_run / "summary.json").read_text())["best"]["top1"]
+    rows = [line for line in result.stdout.splitlines() if line.startswith("top-1")]
+    assert [line.partition("  ")[0] for line in rows] == ["top-1, unseen", "top-1, seen", "top-1 of all"]
+    assert rows[0].endswith(", 7 images")
+    assert "29 of the 36 images were in the training" in " ".join(result.stderr.split())
+    assert "29 of 36" in next(line for line in result.stderr.splitlines() if line.startswith("seen in training"))
+
+
+@unseen
+def test_seen_images__under_another_name_and_class_and_in_another_format(
+    run_cli, finished_run: Path, tmp_path: Path
+) -> None:
+    trained = json.loads((finished_run / "training-images.txt").read_text().splitlines()[0][33:])
+    folder = shutil.copytree(finished_run.parent / "data/test", tmp_path / "data")
+    other = "green" if "red" in trained else "red"
+    Image.open(finished_run.parent / "data" / trained).save(folder / other / "renamed.bmp")
+    result = run_cli("evaluate", finished_run, "--data", folder, "--out", "e", *IN_PROCESS, "--json")
+    assert (result.json["num_images"], result.json["num_seen_in_training"]) == (16, 1)
+    assert result.json["top1_seen"] in (0.0, 1.0)
+    assert "too good to be true" not in result.stderr  # of the few the header tells
+
+
+@unseen
+@pytest.mark.slow
+def test_all_seen__nothing_to_judge_by(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    for line in (finished_run / "training-images.txt").read_text().splitlines():
+        name = json.loads(line[33:])
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finished_run.parent / "data" / name, tmp_path / name)
+    arguments = ("--data", tmp_path / "train", "--out", "e", *IN_PROCESS)
+    result = run_cli("evaluate", finished_run / "best", *arguments, "--json")
+    report = result.json
+    assert (report["num_seen_in_training"], report["top1_unseen"], report["top1_unseen_ci95"]) == (29, None, None)
+    assert report["top1_seen"] == report["top1"]
+    assert "All 29 images were in the training" in " ".join(result.stderr.split())
+
+
+@unseen
+@pytest.mark.slow
+def test_a_run_without_the_list__unknown_and_said(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "training-images.txt").unlink()
+    result = run_cli("evaluate", run, *IN_PROCESS, "--json")
+    assert [result.json[key] for key in ("num_seen_in_training", "top1_unseen", "top1_seen")] == [None] * 3
+    assert "made by an older vitctl" in result.stderr
+
+
+@unseen
+@pytest.mark.slow
+def test_a_model_of_no_run__knows_of_no_training(run_cli, finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run / "best", tmp_path / "model")
+    arguments = ("--data", finished_run.parent / "data", "--out", "e", *IN_PROCESS, "--json")
+    result = run_cli("evaluate", "--model", tmp_path / "model", *arguments)
+    assert result.json["num_seen_in_training"] is None
+    assert "seen in training" not in result.stderr

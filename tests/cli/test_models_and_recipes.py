@@ -81,9 +81,9 @@ def test_recipes__check_a_whole_one_and_a_short_one(run_cli) -> None:
     Path("short.toml").write_text("[rate]\nlr = 1e-3\n")
     Path("mine.toml").write_text('[rate]\nlr = 1e-3\nfinal_lr = { value = 0, source = "ours" }\n')
     for name, line in (
-        ("transfer", "transfer: a recipe of 23 settings\n"),
-        ("short.toml", "short.toml: a recipe of 1 setting; 22 others are at their defaults\n"),
-        ("mine.toml", "mine.toml: a recipe of 2 settings; 21 others are at their defaults\n"),
+        ("transfer", "transfer: a recipe of 27 settings\n"),
+        ("short.toml", "short.toml: a recipe of 1 setting; 26 others are at their defaults\n"),
+        ("mine.toml", "mine.toml: a recipe of 2 settings; 25 others are at their defaults\n"),
     ):
         result = run_cli("recipes", "check", name)
         assert (result.exit_code, result.stdout, result.stderr) == (0, line, "")

@@ -1,5 +1,6 @@
 """A batch is a function of (seed, step): not of workers, processes or what came before."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 
 from vitctl.data.images import to_rgb
 from vitctl.data.loader import TrainingBatch, evaluation_batches, training_batches
@@ -50,6 +52,27 @@ def test_content_is_the_same_for_any_number_of_workers(drawn_split: Callable[...
     there = list(training_batches(split, TRANSFORM, plan, num_workers=2))
     assert len(here) == len(there) == plan.num_steps
     assert all(_equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+class _RandAugmented(TrainingTransform):
+    """With timm's RandAugment behind the crop: it draws from Python's generator and from numpy's."""
+
+    def __init__(self) -> None:
+        super().__init__(PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=0)
+        self._shown_part.transforms.append(rand_augment_transform("rand-m9-n3-mstd1-inc1", {"translate_const": 3}))
+
+
+def test_content_is_the_same_for_any_number_of_workers__of_a_transform_that_draws_elsewhere(
+    drawn_split: Callable[..., Split],
+) -> None:
+    split, plan, before = drawn_split(7, 3), BatchPlan(7, 4, 18, seed=1), random.getstate()
+    augmented = _RandAugmented()
+    here = list(training_batches(split, augmented, plan, num_workers=0))
+    there = list(training_batches(split, augmented, plan, num_workers=2))
+    assert all(_equal(one, other) for one, other in zip(here, there, strict=True))
+    plain = list(training_batches(split, TRANSFORM, plan, num_workers=0))
+    assert not any(_equal(one, other) for one, other in zip(here, plain, strict=True))
+    assert random.getstate() == before
 
 
 def test_batches_from_a_step_on_are_the_rest_of_all_batches(drawn_split: Callable[..., Split]) -> None:

@@ -58,6 +58,12 @@ class CountingImages(FileImages):
         return super().open(row)
 
 
+def held_out_images() -> list[str]:
+    """Return the paths of the validation images of the run in ``out``."""
+    listing = json.loads(Path("out/validation.json").read_text())
+    return [f"{listing['data']}/{name}" for name in listing["images"]]
+
+
 def _photo(height: int, width: int, *, seed: int) -> Image.Image:
     """Return smooth colours, different for every seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 50 + 2, width // 50 + 2, 3), dtype=np.uint8)
@@ -342,7 +348,7 @@ def test_run__twice_the_same_weights_and_the_second_opens_validation_images_only
     assert len(opened) == 12
     opened.clear()
     assert finetune.run(config, Conversation()).weights_sha256 == first.weights_sha256
-    held_out = json.loads(Path("out/validation.json").read_text())["images"]
+    held_out = held_out_images()
     num_validations = len(validation_steps(6, 10))
     assert dict(opened) == dict.fromkeys(held_out, num_validations)
     assert len(held_out) == 4
@@ -353,7 +359,7 @@ def test_run__validation_and_evaluate_read_the_originals(
     cache: Path, settings: dict[str, object], opened: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finetune.run(FinetuneConfig(**settings), Conversation())
-    held_out = json.loads(Path("out/validation.json").read_text())["images"]
+    held_out = held_out_images()
     shutil.rmtree(cache)
     opened.clear()
     seen, pixels = [], EvaluationTransform.pixels
@@ -379,7 +385,7 @@ def test_run__the_cache_holds_the_training_images_alone_at_twice_the_size(
     side = round((num_bytes / (8 * 3)) ** 0.5)
     assert num_bytes == 8 * 3 * side**2
     assert 32 <= side <= 40
-    held_out = json.loads(Path("out/validation.json").read_text())["images"]
+    held_out = held_out_images()
     num_validations = len(validation_steps(6, 10))
     for path, times in opened.items():  # looked at, and resized or validated
         assert times >= 1 + (num_validations if path in held_out else 1)

@@ -1,16 +1,21 @@
 """The list of a run's validation images: as long as the memory can hold, refused beyond."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from vitctl.conversation import Conversation
+from vitctl.data.looks import Looks
 from vitctl.data.run_images import images_of_run, named_images
 from vitctl.data.source import SourceOptions
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives import memory
 from vitctl.primitives.files import json_text
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -51,3 +56,17 @@ def test_named_images__classes_lie_at_the_level_of_the_runs(tmp_path: Path) -> N
         named_images(str(tmp_path / "deep"), None, SourceOptions(label_column="x"), run=run)
     (run / "config.json").write_text("{")
     assert classes("flat") == ("pug", "siam")
+
+
+def test_a_run_of_version_0_1_0__its_validation_images_by_name(tmp_path: Path) -> None:
+    for name in ("config", "validation"):
+        shutil.copy(GOLDEN / f"{name}-0.1.0.json", tmp_path / f"{name}.json")
+    names = json.loads((tmp_path / "validation.json").read_text())["images"]
+    look = Looks(Conversation()).scan
+    assert images_of_run(tmp_path, None, advice="", look=look).split.image_names() == names
+    rest = images_of_run(tmp_path, "train", advice="", look=look).split.image_names()
+    assert len(rest) == 1437 - len(names)
+    assert set(rest).isdisjoint(names)
+    named = named_images("digits", "val", SourceOptions(), run=tmp_path, look=look)
+    assert named.split.image_names() == names
+    assert "by name" in named.reason

@@ -15,7 +15,6 @@ from vitctl.data.sources import open_source
 from vitctl.data.training_data import (
     TrainingData,
     check_training_data,
-    find_images,
     hold_out,
     leaks,
     open_training_sources,
@@ -241,19 +240,6 @@ def test_exact_duplicates_are_never_on_both_sides(tmp_path: Path, write_classes:
              for split in (data.train, data.val)]  # fmt: skip
     assert not sides[0] & sides[1]
     assert "; 20 exact duplicates kept on one side" in data.val_reason
-
-
-def test_find_images_gives_the_names_in_their_order(drawn_split: Callable[..., Split]) -> None:
-    found = find_images(drawn_split(6), ["drawn/4", "drawn/1"], where="validation-images.txt", advice="Look.")
-    assert (found.name, found.image_names()) == ("val", ["drawn/4", "drawn/1"])
-    assert found.rows.tolist() == [4, 1]
-
-
-def test_find_images__one_that_is_gone_is_an_error(drawn_split: Callable[..., Split]) -> None:
-    with pytest.raises(
-        DataError, match="2 of the 3 images listed in the file are no longer in the data, drawn/9 first"
-    ):
-        find_images(drawn_split(6), ["drawn/4", "drawn/9", "drawn/8"], where="the file", advice="Look.")
 
 
 def test_bad_validation_image__no_advice_to_skip_it(tmp_path: Path, write_classes: Callable[..., Path]) -> None:

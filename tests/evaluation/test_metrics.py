@@ -18,6 +18,7 @@ from vitctl.evaluation.metrics import (
     expected_calibration_error,
     mean_nll,
     per_class_report,
+    seen_report,
     top_k_accuracy,
     wilson_interval,
 )
@@ -209,3 +210,27 @@ def test_per_class_report__worked_by_hand_and_none_where_undefined() -> None:
         {"class": "c", "num_images": 0, "precision": 0.0, "recall": None, "f1": 0.0},  # no such image
         {"class": "d", "num_images": 0, "precision": None, "recall": None, "f1": None},
     ]
+
+
+def test_seen_report_is_the_slow_obvious_loop() -> None:
+    logits, labels = _drawn()
+    predicted, is_seen = logits.argmax(axis=1), np.arange(len(labels)) % 3 == 0
+    right = {True: 0, False: 0}
+    for guess, label, seen in zip(predicted, labels, is_seen, strict=True):
+        right[bool(seen)] += int(guess == label)
+    report = seen_report(predicted, labels, is_seen)
+    assert report["num_seen_in_training"] == 67
+    assert (report["top1_seen"], report["top1_unseen"]) == (right[True] / 67, right[False] / 133)
+    assert report["top1_seen_ci95"] == wilson_interval(right[True], 67)
+    assert report["top1_unseen_ci95"] == wilson_interval(right[False], 133)
+
+
+@pytest.mark.parametrize(
+    ("is_seen", "number"), [(None, None), (np.zeros(5, dtype=bool), 0), (np.ones(5, dtype=bool), 5)]
+)
+def test_seen_report__nothing_to_tell_apart(is_seen: np.ndarray | None, number: int | None) -> None:
+    labels = np.zeros(5, dtype=np.int64)
+    report = seen_report(labels, labels, is_seen)
+    assert report["num_seen_in_training"] == number
+    assert report["top1_seen"] == (1.0 if number == 5 else None)
+    assert report["top1_unseen"] == (1.0 if number == 0 else None)

@@ -29,6 +29,7 @@ def disable(function=None, recursive=True):
     return (lambda *args: ('disabled', recursive, function(*args))) if function else (lambda f: disable(f, recursive))
 """,
     "parts.py": "class Part: pass\n",
+    "config.py": "limit = 5\n",
     "rare.py": f"from {NAME}.parts import Part\n",
 }
 
@@ -84,6 +85,17 @@ def test_another_attribute_loads_the_compiler() -> None:
         assert kept.graph_break() is None
     assert is_loaded()
     assert kept.Part is compiler().Part
+
+
+def test_a_setting_that_is_read_is_the_compilers_own() -> None:
+    with compiler_later():
+        config = compiler().config
+        config.other = 3
+        assert (config.other, config.error_on_nested_fx_trace) == (3, True)  # the second is torch's default
+        assert not is_loaded()
+        assert config.limit == 5
+        assert is_loaded()
+    assert is_clean()
 
 
 @pytest.mark.parametrize("part", ["parts", "rare"])

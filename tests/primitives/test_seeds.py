@@ -1,13 +1,15 @@
 """A draw is a function of (seed, purpose, position) and of nothing else."""
 
 import itertools
+import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
-from vitctl.primitives.seeds import PURPOSES, epoch_permutation, random_generator, torch_randomness
+from vitctl.primitives.seeds import PURPOSES, epoch_permutation, global_randomness, random_generator, torch_randomness
 
 Draw = Callable[..., tuple[float, ...]]
 
@@ -21,7 +23,12 @@ def _numpy_draw(seed: int, purpose: str, *position: int) -> tuple[float, ...]:
     return tuple(random_generator(seed, purpose, *position).random(4).tolist())
 
 
-@pytest.mark.parametrize("draw", [_numpy_draw, _torch_draw])
+def _global_draw(seed: int, purpose: str, *position: int) -> tuple[float, ...]:
+    with global_randomness(seed, purpose, *position):
+        return random.random(), float(np.random.rand()), float(np.random.normal()), torch.rand(1).item()
+
+
+@pytest.mark.parametrize("draw", [_numpy_draw, _torch_draw, _global_draw])
 def test_the_same_key_gives_the_same_draw_whatever_was_drawn_before(draw: Draw) -> None:
     first = draw(3, "augment", 7, 11)
     np.random.default_rng(0).random(5)
@@ -30,7 +37,7 @@ def test_the_same_key_gives_the_same_draw_whatever_was_drawn_before(draw: Draw) 
     assert draw(3, "augment", 7, 11) == first
 
 
-@pytest.mark.parametrize("draw", [_numpy_draw, _torch_draw])
+@pytest.mark.parametrize("draw", [_numpy_draw, _torch_draw, _global_draw])
 def test_other_seeds_purposes_and_positions_give_other_draws(draw: Draw) -> None:
     keys = [
         (seed, purpose, *position)
@@ -95,3 +102,34 @@ def test_torch_randomness_gives_the_global_generator_back__block_raises() -> Non
     with pytest.raises(ValueError, match="broken"), torch_randomness(0, "augment"):
         _draw_and_break()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def _state() -> tuple[object, ...]:
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), name, keys.tobytes(), *rest, torch.random.get_rng_state().numpy().tobytes()
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_global_randomness_gives_all_generators_back(is_broken: bool) -> None:
+    before = _state()
+    with suppress(ValueError), global_randomness(0, "augment", 5):
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: B018
+        if is_broken:
+            raise ValueError
+    assert _state() == before
+
+
+def test_global_randomness_of_torch_is_torch_randomness() -> None:
+    with global_randomness(3, "augment", 1, 2):
+        drawn = tuple(torch.rand(4).tolist())
+    assert drawn == _torch_draw(3, "augment", 1, 2)
+
+
+def test_global_randomness_differs_in_each_of_the_generators() -> None:
+    draws = [_global_draw(0, "augment", view, position) for view in range(5) for position in range(5)]
+    assert all(len(set(column)) == 25 for column in zip(*draws, strict=True))
+
+
+def test_torch_randomness_of_a_device_is_also_that_of_the_cpu() -> None:
+    with torch_randomness(3, "augment", 1, 2, device=torch.device("cpu")):
+        assert tuple(torch.rand(4).tolist()) == _torch_draw(3, "augment", 1, 2)

@@ -150,6 +150,8 @@ def test_file_of_0_1_0__means_what_it_meant() -> None:
             "crop": "random-resized-crop", "crop_area": [0.3, 1.0], "flip": True, "evaluation_crop": "model",
             "pos_embed_interp": "bicubic-aa",
         },
+        "mixing": {"mixup": 0.0, "cutmix": 0.0},
+        "noise": {"drop_path": 0.0, "patch_drop": 0.0},
         "head": {"init": "ridge"},
         "evaluation": {"validations": 10, "select_best_from": 500},
     }  # fmt: skip
@@ -173,7 +175,10 @@ def test_settings_of_0_1_0__are_those_of_the_recipe() -> None:
 
 def test_flat_settings__have_the_names_of_0_1_0() -> None:
     flat = flat_settings(load_recipe("vit-paper"))
-    assert json.loads(json.dumps({name: given.value for name, given in flat.items()})) == SETTINGS_OF_0_1_0
+    values = json.loads(json.dumps({name: given.value for name, given in flat.items()}))
+    assert {name: value for name, value in values.items() if "." not in name} == SETTINGS_OF_0_1_0
+    later = {name: value for name, value in values.items() if "." in name}  # by their paths, and off
+    assert later == {"mixing.mixup": 0.0, "mixing.cutmix": 0.0, "noise.drop_path": 0.0, "noise.patch_drop": 0.0}
     assert all(given.source for given in flat.values())
 
 
@@ -186,7 +191,10 @@ def test_flat_settings__have_the_names_of_0_1_0() -> None:
         ({"optimizer": {"momentun": 0.9}}, "unknown setting 'momentun' in [optimizer]. Did you mean 'momentum'?"),
         ({"rate": {"momentun": 0.9}}, "unknown setting 'momentun' in [rate]. Did you mean 'optimizer.momentum'?"),
         ({"momentun": 0.9}, "unknown setting 'momentun'. Did you mean 'optimizer.momentum'?"),
-        ({"imags": {"mixup": 0.8}}, "unknown section [imags], with an unknown setting 'mixup'. Did you mean 'images'?"),
+        (
+            {"imags": {"jitter": 0.8}},
+            "unknown section [imags], with an unknown setting 'jitter'. Did you mean 'images'?",
+        ),
         ({"rate": {"lr": 1.0}, "lr": 1.0}, "rate.lr stands there twice; keep one."),
         ({"rate": {"lr": {"source": "x"}}}, "rate.lr is {'source': 'x'}; expected a value, or { value = "),
         ({"images": {"crop_area": [0.5, 0.4]}}, "images.crop_area is [0.5, 0.4]; expected [least, most]."),
@@ -284,7 +292,7 @@ def test_file__that_is_not_toml_or_not_text_is_refused(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class Blur:
     """A section of a later version."""
 
     strength: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -304,23 +312,23 @@ class LaterRecipe(Recipe):
     """The recipe of a later version."""
 
     optimizer: LaterOptimizer = LaterOptimizer()
-    noise: Noise = Noise()
+    blur: Blur = Blur()
 
 
 def test_new_field__is_read_checked_overridden_and_written() -> None:
-    recipe = from_settings({"noise": {"strength": 0.5}, "optimizer": {"eps": 1e-6}}, LaterRecipe)
+    recipe = from_settings({"blur": {"strength": 0.5}, "optimizer": {"eps": 1e-6}}, LaterRecipe)
     assert isinstance(recipe, LaterRecipe)
-    assert (recipe.noise, recipe.optimizer.eps) == (Noise(strength=0.5), 1e-6)
-    assert override(recipe, ["noise.strength=1", "noise.steps=3"]).noise == Noise(strength=1.0, steps=3)
-    with pytest.raises(SettingError, match=r"noise\.strength is 2; expected a number, 0 to 1\."):
-        override(recipe, ["noise.strength=2"])
-    with pytest.raises(SettingError, match=r"unknown setting 'strenth' in \[noise\]\. Did you mean 'strength'"):
-        override(recipe, ["noise.strenth=1"])
-    with pytest.raises(SettingError, match=r"noise\.limit is 'x'; expected a valid number\."):  # pydantic's own words
-        override(recipe, ["noise.limit=x"])
+    assert (recipe.blur, recipe.optimizer.eps) == (Blur(strength=0.5), 1e-6)
+    assert override(recipe, ["blur.strength=1", "blur.steps=3"]).blur == Blur(strength=1.0, steps=3)
+    with pytest.raises(SettingError, match=r"blur\.strength is 2; expected a number, 0 to 1\."):
+        override(recipe, ["blur.strength=2"])
+    with pytest.raises(SettingError, match=r"unknown setting 'strenth' in \[blur\]\. Did you mean 'strength'"):
+        override(recipe, ["blur.strenth=1"])
+    with pytest.raises(SettingError, match=r"blur\.limit is 'x'; expected a valid number\."):  # pydantic's own words
+        override(recipe, ["blur.limit=x"])
     assert from_settings(nested(recipe), LaterRecipe) == recipe
-    flat = flat_settings(override(recipe, ["noise.steps=3", "length.steps=9"]))
-    assert (flat["noise.strength"].value, flat["noise.steps"].value, flat["steps"].value) == (0.5, 3, 9)
+    flat = flat_settings(override(recipe, ["blur.steps=3", "length.steps=9"]))
+    assert (flat["blur.strength"].value, flat["blur.steps"].value, flat["steps"].value) == (0.5, 3, 9)
     assert from_settings(json.loads(json.dumps(as_document(recipe))), LaterRecipe) == recipe
 
 
@@ -330,7 +338,7 @@ def test_new_field__leaves_old_files_as_they_were() -> None:
     optimizer = LaterOptimizer(**nested(from_settings(SETTINGS_OF_0_1_0))["optimizer"] | {"betas": (0.9, 0.999)})
     later = from_settings(SETTINGS_OF_0_1_0, LaterRecipe)
     assert later.optimizer == optimizer
-    assert (later.length, later.noise) == (old.length, Noise())
+    assert (later.length, later.blur) == (old.length, Blur())
     assert from_settings({"any": {"steps": 5}}, LaterRecipe).length.steps == 5
     assert from_settings(nested(old), LaterRecipe).rate == old.rate
 
@@ -338,9 +346,9 @@ def test_new_field__leaves_old_files_as_they_were() -> None:
 def test_new_name_in_two_sections__is_asked_for_with_its_section() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Twice(LaterRecipe):
-        more: Noise = Noise()
+        more: Blur = Blur()
 
-    with pytest.raises(SettingError, match=r"'strength' can be noise\.strength or more\.strength; put it into its"):
+    with pytest.raises(SettingError, match=r"'strength' can be blur\.strength or more\.strength; put it into its"):
         from_settings({"strength": 0.5}, Twice)
 
 

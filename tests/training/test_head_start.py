@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from vitctl.errors import ModelError
-from vitctl.evaluation.ridge import LinearClassifier
-from vitctl.evaluation.ridge_head import RidgeHead
 from vitctl.models.build import load_model
-from vitctl.results.finetune import Score
-from vitctl.training.head_start import RidgeStart, start_head
+from vitctl.training.head_start import start_head
 
 OWN = ("red", "green", "blue")  # the classes of the tiny model
 OTHER = ("a", "b")
@@ -53,14 +50,3 @@ def test_start_head__more_than_linear_cannot_be_computed() -> None:
     assert not is_to_come
     with pytest.raises(ModelError, match="more than a linear layer"):
         start_head(loaded, OTHER, given="ridge", by_recipe="zero", seed=0)
-
-
-@pytest.mark.parametrize(
-    ("probe", "best", "says"), [(0.5, 0.6, True), (0.5, 0.5, False), (0.5, 0.4, False), (None, None, False)]
-)
-def test_advice__where_training_made_nothing_better(probe: float | None, best: float | None, says: bool) -> None:
-    head = RidgeHead(LinearClassifier(torch.zeros(2, 3).numpy(), torch.zeros(3).numpy()), 1.0, None, 1.0)
-    advice = RidgeStart(head, Score(0, None, probe)).advice(Score(9, None, best))
-    assert (advice is not None) == says
-    if advice is not None:
-        assert "(0.5000) than the best weights (0.6000)" in advice

@@ -52,11 +52,52 @@ def test_check_out__below_a_file_is_refused(tmp_path: Path) -> None:
         check_out(tmp_path / "file" / "run", overwrite=False)
 
 
-def test_check_out__a_run_is_refused_without_overwrite(tmp_path: Path) -> None:
+def test_check_out__a_run_is_fine__it_goes_on_or_is_replaced(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
-    with pytest.raises(SettingError, match="is not empty.*--overwrite"):
-        check_out(run, overwrite=False)
+    check_out(run, overwrite=False)
     check_out(run, overwrite=True)
+
+
+def test_check_out__what_a_run_leaves_that_is_killed_when_it_begins_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.partial").write_text("{")
+    check_out(tmp_path / "run", overwrite=False)
+    with new_run_folder(tmp_path / "run", overwrite=False) as run:
+        run.write_json("config.json", {"vitctl": "0.1.0"})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_new_run_folder__nothing_that_was_trained_is_replaced_without_overwrite(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run")
+    with pytest.raises(SettingError, match=r"is not empty.*--overwrite"), new_run_folder(run, overwrite=False):
+        pytest.fail("the block must not run")
+    assert contents(run)["best/model.safetensors"] == "old"
+
+
+def test_new_run_folder__a_run_that_saved_nothing_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"vitctl": "0.1.0"}')
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+    with new_run_folder(tmp_path / "run", overwrite=False) as run:
+        run.write_json("config.json", {"vitctl": "new"})
+    assert contents(tmp_path / "run") == {"config.json": '{\n  "vitctl": "new"\n}\n'}
+
+
+@pytest.mark.parametrize("is_replacing", [False, True])
+def test_new_run_folder__goes_on_where_it_grew(tmp_path: Path, is_replacing: bool) -> None:
+    path = tmp_path / "run"
+    if is_replacing:
+        old_run(path)
+    place = tmp_path / ".run.partial" if is_replacing else path
+    (place / "checkpoints" / "step-1").mkdir(parents=True)
+    (place / "config.json").write_text('{"vitctl": "new"}')
+    with new_run_folder(path, overwrite=False, goes_on_in=place) as run:
+        assert run.path == place
+        assert (place / "checkpoints" / "step-1").is_dir()
+        assert (path / "best").is_dir() == is_replacing
+    assert contents(path) == {"config.json": '{"vitctl": "new"}'}
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
+    assert not (path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("config", [None, "{}", "[]", "no json", '{"architecture": "vit_tiny_patch16_224"}'])
@@ -106,10 +147,10 @@ def fail_in(path: Path, failure: BaseException, *, overwrite: bool, weights: str
     with new_run_folder(path, overwrite=overwrite) as run:
         run.write_json("config.json", {"vitctl": "new"})
         run.append("metrics.jsonl", {"step": 1})
-        assert not run.has_weights
+        assert not run.is_worth_keeping
         if weights is not None:
             (run.path / weights).mkdir()
-            assert run.has_weights
+            assert run.is_worth_keeping
         raise failure
 
 

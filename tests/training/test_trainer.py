@@ -157,20 +157,26 @@ def test_signal_in_the_wait_for_the_first_images__leaves_nothing(
     assert not Path("out").exists()
 
 
-def test_signal_in_the_last_validation__the_run_is_complete(
+def test_signal_in_the_last_validation__the_run_goes_on_with_it(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _at_reading(monkeypatch, 4 * 8 + 30, lambda: os.kill(os.getpid(), signal.SIGINT))
-    finetune.run(
-        FinetuneConfig(**settings | {"set": ("evaluation.validations=1",)}, steps=4, out="out"), Conversation()
-    )
+    settings |= {"set": ("evaluation.validations=1",), "steps": 4, "out": "out"}
+    with monkeypatch.context() as patched:
+        _at_reading(patched, 4 * 8 + 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(InterruptedRun, match="Stopped after step 4 of 4"):
+            finetune.run(FinetuneConfig(**settings), Conversation())
+    assert not Path("out/summary.json").exists()
+    finetune.run(FinetuneConfig(**settings), Conversation())
+    finetune.run(FinetuneConfig(**settings | {"out": "whole"}), Conversation())
+    assert _metrics("out") == _metrics("whole")
     assert Path("out/summary.json").is_file()
 
 
 def test_worker_killed__what_was_trained_is_saved(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     _at_reading(monkeypatch, 45, lambda: os.kill(os.getpid(), signal.SIGKILL))  # the worker counts for itself
     with pytest.raises(
-        LostWorkerError, match=r"memory is full[^\n]* The weights of step [345] of 9 are in [^\n]*last"
+        LostWorkerError,
+        match=r"memory is full[^\n]* Step [345] of 9 is saved; go on with: vitctl finetune --resume [^\n]*out",
     ) as caught:
         finetune.run(FinetuneConfig(**settings | {"num_workers": 1}, steps=9, out="out"), Conversation())
     assert caught.value.exit_code == 2

@@ -19,6 +19,7 @@ from vitctl.models.describe import flops_per_image
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.recipes import load_recipe, override
 from vitctl.training.job import Job
+from vitctl.training.noise_places import install_noise
 from vitctl.training.trial import MAX_TRIAL_IMAGES, Cost, check_batch_norm, measure_cost
 
 PREPROCESSING = Preprocessing((32, 32), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
@@ -164,6 +165,40 @@ def test_batch_norm__one_image_per_process_is_refused(
         check_batch_norm(cnn)
     assert words in str(refusal.value)
     check_batch_norm(replace(job, batches=batches, accelerator=accelerator))  # a ViT has LayerNorm
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_seen", "processes", "micro_batch", "words"),
+    [
+        (8, 16, 1, 1, "found 1 where a batch of 8 is taken 1 at a time. Try another --micro-batch, or --batch-size"),
+        (8, 16, 2, 3, "found 1 where a batch of 8 over 2 processes is taken 3 at a time"),
+        (8, 13, 1, 4, "5 in the last batch"),
+    ],
+)
+def test_batch_norm__one_image_per_micro_batch_is_refused(
+    job: Job, batch_size: int, num_seen: int, processes: int, micro_batch: int, words: str
+) -> None:
+    accelerator: Any = Processes(processes)
+    batches = BatchPlan(12, batch_size, num_seen, 0, micro_batch=micro_batch)
+    with pytest.raises(SettingError) as refusal:
+        check_batch_norm(replace(cnn_job(job), batches=batches, accelerator=accelerator))
+    assert words in str(refusal.value)
+    two = replace(batches, num_images_seen=16, micro_batch=2)
+    check_batch_norm(replace(cnn_job(job), batches=two, accelerator=accelerator))
+
+
+def test_memory__is_that_of_a_micro_batch(job: Job) -> None:
+    whole, half = (
+        activations(measure_cost(replace(job, batches=replace(job.batches, micro_batch=size))), copies=4)
+        for size in (None, 4)
+    )
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_cost__of_a_model_with_noise_is_measured_with_it(job: Job) -> None:
+    plain = activations(measure_cost(job), copies=4)
+    install_noise(job.model, drop_path=None, patch_drop=0.75, name="tiny")
+    assert activations(measure_cost(job), copies=4) < plain / 2  # a quarter of the patches is left
 
 
 @pytest.mark.parametrize(("batch_size", "num_seen", "processes"), [(2, 4, 1), (8, 18, 1), (8, 24, 4)])

@@ -157,11 +157,19 @@ def predictions_of(folder: str) -> list[tuple[str, str, str, str]]:
         ]
 
 
+def hashes_of(run: str) -> tuple[list[str], list[str]]:
+    """Return the content hashes of the training and of the validation images, in order."""
+    lines = Path(run, "training-images.txt").read_text().splitlines()
+    return [line[:32] for line in lines], json.loads(Path(run, "validation.json").read_text())["hashes"]
+
+
+@pytest.mark.usefixtures("no_rendering")
 def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: Any) -> None:
     """One test for all, because the folder's run is what each is compared with."""
     usual = run(image_folder, out="folder", steps=10)
-    evaluate_run(run="folder", data=str(image_folder), out="e")
+    evaluate_run(run="folder", data=str(image_folder), split="all", out="e")
     own = evaluate_run(run="folder")
+    hashes = hashes_of("folder")
     shares = predictions_of("e")
     assert len(shares) == 36
     assert len({share for *_, share in shares}) > 30  # the model tells the images apart
@@ -175,8 +183,12 @@ def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: 
         document = json.loads(Path(out, "best/config.json").read_text())
         assert document["label_names"] == ["blue", "green", "red"], out
         assert Path(out, "metrics.jsonl").read_bytes() == Path("folder/metrics.jsonl").read_bytes()
-        evaluate_run(run="folder", data=str(spec), out=f"e-{out}")
+        everything = evaluate_run(run="folder", data=str(spec), split="all", out=f"e-{out}")
         assert predictions_of(f"e-{out}") == shares, out
+        assert (everything.num_seen_in_training, everything.top1_unseen) == (29, own.top1), out
+        found = evaluate_run(run="folder", data=str(spec), out=f"v-{out}")  # all of them the run's, so its own split
+        assert (found.split, found.nll, found.num_seen_in_training) == ("val", own.nll, 0), out
+        assert hashes_of(out) == hashes, out
         report = evaluate_run(run=out)  # its own validation images
         assert report.num_images == 7, out
         assert (report.nll, report.top1) == (own.nll, own.top1), out
@@ -188,7 +200,7 @@ def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: 
 def test_predict_gives_the_probabilities_of_evaluate(image_folder: Path, rows: list[Row], run: Any) -> None:
     run(image_folder)
     table = as_csv(rows, image_folder.parent)
-    evaluate_run(run="out", data=str(table), out="e")
+    evaluate_run(run="out", data=str(table), split="all", out="e")
     images = tuple(str(image_folder.parent / image) for image, _ in table_rows(rows))
     answer = predict.run(PredictConfig(run="out", images=images, top_k=3), Conversation())
     of = [{top.class_name: top.probability for top in entry.top} for entry in answer.predictions]
@@ -305,7 +317,8 @@ def test_evaluate_of_a_run_on_a_table__finds_its_images(table: dict[str, Any], r
         assert report.nll == pytest.approx(summary.best.loss, abs=1e-6)
         with Path("e/predictions.csv").open(newline="") as file:
             names = [row["image"] for row in csv.DictReader(file)]
-        assert names == json.loads(Path("out/validation.json").read_text())["images"]
+        held_out = json.loads(Path("out/validation.json").read_text())["images"]
+        assert [Path(name).parts[-2:] for name in names] == [Path(name).parts[-2:] for name in held_out]
 
 
 def test_evaluate_on_another_table__with_its_own_columns(table: dict[str, Any], image_folder: Path, run: Any) -> None:

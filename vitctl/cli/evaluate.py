@@ -40,11 +40,10 @@ def evaluate(given: dict[str, Any], as_json: JsonOption = False) -> None:
 
 
 def _print_report(report: EvaluateResult) -> None:
-    low, high = report.top1_ci95
     print_pairs(
         [
             ("images", f"{report.num_images:,} (split {report.split})"),
-            ("top-1", f"{report.top1:.2%}   95 % interval {low:.2%} to {high:.2%} (Wilson)"),
+            *_accuracies(report),
             ("baseline", _baseline(report)),
             ("top-5", f"{report.top5:.2%}"),
             ("balanced accuracy", f"{report.balanced_accuracy:.2%}   mean recall of the classes present"),
@@ -61,6 +60,26 @@ def _print_report(report: EvaluateResult) -> None:
         print_line(f"... and {len(rows) - MOST_CLASSES_SHOWN} more classes in evaluation.json")
     print_line()
     print_pairs([("files", report.out)])
+
+
+def _accuracies(report: EvaluateResult) -> list[tuple[str, str]]:
+    """Return the accuracy; first that on images that were not in the training, where some were."""
+    everything = _accuracy(report.top1, report.top1_ci95)
+    if not report.num_seen_in_training:
+        return [("top-1", everything)]
+    num_seen, num_unseen = report.num_seen_in_training, report.num_images - report.num_seen_in_training
+    unseen = f"{_accuracy(report.top1_unseen, report.top1_unseen_ci95)}, {num_unseen:,} images"
+    return [
+        ("top-1, unseen", unseen if num_unseen else "-   all images were in the training"),
+        ("top-1, seen", f"{_accuracy(report.top1_seen, report.top1_seen_ci95)}, {num_seen:,} images"),
+        ("top-1 of all", everything),
+    ]
+
+
+def _accuracy(top1: float | None, interval: tuple[float, float] | None) -> str:
+    if top1 is None or interval is None:
+        return "-"
+    return f"{top1:.2%}   95 % interval {interval[0]:.2%} to {interval[1]:.2%} (Wilson)"
 
 
 def _baseline(report: EvaluateResult) -> str:

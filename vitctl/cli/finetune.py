@@ -95,6 +95,14 @@ def _unvalidated(summary: FinetuneResult) -> list[tuple[str, str]]:
     return [("not validated", f"{len(names)} of {summary.num_classes} classes have no validation image: {shown}")]
 
 
+def _skipped(summary: FinetuneResult) -> list[tuple[str, str]]:
+    """Return the row of the steps that were not taken, where there are any."""
+    if not summary.num_skipped_steps:
+        return []
+    why = f"their gradients were too large for {summary.precision}; a few at the start are usual"
+    return [("skipped", f"{summary.num_skipped_steps} of {summary.steps} steps: {why}")]
+
+
 def _print_summary(summary: FinetuneResult) -> None:
     def told(score: Score) -> str:
         if score.top1 is None:
@@ -115,6 +123,7 @@ def _print_summary(summary: FinetuneResult) -> None:
                 "speed",
                 f"{summary.images_per_s:.1f} images/s, {wait:.0%} of it data wait, {summary.wall_s:.0f} s in all",
             ),
+            *_skipped(summary),
             ("run folder", run),
             ("next", f"vitctl evaluate {shlex.quote(run)}    vitctl predict {shlex.quote(run)} IMAGE"),
         ]

@@ -40,6 +40,10 @@ class _BarProgress(Progress):
     def __init__(self, bars: RichProgress, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
+    def begin_at(self, amount: int) -> None:
+        """Move the bar to where it begins."""
+        self._bars.reset(self._task, completed=amount)
+
     def advance(self, amount: int = 1, **facts: str) -> None:
         """Move the bar; ``facts`` appear behind it."""
         self._bars.update(self._task, advance=amount, facts=shown("  ".join(facts.values())))
@@ -48,8 +52,12 @@ class _BarProgress(Progress):
 class _LogProgress(Progress):
     def __init__(self, console: Console, description: str, total: int, unit: str) -> None:
         self._console, self._description, self._total, self._unit = console, description, total, unit
-        self._done = 0
+        self._done = self._first = 0
         self._start = self._said = time.monotonic()
+
+    def begin_at(self, amount: int) -> None:
+        """Count what was done before."""
+        self._done = self._first = amount
 
     def advance(self, amount: int = 1, **facts: str) -> None:
         """Count, and write a line every few seconds."""
@@ -58,7 +66,7 @@ class _LogProgress(Progress):
         if now - self._said < LOG_EVERY_S:
             return
         self._said = now
-        left = format_seconds((now - self._start) / self._done * (self._total - self._done))
+        left = format_seconds((now - self._start) / (self._done - self._first) * (self._total - self._done))
         parts = [f"{self._description} {self._done}/{self._total} {self._unit}", *facts.values(), f"{left} left"]
         self._console.print(_plain("  ".join(parts)))
 

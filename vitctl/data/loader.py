@@ -6,6 +6,7 @@ Which images make up a batch is said by ``vitctl.data.order``; of several proces
 Letters: B images in a batch, H W px.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vitctl.data.mixing import Others, PairMixing
 from vitctl.data.order import BatchPlan
 from vitctl.data.pixels import PixelTransform
 from vitctl.data.source import Split, lost_image
@@ -36,6 +38,11 @@ class TrainingBatch(NamedTuple):
         weights: (B,) float32, 1 (or the weight of its class) for each image that counts, 0 for filling.
         num_global: Images in the global batch.
         weight_global: Sum of the weights over the global batch.
+        seed: The run's seed.
+        step: Place of the global batch in the plan, from 0.
+        first_slot: Place of the first image in the global batch, from 0; the others follow.
+        micro_batch: Images to compute with at a time, >= 1, the same for all processes.
+        others: Labels of what was mixed into the images; None where nothing is mixed.
     """
 
     images: Tensor
@@ -43,6 +50,11 @@ class TrainingBatch(NamedTuple):
     weights: Tensor
     num_global: int
     weight_global: float
+    seed: int = 0
+    step: int = 0
+    first_slot: int = 0
+    micro_batch: int = sys.maxsize
+    others: Others | None = None
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """Return the batch with its (B, ...) tensors on ``device``, or on their way there."""
@@ -50,6 +62,35 @@ class TrainingBatch(NamedTuple):
             tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels, self.weights)
         )
         return self._replace(images=images, labels=labels, weights=weights)
+
+    def parts(self, size: int) -> "list[TrainingBatch]":
+        """Return it in parts of ``size`` images, the last of what is left, in order; views, not copies."""
+        if size >= len(self.labels):
+            return [self]
+        return [self._part(first, first + size) for first in range(0, len(self.labels), size)]
+
+    def _part(self, first: int, last: int) -> "TrainingBatch":
+        images, labels, weights = (tensor[first:last] for tensor in (self.images, self.labels, self.weights))
+        others = self.others and Others(*(tensor[first:last] for tensor in self.others))
+        return self._replace(
+            images=images, labels=labels, weights=weights, first_slot=self.first_slot + first, others=others
+        )
+
+    def filled(self, size: int) -> "TrainingBatch":
+        """Return it with black images of weight 0 behind its own, so that there are ``size`` of them."""
+        missing = size - len(self.labels)
+        if missing <= 0:
+            return self
+
+        def _longer(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+
+        return self._replace(
+            images=_longer(self.images),
+            labels=_longer(self.labels),
+            weights=_longer(self.weights),
+            others=self.others and Others(*map(_longer, self.others)),
+        )
 
 
 class _Key(NamedTuple):
@@ -77,8 +118,7 @@ class _PlanSampler(Sampler[list[_Key]]):
     def __iter__(self) -> Iterator[list[_Key]]:
         for pairs in self._plan.batches(self._first_step):
             total = float(self._image_weights[[position for _, position in pairs]].sum())
-            first, last = (-(-len(pairs) * index // self._count) for index in (self._index, self._index + 1))
-            own = pairs[first:last]
+            own = [pairs[slot] for slot in self._plan.share(len(pairs), self._index, self._count)]
             yield [
                 _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total)
                 for view, position in own or pairs[:1]
@@ -177,9 +217,24 @@ def training_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(plan.seed),  # else the loader draws from the global one
     )
-    for batch in taken(loader):
+    for step, batch in enumerate(taken(loader), first_step):
         moved: TrainingBatch = batch.to(device)
-        yield moved._replace(images=transform.finished(moved.images))
+        share = plan.share(batch.num_global, process_index, num_processes)
+        moved = moved._replace(
+            images=transform.finished(moved.images),
+            seed=plan.seed,
+            step=step,
+            first_slot=share.start if share else 0,  # of what fills an empty share
+            micro_batch=plan.largest_micro_batch(num_processes),
+        )
+        yield moved if plan.mixing is None else _mixed(moved, plan.mixing)
+
+
+def _mixed(batch: TrainingBatch, mixing: PairMixing) -> TrainingBatch:
+    weights, others = mixing.mix(
+        *batch[:3], first_slot=batch.first_slot, num_global=batch.num_global, seed=batch.seed, step=batch.step
+    )
+    return batch._replace(weights=weights, others=others)
 
 
 def evaluation_batches(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitctl.data.mixing import PairMixing
 from vitctl.primitives.seeds import epoch_permutation, random_generator
 
 
@@ -73,6 +74,8 @@ class BatchPlan:
         num_images_seen: Length of the stream; the last batch is what is left.
         seed: The run's seed.
         balanced: Shows every class equally often; None shows every image once per epoch.
+        micro_batch: Images that a process computes with at a time, >= 1; None is its whole share of a batch.
+        mixing: What is done to pairs of neighbours; None leaves every image alone.
     """
 
     num_images: int
@@ -80,11 +83,35 @@ class BatchPlan:
     num_images_seen: int
     seed: int
     balanced: BalancedOrder | None = None
+    micro_batch: int | None = None
+    mixing: PairMixing | None = None
 
     @property
     def num_steps(self) -> int:
         """Number of batches."""
         return math.ceil(self.num_images_seen / self.batch_size)
+
+    def share(self, num_images: int, process_index: int, num_processes: int) -> range:
+        """Return which slots (places in a global batch of ``num_images``, from 0) one process takes; it may be none.
+
+        Shares are contiguous and even, to one image or, where neighbours are mixed, to one pair; the first is never
+        smaller than another.
+        """
+        together = 1 if self.mixing is None else 2
+        num_units = -(-num_images // together)
+        first, last = (-(-num_units * index // num_processes) for index in (process_index, process_index + 1))
+        return range(first * together, min(last * together, num_images))
+
+    def largest_micro_batch(self, num_processes: int) -> int:
+        """Return how many images a process computes with at a time, at most."""
+        share = len(self.share(self.batch_size, 0, num_processes))
+        return share if self.micro_batch is None else min(share, self.micro_batch)
+
+    def smallest_micro_batch(self, num_images: int, num_processes: int) -> int:
+        """Return how many images a process computes with at a time, at least, of a global batch of ``num_images``."""
+        most = self.largest_micro_batch(num_processes)
+        shares = [len(self.share(num_images, index, num_processes)) for index in range(num_processes)]
+        return min(share % most or min(share, most) for share in shares)
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """Return batch ``step`` (0..num_steps-1) as (view, position) pairs; see ``epoch``."""

@@ -1,20 +1,25 @@
 """The images of a run, found again: those it trained on, those it validated on, the other splits of its data."""
 
 import contextlib
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
+from vitctl.data.own_images import Look, OwnImages, names_of
+from vitctl.data.run_lists import read_listing
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
-from vitctl.data.training_data import find_images
+from vitctl.data.training_data import TrainingData
 from vitctl.errors import DataError
-from vitctl.primitives.documents import read_document
-from vitctl.primitives.memory import most_listing_bytes
-from vitctl.primitives.schemas import Name, Names, Schema
+from vitctl.primitives.documents import peek_document, read_document
+from vitctl.primitives.schemas import Name, Schema
 
 SPLIT_PREFERENCE = ("test", "val", "all", "train")
 
@@ -36,13 +41,6 @@ class _Settings(Schema):
         return SourceOptions.of(self)
 
 
-class _Listing(Schema):
-    """A run's ``validation.json``: the spec of its validation images, and their names in order."""
-
-    data: Name
-    images: Annotated[Names, Field(min_length=1)]
-
-
 @dataclass(frozen=True)
 class Images:
     """Images to show to a classifier.
@@ -53,6 +51,7 @@ class Images:
         split: The images, labels in the classifier's order.
         source: Where they come from.
         reason: Why these.
+        notes: Sentences the user should see, besides those of the source.
     """
 
     spec: str
@@ -60,6 +59,7 @@ class Images:
     split: Split
     source: Source
     reason: str
+    notes: tuple[str, ...] = ()
 
 
 def preferred_split(source: Source) -> str:
@@ -67,23 +67,70 @@ def preferred_split(source: Source) -> str:
     return next(name for name in SPLIT_PREFERENCE if name in source.splits)
 
 
-def named_images(spec: str, split_name: str | None, options: SourceOptions, *, run: Path | None) -> Images:
+def named_images(
+    spec: str, split_name: str | None, options: SourceOptions, *, run: Path | None, look: Look | None = None
+) -> Images:
     """Return a split of images that somebody names, to show to a model of ``run``.
+
+    With ``look`` the run's own images are found among them: ``val``, where the source has no such split, is the run's
+    validation images; ``train`` has none of those; and of images that are all the run's own the default is ``val``.
 
     Args:
         spec: The data spec.
         split_name: One of its splits; None is ``preferred_split``.
         options: How to read it. Where they name no level of class folders it is the run's, if images lie there.
         run: A run folder; None where the model is of no run.
+        look: Looks at images.
 
     Raises:
         DataError: There are no such images.
     """
+    source = _open_named(spec, split_name, options, run)
+    if run is not None and look is not None and (own := _own_in(source, split_name, run, look)) is not None:
+        return own
+    return _named(source, split_name)
+
+
+def _open_named(spec: str, split_name: str | None, options: SourceOptions, run: Path | None) -> Source:
     depth = _class_depth(run) if run is not None and options.class_depth is None else None
     if depth is not None:
         with contextlib.suppress(DataError):  # folders of other levels than the run's, which names of classes will tell
-            return _named(open_source(spec, options, otherwise=SourceOptions(class_depth=depth)), split_name)
-    return _named(open_source(spec, options), split_name)
+            source = open_source(spec, options, otherwise=SourceOptions(class_depth=depth))
+            source.split(split_name if split_name and split_name in source.splits else preferred_split(source))
+            return source
+    return open_source(spec, options)
+
+
+def _own_in(source: Source, split_name: str | None, run: Path, look: Look) -> Images | None:
+    """Return images of ``run`` in data that somebody names; None where a split of these is meant as it is."""
+    has_training_images = not {"train", "all"}.isdisjoint(source.splits)
+    listing = read_listing(run, "Name another --split.") if has_training_images else None
+    if listing is None:
+        return None
+    own = OwnImages(run, listing, image_root=_image_root(run), advice="")
+    everything = source.training_split()
+    if split_name == "val" and "val" not in source.splits:
+        found = own.find(everything, source, look)
+        why = f"the run's own validation images, found {found.how}"
+        return Images(source.spec, "val", found.split, source, why)
+    if split_name == "train":
+        rest, num_left_out = own.without_them(everything, source, look)
+        if not num_left_out:
+            return None
+        why = f"split train: given; {num_left_out:,} that the run validated on are left out"
+        return Images(source.spec, "train", rest, source, why)
+    if split_name is None and preferred_split(source) in ("all", "train") and own.make_up(everything, look):
+        found = own.find(everything, source, look)
+        why = f"the run's own validation images, found {found.how}; the others are its training images"
+        return Images(source.spec, "val", found.split, source, why)
+    return None
+
+
+def _image_root(run: Path) -> str | None:
+    try:
+        return _settings_of(run, "").image_root
+    except DataError:
+        return None
 
 
 def _class_depth(run: Path) -> int | None:
@@ -100,38 +147,60 @@ def _named(source: Source, split_name: str | None) -> Images:
     return Images(source.spec, name, source.split(name), source, f"split {name}: {why}")
 
 
-def images_of_run(run: Path, split_name: str | None, *, advice: str) -> Images:
+def images_of_run(run: Path, split_name: str | None, *, advice: str, look: Look | None = None) -> Images:
     """Return a split of the data that ``run`` was made with; ``val`` and ``train`` as the run divided them.
+
+    Data that moved together with the run, so that they lie beside it as before, are found.
 
     Args:
         run: A run folder.
         split_name: ``val``, ``test``, ``train``, ``all``; None is ``val``.
         advice: What a message tells to try.
+        look: Looks at images, to find those that have other names now; None finds them by name only.
 
     Raises:
         DataError: There are no such images, or not where the run found them.
     """
     settings = _settings_of(run, advice)
-    listing = run / "validation.json"
-    held_out = _read_listing(listing, advice) if listing.is_file() else None
+    listing = read_listing(run, advice)
+    own = None if listing is None else OwnImages(run, listing, image_root=settings.image_root, advice=advice)
     if split_name in (None, "val"):
-        if held_out is None:
+        if own is None:
             raise DataError(f"{run} was made without validation images. {advice}")
-        source = open_source(held_out.data, settings.options, is_strict=False)
+        source, moved = _open_own(own.listing.data, run, settings.options, advice, is_strict=False)
+        found = own.find_where_they_were(_all_images(source, own.names), source, look)
+        how = f", found {found.how}" if found.how else ""
         return Images(
-            source.spec,
-            "val",
-            find_images(_all_images(source, held_out.images), held_out.images, where=str(listing), advice=advice),
-            source,
-            "the run's own validation images",
+            source.spec, "val", found.split, source, f"the run's own validation images{how}{moved}", found.notes
         )
-    source = open_source(settings.data, settings.options)
+    source, moved = _open_own(settings.data, run, settings.options, advice)
     if split_name == "train":
-        names = set(held_out.images) if held_out and held_out.data == settings.data else set()
-        everything = source.training_split()
-        kept = [position for position, name in enumerate(everything.image_names()) if name not in names]
-        return Images(source.spec, "train", everything.select(kept, name="train"), source, "the run's training images")
-    return Images(source.spec, str(split_name), source.split(str(split_name)), source, "split of the run's data")
+        split = source.training_split()
+        if own is not None and own.listing.data == settings.data:
+            split, _ = own.without_them(split, source, look)
+        split = split.select(range(len(split)), name="train")
+        return Images(source.spec, "train", split, source, f"the run's training images{moved}")
+    return Images(
+        source.spec, str(split_name), source.split(str(split_name)), source, f"split of the run's data{moved}"
+    )
+
+
+def _open_own(
+    spec: str, run: Path, options: SourceOptions, advice: str, *, is_strict: bool = True
+) -> tuple[Source, str]:
+    """Return the run's data, from beside the run as before where both have moved, and what to say of that."""
+    before, moved = peek_document(run / "summary.json").get("run"), ""
+    is_gone = os.path.isabs(spec) and not os.path.exists(spec)
+    if is_gone and isinstance(before, str) and os.path.isabs(before):
+        there = os.path.normpath(run.absolute() / os.path.relpath(spec, before))
+        if os.path.exists(there):
+            spec, moved = there, f"; {spec} is gone, and this lies beside the run as that did"
+    try:
+        return open_source(spec, options, is_strict=is_strict), moved
+    except DataError as error:
+        if is_gone and not moved and not set(spec) & set("*?[{"):  # those are names of several files
+            raise DataError(f"There is nothing at {spec}, where {run} found its images. {advice}") from error
+        raise
 
 
 def specs_of_run(run: Path) -> list[str]:
@@ -151,19 +220,25 @@ def _settings_of(run: Path, advice: str) -> _Settings:
     return read_document(run / "config.json", _Settings, error=DataError, advice=advice)
 
 
-def _read_listing(path: Path, advice: str) -> _Listing:
-    return read_document(
-        path,
-        _Listing,
-        error=DataError,
-        advice=f"expected the validation images of a run. {advice.rstrip('.')}",
-        most_bytes=most_listing_bytes(),
-    )
-
-
 def _all_images(source: Source, names: Sequence[str]) -> Split:
     """Return the split of ``source`` that holds the first of ``names``; a run's list comes from one split."""
     for split in source.splits.values():
-        if names and names[0] in set(split.image_names()):
+        if names[0] in set(names_of(split, source)):
             return split
-    return source.training_split()
+    return source.splits["val"] if "val" in source.splits else source.training_split()
+
+
+def images_digest(data: TrainingData) -> str:
+    """Return 32 hexadecimal digits that stand for the images of a run: content, order, classes, which are validation.
+
+    Names and places count for nothing, so it is the same where the data were moved or packed. A run goes on exactly
+    where it is the same: what an image is shown as depends on its position.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(data.train.class_names).encode())
+    for split, hashes in ((data.train, data.hashes), (data.val, data.val_hashes)):
+        labels = np.zeros(0, dtype="<i8") if split is None else split.labels.astype("<i8")
+        digest.update(f"\n{len(hashes)} images\n".encode())
+        digest.update("".join(hashes).encode())
+        digest.update(labels.tobytes())
+    return digest.hexdigest()

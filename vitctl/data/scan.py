@@ -93,6 +93,11 @@ class Scan:
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
     @property
+    def fingerprints(self) -> list[str]:
+        """The hash of the pixels of each image; "" for a bad one."""
+        return ["" if look is None else look.fingerprint for look in self.looks]
+
+    @property
     def good(self) -> np.ndarray:
         """Positions of the images that decode, (N_good,) int64."""
         return np.array([index for index, look in enumerate(self.looks) if look is not None], dtype=np.int64)

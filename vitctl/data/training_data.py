@@ -38,6 +38,8 @@ class TrainingData:
         left_out: Files of other kinds that lie among the images and are not read, by ending.
         depth: Of the training images, those held out included.
         max_value: How images of 16 bits become RGB, and why so.
+        hashes: Of the content of each training image; see ``vitctl.data.run_lists``.
+        val_hashes: Of each validation image.
     """
 
     source: Source
@@ -50,6 +52,8 @@ class TrainingData:
     left_out: Mapping[str, int]
     depth: Depth
     max_value: Decision[int | None]
+    hashes: Sequence[str]
+    val_hashes: Sequence[str]
 
     @property
     def unvalidated(self) -> tuple[str, ...]:
@@ -181,9 +185,22 @@ def check_training_data(
 
     left_out = together(everything.left_out, {} if given is None else given.left_out)
 
-    def _result(train: Split, val: Split | None, sizes: np.ndarray, reason: str) -> TrainingData:
+    contents = [look.fingerprint for look in scan.looks if look is not None]
+
+    def _result(train: np.ndarray, val: Split | None, reason: str, val_contents: Sequence[str] = ()) -> TrainingData:
         return TrainingData(
-            sources.source, train, val, sizes, sources.val_spec, reason, skipped, left_out, depth, white
+            sources.source,
+            usable if len(train) == len(usable) else usable.select(train),
+            val,
+            sizes[train],
+            sources.val_spec,
+            reason,
+            skipped,
+            left_out,
+            depth,
+            white,
+            [contents[position] for position in train],
+            val_contents,
         )
 
     if given is not None:
@@ -193,11 +210,11 @@ def check_training_data(
         names = _names(scanned) if sources.val_spec != sources.source.spec else None
         for sentence in near_leaks(copies, digests, is_given, name_of=names):
             conversation.warn(sentence)
-        return _result(usable, given, sizes, sources.val_reason)
+        return _result(np.arange(len(usable)), given, sources.val_reason, scanned[1][1].fingerprints)
     train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
     if not len(held_out):
         why = "--val-fraction 0" if val_fraction == 0 else _why_none(usable)
-        return _result(usable, None, sizes, f"none: {why}")
+        return _result(np.arange(len(usable)), None, f"none: {why}")
     for sentence in near_leaks(copies, digests, np.isin(np.arange(len(digests)), scan.good[held_out])):
         conversation.warn(sentence)
     num_duplicates = len(usable) - len(set(hashes))
@@ -205,7 +222,7 @@ def check_training_data(
     if usable.groups is not None:
         kept += f"; {len(set(usable.groups))} groups kept whole"
     reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
-    return _result(usable.select(train), usable.select(held_out, name="val"), sizes[train], reason)
+    return _result(train, usable.select(held_out, name="val"), reason, [contents[position] for position in held_out])
 
 
 def _look(
@@ -308,25 +325,3 @@ def _given_validation(
     if val_fraction is None and "val" in source.splits:
         return source.splits["val"], source.spec, "the source's own split"
     return None, source.spec, ""
-
-
-def find_images(split: Split, names: list[str], *, where: str, advice: str) -> Split:
-    """Return the part of ``split`` with these image names, in that order.
-
-    Args:
-        split: Where they are looked for.
-        names: As ``Split.image_name`` gives them.
-        where: The file that lists them, for the message.
-        advice: What the message tells to try.
-
-    Raises:
-        DataError: One is no longer there.
-    """
-    position = {name: index for index, name in enumerate(split.image_names())}
-    gone = [name for name in names if name not in position]
-    if gone:
-        raise DataError(
-            f"{len(gone)} of the {len(names)} images listed in {where} are no longer in the data, {gone[0]} first; "
-            f"expected the images the run was made with. {advice}"
-        )
-    return split.select([position[name] for name in names], name="val")

@@ -14,7 +14,7 @@ from vitctl.data.pixels import levels_of, normalised
 from vitctl.errors import check_choice
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.preprocessing import Preprocessing
-from vitctl.primitives.seeds import torch_randomness
+from vitctl.primitives.seeds import global_randomness
 from vitctl.settings.words import CROPS
 
 with compiler_later():
@@ -130,7 +130,7 @@ class TrainingTransform:
 
     def pixels(self, image: Image.Image, *, view: int, position: int) -> Tensor:
         """Return the (3, H, W) uint8 levels of the part of ``image`` that is shown at its ``view``-th showing."""
-        with torch_randomness(self._seed, "augment", view, position):
+        with global_randomness(self._seed, "augment", view, position):
             return levels_of(self._shown_part(image))
 
     def finished(self, pixels: Tensor) -> Tensor:

@@ -106,8 +106,10 @@ def _start_worker(_worker: int, *, budget: SharedPixelBudget) -> None:
     """Prepare a process that reads images, large ones when it is their turn among all processes."""
     IN_FLIGHT.join(budget)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with this
+    # Ctrl-C at a terminal, and a scheduler's SIGTERM, reach every process of the group; the main process finishes its
+    # step, for which it needs images, and then ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def handed_over(make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | SettingError:
@@ -161,6 +163,8 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
             "processes may be limited. Try --num-workers 0.",
             field="num_workers",
         ) from error
+    for process in getattr(iterator, "_workers", []):
+        process.terminate = process.kill  # who does not end when told to is ended by what no one can ignore
     # torch's handler raises wherever the main process is at that moment, in the middle of a step; a wait for a batch
     # finds out as well that its process is gone
     if loader.num_workers and threading.current_thread() is threading.main_thread():

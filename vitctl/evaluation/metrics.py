@@ -125,6 +125,40 @@ def classification_report(logits: np.ndarray, probabilities: np.ndarray, labels:
     }
 
 
+class SeenFigures(TypedDict):
+    """Accuracy apart for images of the training and others; ``EvaluateResult`` says what each of these is."""
+
+    num_seen_in_training: int | None
+    top1_unseen: float | None
+    top1_unseen_ci95: tuple[float, float] | None
+    top1_seen: float | None
+    top1_seen_ci95: tuple[float, float] | None
+
+
+def seen_report(predicted: np.ndarray, labels: np.ndarray, is_seen: np.ndarray | None) -> SeenFigures:
+    """Return the accuracy on the images that were in the training, and on those that were not.
+
+    Args:
+        predicted: (N,) int64.
+        labels: (N,) int64.
+        is_seen: (N,) bool; None where nobody knows.
+    """
+    report = SeenFigures(
+        num_seen_in_training=None, top1_unseen=None, top1_unseen_ci95=None, top1_seen=None, top1_seen_ci95=None
+    )
+    if is_seen is None:
+        return report
+    report["num_seen_in_training"] = int(is_seen.sum())
+    is_right = predicted == labels
+    if not is_seen.all():
+        num_right, number = int(is_right[~is_seen].sum()), int((~is_seen).sum())
+        report["top1_unseen"], report["top1_unseen_ci95"] = num_right / number, wilson_interval(num_right, number)
+    if is_seen.any():
+        num_right, number = int(is_right[is_seen].sum()), int(is_seen.sum())
+        report["top1_seen"], report["top1_seen_ci95"] = num_right / number, wilson_interval(num_right, number)
+    return report
+
+
 def per_class_report(
     predicted: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
 ) -> tuple[ClassResult, ...]:

@@ -6,11 +6,13 @@ No pickled code is ever run: ``torch.load`` is called with ``weights_only=True``
 import argparse
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from vitctl.errors import ModelError
 from vitctl.primitives.archives import check_archive
@@ -123,6 +125,16 @@ def read_checkpoint(path: Path, kind: Kind) -> Any:
             with text_path(path) as readable:
                 return load_file(readable, device="cpu")
         return _load_with_torch(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of safetensors: contiguous tensors on the CPU, each of its own shape, e.g. (C, D).
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    # safetensors' own save_file makes files that only their owner can read
+    path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
 
 
 def _load_with_torch(path: Path) -> Any:

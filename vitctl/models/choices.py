@@ -33,7 +33,12 @@ def decide_model(given: str | None, *, has_data: bool, device_type: str) -> Deci
 
 
 def decide_image_size(
-    sizes: np.ndarray, pretrained: tuple[int, int], patch: tuple[int, int] | None, *, is_demo: bool
+    sizes: np.ndarray,
+    pretrained: tuple[int, int],
+    patch: tuple[int, int] | None,
+    *,
+    is_demo: bool,
+    as_trained: str | None = None,
 ) -> Decision[tuple[int, int]]:
     """Return the size to fine-tune at.
 
@@ -42,7 +47,10 @@ def decide_image_size(
         pretrained: (H, W) px of the model.
         patch: (H, W) px per token, which divides the size; None where nothing has to.
         is_demo: Whether it is the embedded demo model.
+        as_trained: Of a model that a run has brought to its size: the reason to keep it.
     """
+    if as_trained is not None:
+        return Decision(pretrained, as_trained)
     if is_demo and pretrained[0] < DEMO_SIDE_PX:
         return Decision((DEMO_SIDE_PX, DEMO_SIDE_PX), "the demo's higher resolution")
     median_side = float(np.median(sizes.min(axis=1)))

@@ -6,17 +6,17 @@ number of classes stands once (TimmWrapper refuses it in ``model_args``), class 
 source's tag, licence and papers are not claimed for the new weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
-from torch import nn
+from torch import Tensor, nn
 
 from vitctl.errors import ModelError
+from vitctl.models.checkpoints import write_tensors
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import whole_folder, write_json
 from vitctl.primitives.preprocessing import Preprocessing
@@ -34,6 +34,7 @@ def save_timm_folder(
     base_licence: str | None,
     licence: str | None = None,
     dtype: torch.dtype = torch.float32,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write ``folder``, whole or not at all, in the place of what stands there.
 
@@ -46,14 +47,14 @@ def save_timm_folder(
         base_licence: Licence of those weights, where known.
         licence: Licence of the weights written, where their owner has chosen one.
         dtype: Of the floating-point tensors in the file.
+        weights: Tensors in the place of those of ``model``, by the same names and of the same shapes, e.g. (C, D).
     """
     with whole_folder(folder) as partial:
         tensors = {
             key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
-            for key, value in model.state_dict().items()
+            for key, value in (model.state_dict() if weights is None else weights).items()
         }
-        # safetensors' own save_file makes files that only their owner can read
-        (partial / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+        write_tensors(partial / "model.safetensors", tensors)
         save_config_for_hf(
             model,
             str(partial / "config.json"),

@@ -64,6 +64,23 @@ def sync_names(folder: Path) -> None:
 
 # --- whose it is
 
+_OPEN: set[int] = set()  # descriptors that keep something locked
+
+
+def _closed(handle: int) -> None:
+    _OPEN.discard(handle)
+    os.close(handle)
+
+
+def _let_go() -> None:
+    """Close what a fork has inherited: a lock is kept while any process has it open, and its owner may be killed."""
+    while _OPEN:
+        with suppress(OSError):
+            os.close(_OPEN.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 def _locked(place: Path, *, is_folder: bool) -> int | None:
     """Return a descriptor that keeps ``place``, made if need be, locked; None where the system cannot tell.
@@ -92,6 +109,7 @@ def _locked(place: Path, *, is_folder: bool) -> int | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(status, os.stat(place)):  # else it was renamed between the two calls
+                _OPEN.add(handle)
                 return handle
         except FileNotFoundError:
             pass
@@ -127,7 +145,7 @@ def own_folder(path: Path) -> Iterator[bool]:
         yield True
     finally:
         if handle is not None:
-            os.close(handle)
+            _closed(handle)
 
 
 def is_in_use(folder: Path) -> bool:
@@ -172,7 +190,7 @@ def partial_beside(path: Path, *, is_folder: bool) -> Iterator[Path]:
             if os.path.samestat(os.stat(place), status):  # else it is in its place, and this another process's
                 shutil.rmtree(place) if is_folder else place.unlink()
         if handle is not None:
-            os.close(handle)
+            _closed(handle)
 
 
 def clear(folder: Path) -> None:
@@ -215,15 +233,16 @@ def _held(folder: Path) -> Iterator[None]:
     with suppress(OSError):  # gone, or on a file system without locks
         while handle is None or not os.path.samestat(os.fstat(handle), os.stat(folder)):
             if handle is not None:
-                os.close(handle)
+                _closed(handle)
                 handle = None
             handle = os.open(folder, _FOLDER)
+            _OPEN.add(handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         yield
     finally:
         if handle is not None:
-            os.close(handle)
+            _closed(handle)
 
 
 def _renamed_one_by_one(new: Path, path: Path) -> Path:

@@ -1,12 +1,13 @@
 """Use torch, torchvision and timm without importing torch's compiler, whose import takes about as long as torch's own.
 
-Three places ask for ``torch._dynamo`` where nothing is compiled: torchvision's ``ops.roi_align`` and timm's
-``optim.kron`` when they are imported, and torch's optimisers, which tell it at every step what not to compile. Within
+Four places ask for ``torch._dynamo`` where nothing is compiled: torchvision's ``ops.roi_align`` and timm's
+``optim.kron`` when they are imported, torch's optimisers, which tell it at every step what not to compile, and torch's
+gradient checkpointing, which reads a setting. Within
 ``compiler_later`` two small modules stand in for it and know what these ask for. Whoever asks for anything else gets
 the compiler: the stand-ins go, and it is imported. So a torch, torchvision or timm that asks otherwise costs time, and
 nothing else.
 
-The standard library's ``importlib.util.LazyLoader`` loads at the first attribute that is read; all three read one.
+The standard library's ``importlib.util.LazyLoader`` loads at the first attribute that is read; all four read one.
 """
 
 import atexit
@@ -62,6 +63,15 @@ class _StandIn(ModuleType):
         if name.startswith("__"):  # who looks through sys.modules for files or docstrings does not ask for a compiler
             raise AttributeError(name)
         return getattr(_compiler(self.__name__), name)
+
+
+class _Settings(SimpleNamespace):
+    """The compiler's settings: those that are set here or known, and the compiler's own for all others."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(_compiler(f"{COMPILER}.config"), name)
 
 
 class _Part(MetaPathFinder, Loader):
@@ -125,12 +135,13 @@ def compiler_later() -> Iterator[None]:
     """Let what is done within import ``torch._dynamo`` without loading it, until something of it is needed.
 
     What is set in the ``config`` of a stand-in is forgotten: timm's kron sets a limit for its own compiled functions.
+    What torch's gradient checkpointing reads there has torch's default, and is used only where something is traced.
     """
     if COMPILER in sys.modules:  # the compiler, or an outer stand-in
         yield
         return
     utils = _StandIn(f"{COMPILER}.utils", is_compile_supported=_is_compile_supported)
-    known = {"config": SimpleNamespace(), "disable": _disable, "graph_break": lambda: None}
+    known = {"config": _Settings(error_on_nested_fx_trace=True), "disable": _disable, "graph_break": lambda: None}
     sys.modules[COMPILER] = _StandIn(COMPILER, __path__=[], utils=utils, **known)
     sys.modules[utils.__name__] = utils
     sys.meta_path.insert(0, _Part())

@@ -65,6 +65,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
         put_in_place(partial, path)
 
 
+def linked_copy(path: Path, copy: Path) -> None:
+    """Make ``copy``, which is not there, a file or folder equal to ``path``: of hard links where the disk can.
+
+    What is renamed into the place of a file of ``path`` later leaves the copy as it is.
+    """
+    if path.is_dir():
+        shutil.copytree(path, copy, copy_function=_linked)
+    else:
+        _linked(path, copy)
+
+
+def _linked(path: str | Path, copy: str | Path) -> None:
+    try:
+        os.link(path, copy)
+    except OSError:  # FAT has no links, and some file systems have them for owners only
+        shutil.copy2(path, copy)
+
+
 @contextmanager
 def whole_folders(parent: Path) -> Iterator[Path]:
     """Yield an empty folder to fill with folders; move them all into ``parent`` if the block succeeds.

@@ -23,5 +23,8 @@ Names = Annotated[list[Name], Field(fail_fast=True)]  # a report on each of five
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 """A number of things, at least one."""
 
+NotNegative = Annotated[int, Field(ge=0)]
+"""A whole number of things of which there may be none."""
+
 Positive = Annotated[float, Field(gt=0)]
 """A number above zero."""

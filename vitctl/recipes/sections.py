@@ -100,6 +100,27 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """Neighbours in a batch mixed with each other, and their labels alike; with both, each pair has one of them."""
+
+    mixup: NotNegative = 0.0
+    """Alpha, >= 0, of the Beta distribution of the share by which two images are blended; 0 blends none."""
+    cutmix: NotNegative = 0.0
+    """Alpha, >= 0, of the Beta distribution of the area that two images exchange; 0 exchanges none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What is left out of the model at random in training; belongs to an image's place in the step."""
+
+    drop_path: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """Share of the images for which the last block's branches are left out, 0 to below 1, less in those before; 0 is
+    none."""
+    patch_drop: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """Share of the patches left out of each image, 0 to below 1; 0 is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head:
     """The new classifier on top."""
 
@@ -131,6 +152,8 @@ class Recipe:
     rate: Rate = Rate()
     length: Length = Length()
     images: Images = Images()
+    mixing: Mixing = Mixing()
+    noise: Noise = Noise()
     head: Head = Head()
     evaluation: Evaluation = Evaluation()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)

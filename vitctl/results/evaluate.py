@@ -38,6 +38,16 @@ class EvaluateResult(Result):
     """Accuracy, 0-1."""
     top1_ci95: tuple[float, float]
     """Its 95 % Wilson interval: (low, high), 0-1."""
+    num_seen_in_training: int | None = None
+    """Images that the run was trained on, or a run that it started from, by content; None where nobody knows."""
+    top1_unseen: float | None = None
+    """Accuracy on the others, 0-1: the honest figure; None where there are none, or none can be told."""
+    top1_unseen_ci95: tuple[float, float] | None = None
+    """Its 95 % Wilson interval."""
+    top1_seen: float | None = None
+    """Accuracy on the images that the run was trained on, 0-1; None where there are none."""
+    top1_seen_ci95: tuple[float, float] | None = None
+    """Its 95 % Wilson interval."""
     baseline_top1: float
     """Accuracy of always saying the class that most of these images are of, 0-1."""
     baseline_class: str

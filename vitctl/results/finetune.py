@@ -58,6 +58,8 @@ class FinetuneResult(Result):
     """Classes of which none of them is, in the order of the outputs."""
     steps: int
     """Optimiser steps planned."""
+    micro_batch: int
+    """Images that a process computed with at a time, in the end: fewer than at first where the memory was full."""
     best: Score
     """Of the weights in best/."""
     last: Score
@@ -72,6 +74,12 @@ class FinetuneResult(Result):
     """The head that training started from; None where it was not computed in closed form."""
     weights_sha256: str | None
     """SHA-256 of last/model.safetensors; None in a process that writes nothing."""
+    precision: str
+    """Of the forward pass of training: fp32, bf16 or fp16; weights, loss and validation are fp32 in all of them."""
+    optimizer_implementation: str
+    """Of torch's optimiser: fused, or loop; they differ in the last bits."""
+    num_skipped_steps: int
+    """Steps that fp16 skipped, as their gradients were too large for it; 0 in other precisions."""
     images_per_s: float
     """Training images per second, validation apart."""
     data_wait_fraction: float
@@ -127,7 +135,7 @@ class DryRunResult(Result):
     flops_per_image: int
     """Floating-point operations of one forward pass of one image; a multiply-add counts as two."""
     memory_bytes: int
-    """Weights, gradients, optimiser state and the activations of one batch per process; estimated."""
+    """Weights, gradients, optimiser state and the activations of one micro-batch per process; estimated."""
     step_s: float
     """Seconds of one optimiser step, scaled from a part of one."""
     training_s: float

@@ -18,7 +18,9 @@ class _Split(Settings):
     split: Annotated[
         str | None,
         Opt(
-            "val, test, train or all; of --data the first of test, val, all that it has.", "NAME", choices=words.SPLITS
+            "val, test, train or all; of --data the first of test, val, all that it has, of a run's own images val.",
+            "NAME",
+            choices=words.SPLITS,
         ),
     ] = None
 

@@ -10,7 +10,7 @@ from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
-from vitctl.settings.parsing import pixels
+from vitctl.settings.parsing import Interval, interval, interval_text, pixels
 
 CHOSEN = "(chosen for you when not given; the header says why)"
 _HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
@@ -111,6 +111,17 @@ class _Training(Settings):
     batch_size: Annotated[
         int | None, Opt("Images per optimiser step, over all processes.", "N", limits=(at_least(1),))
     ] = None
+    micro_batch: Annotated[
+        int | None,
+        Opt(
+            "Of them, images that a process computes with at a time; else all of its own, or as many as fit in memory.",
+            "N",
+            limits=(at_least(1),),
+        ),
+    ] = None
+    checkpointing: Annotated[
+        bool, Opt("Keep less for the backward pass and compute it again: much less memory, about a third slower.")
+    ] = False
     lr: Annotated[
         float | None,
         Opt(
@@ -154,6 +165,40 @@ class _Balance(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Saving(Settings):
+    save_every: Annotated[
+        Interval,
+        Opt(
+            "How often to save what the run goes on from: steps or a time; also at each validation.",
+            "N|TIME",
+            parse=interval,
+            spell=interval_text,
+        ),
+    ] = Interval(None, 900.0)
+    resume: Annotated[
+        str | None, Opt("Go on with the run in this folder where it stopped; needs nothing else.", "RUN")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Speed(Settings):
+    precision: Annotated[
+        str,
+        Opt(
+            "Of the forward pass: fp32, bf16, fp16, or auto, bf16 on GPUs that compute in it.",
+            "WHAT",
+            choices=words.TRAINING_PRECISIONS,
+        ),
+    ] = words.AUTO
+    compile: Annotated[bool, Opt("Compile the model before training; pays in long runs ('vitctl guide finetune').")] = (
+        False
+    )
+    deterministic: Annotated[bool, Opt("On a GPU the same bytes again, with slower kernels; a CPU needs it not.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(
     _TrainingImages,
     Columns,
@@ -166,13 +211,17 @@ class FinetuneConfig(
     _Training,
     BadImages,
     _Balance,
+    _Speed,
     Compute,
     Processes,
+    _Saving,
 ):
     """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
 
     out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None
-    overwrite: Annotated[bool, Opt("Replace the run that stands in --out; never anything else.")] = False
+    overwrite: Annotated[
+        bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
+    ] = False
     dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
     recipe_settings: Mapping[str, Any] | None = None
     """The recipe's settings, as a run's config.json holds them; not an option."""
@@ -197,5 +246,8 @@ class FinetuneConfig(
             )
 
 
-NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "num_processes")
+NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "resume", "num_processes")
 """Settings that a run's config.json does not repeat."""
+
+HOW_COMPUTED = ("num_workers", "num_threads", "device", "micro_batch", "checkpointing", "save_every")
+"""Settings that may change from one part of a run to the next; what is trained stays what it was."""

@@ -6,8 +6,9 @@ option's spelling for the sentence it raises. A parser takes its own results too
 
 import ast
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitctl.errors import SettingError, check_choice
 from vitctl.primitives.image_sizes import image_size_of
@@ -119,6 +120,40 @@ def white_value(given: Any, option: str) -> int | str:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 65_535 and len(text) < 9):
         raise SettingError(f"{option} is {text!r}; expected a value from 1 to 65535 (4095 for 12-bit data), or {AUTO}.")
     return int(text)
+
+
+class Interval(NamedTuple):
+    """How often something is done: every ``steps`` optimiser steps, or every ``seconds``; the other is None."""
+
+    steps: int | None
+    seconds: float | None
+
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_INTERVAL = re.compile(rf"(\d{{1,9}})({'|'.join(_SECONDS)})?")
+
+
+def interval(given: Any, option: str) -> Interval:
+    """Return an interval from a number of steps (``"500"``, 500), or a time (``"15min"``, ``"90s"``, ``"2h"``).
+
+    Raises:
+        SettingError: It is neither, or 0.
+    """
+    if isinstance(given, Interval):
+        return given
+    found = _INTERVAL.fullmatch(str(given).strip())
+    if found is None or not int(found[1]):
+        raise SettingError(f"{option} is {str(given)!r}; expected a number of steps (500), or a time: 90s, 15min, 2h.")
+    return Interval(None, float(int(found[1]) * _SECONDS[found[2]])) if found[2] else Interval(int(found[1]), None)
+
+
+def interval_text(value: Interval) -> str:
+    """Return the text that ``interval`` reads: in the largest unit that divides it."""
+    if value.seconds is None:
+        return str(value.steps)
+    seconds = int(value.seconds)
+    unit = next(unit for unit in reversed(_SECONDS) if not seconds % _SECONDS[unit])
+    return f"{seconds // _SECONDS[unit]}{unit}"
 
 
 def process_count(given: Any, option: str) -> int | str:

@@ -36,6 +36,7 @@ DEFAULT_INTERPOLATION: Interpolation = "bicubic-aa"
 """What timm does; weights of the authors (``.npz``) are resampled as their code does it: ``paper``."""
 CROPS: tuple[str, ...] = get_args(Crop)
 MAX_LR = 1000.0
+TRAINING_PRECISIONS = (AUTO, "fp32", "bf16", "fp16")
 
 # --- few-shot evaluation
 FEWSHOT_CLASSIFIERS = ("ridge", "logistic", "knn", "centroid")

@@ -78,15 +78,6 @@ class RidgeStart:
             scale=self.head.scale,
         )
 
-    def advice(self, best: Score) -> str | None:
-        """Return a sentence for who trained to weights no better than these, else None."""
-        if self.score.loss is None or best.loss is None or self.score.loss >= best.loss:
-            return None
-        return (
-            f"the closed-form head alone had a lower validation loss ({self.score.loss:.4f}) than the best "
-            f"weights ({best.loss:.4f}): try more steps, or a lower --lr."
-        )
-
 
 def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> RidgeStart:
     """Fill in the head from the frozen features of the training images; return it and its score.

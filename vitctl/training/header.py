@@ -1,6 +1,7 @@
 """The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
 
 import numpy as np
+from torch import nn
 
 from vitctl.conversation import Setting
 from vitctl.data.endings import left_out_settings
@@ -14,6 +15,9 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import has_batch_norm
+from vitctl.training.plan import asked_noise
+from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
 
@@ -46,13 +50,16 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
-        Setting("batch", f"{job.batches.batch_size} images{processes}", plan.batch.reason),
+        Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
+        *_mixing(job),
+        *_noise(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
-        Setting("device", f"{job.processes.place}, {job.precision}", plan.device.reason),
+        Setting("device", job.processes.place, plan.device.reason),
+        *_speed(run),
         Setting("threads, workers", *threads),
         Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
         *([_cache(job, data)] if run.config.cache == "resized" else []),
@@ -62,6 +69,22 @@ def header_settings(run: PreparedRun) -> list[Setting]:
 
 def _arguments(run: PreparedRun) -> str:
     return f", with {', '.join(run.config.model_arg)}" if run.config.model_arg else ""
+
+
+def _speed(run: PreparedRun) -> list[Setting]:
+    """Return how the device computes: in which numbers, with which kernels."""
+    precision, device, config = run.plan.precision, run.job.accelerator.device, run.config
+    tf32 = tf32_told(device)
+    rows = [Setting("precision", precision.value, precision.reason + (f"; {tf32}" if tf32 else ""))]
+    if config.compile:
+        rows.append(Setting("compiled", "yes", "before the first step, which takes a minute or so; not for validation"))
+    if config.deterministic:
+        rows.append(Setting("kernels", "deterministic", "the same run on the same machine gives the same bytes"))
+    elif device.type == "cuda":
+        rows.append(
+            Setting("kernels", "the fastest", "the same run agrees to about 1e-3; byte for byte with --deterministic")
+        )
+    return rows
 
 
 def cost_settings(cost: Cost, job: Job) -> list[Setting]:
@@ -110,6 +133,42 @@ def _balance(job: Job) -> str:
     if job.class_weights is not None:
         return f"; weighted {job.class_weights.min():.2g} to {job.class_weights.max():.2g} in the loss"
     return "; each shown equally often" if job.batches.balanced is not None else ""
+
+
+def _micro_batch(run: PreparedRun) -> str:
+    batches = run.job.batches
+    num_images = batches.largest_micro_batch(run.job.accelerator.num_processes)
+    size = f", {num_images} at a time" if batches.micro_batch is not None else ""
+    return size + (", blocks computed twice" if run.config.checkpointing else "")
+
+
+def _batch_reason(run: PreparedRun) -> str:
+    """Return why the batch is what it is, and what its division into parts is not without effect on."""
+    job, reason = run.job, run.plan.batch.reason
+    num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
+    if num_images == job.batches.batch_size:
+        return reason
+    has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in job.model.modules())
+    kinds = [*(["BatchNorm"] if has_batch_norm(job.model) else []), *(["dropout"] if has_dropout else [])]
+    return f"{reason}; what {' and '.join(kinds)} does depends on the {num_images} at a time" if kinds else reason
+
+
+def _mixing(job: Job) -> list[Setting]:
+    kinds = [f"{key}, alpha {alpha:g}" for key, alpha in vars(job.recipe.mixing).items() if alpha]
+    why = "neighbours in the batch" + (", each pair one of the two" if len(kinds) > 1 else "")
+    return [Setting("mixing", "; ".join(kinds), why)] if kinds else []
+
+
+def _noise(job: Job) -> list[Setting]:
+    noise, parts = job.noise, list[str]()
+    if noise.drop_path:
+        blocks = "1 block" if noise.num_blocks == 1 else f"{noise.num_blocks} blocks"
+        parts.append(f"drop path up to {noise.drop_path:g} in {blocks}")
+    if noise.patch_drop:
+        parts.append(f"{noise.patch_drop:.0%} of the patches dropped")
+    asked = asked_noise(job.recipe).values()
+    why = "the model's own rates" if all(rate is None for rate in asked) else "as the recipe says"
+    return [Setting("noise", ", ".join(parts), f"{why}; keyed by step and place in the batch")] if parts else []
 
 
 def _length(job: Job) -> str:

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from vitctl.data.imbalance import balanced_class_weights
+from vitctl.data.mixing import PairMixing
 from vitctl.data.order import BalancedOrder, BatchPlan
 from vitctl.data.source import Split
 from vitctl.data.training_data import TrainingData
@@ -17,8 +18,11 @@ from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.loop import RateSchedule
-from vitctl.training.plan import Plan
-from vitctl.training.processes import build_accelerator, choose_precision
+from vitctl.training.micro_batches import has_batch_norm
+from vitctl.training.noise_places import InstalledNoise, install_noise
+from vitctl.training.plan import Plan, asked_noise
+from vitctl.training.processes import build_accelerator
+from vitctl.training.recomputation import recompute_blocks
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,11 @@ class Job:
         flip: Mirror half of the training images.
         num_workers: Processes that read images.
         accelerator: Device and processes.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``; see ``vitctl.training.precision``.
+        is_compiled: Take the steps with a compiled model.
         processes: Those that share the work; every method of theirs is for all of them to call.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
+        noise: What the model leaves out at random; it is in the model already.
     """
 
     model: nn.Module
@@ -52,13 +58,20 @@ class Job:
     num_workers: int
     accelerator: Accelerator
     precision: str
+    is_compiled: bool = False
     processes: Processes = ALONE
     class_weights: np.ndarray | None = None
+    noise: InstalledNoise = InstalledNoise()
 
     @property
     def selects_best(self) -> bool:
         """Whether there are enough validation images to choose the best weights by."""
         return self.val is not None and len(self.val) >= self.recipe.evaluation.select_best_from
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether short batches are filled up: another shape is compiled anew; BatchNorm would see what fills them."""
+        return self.is_compiled and not has_batch_norm(self.model)
 
     @property
     def schedule(self) -> RateSchedule:
@@ -84,6 +97,10 @@ def build_job(
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
+    if config.checkpointing:
+        recompute_blocks(prepared.model, name=prepared.name)
+    mixing = plan.values.mixing
+    noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
     return Job(
         model=prepared.model,
         train=train,
@@ -92,12 +109,22 @@ def build_job(
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
         recipe=plan.values,
-        batches=BatchPlan(len(train), plan.batch.value, plan.length.value, config.seed, balanced),
+        batches=BatchPlan(
+            len(train),
+            plan.batch.value,
+            plan.length.value,
+            config.seed,
+            balanced,
+            config.micro_batch,
+            PairMixing(**vars(mixing)) if mixing.mixup or mixing.cutmix else None,
+        ),
         lr=plan.lr.value,
         flip=plan.flip.value,
         num_workers=plan.workers.value,
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
-        precision=choose_precision(device),
+        precision=plan.precision.value,
+        is_compiled=config.compile,
         processes=processes,
         class_weights=weights,
+        noise=noise,
     )

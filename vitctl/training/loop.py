@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 from torch import nn
 
+from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.primitives.late_number import LateNumber
 from vitctl.primitives.schedule import learning_rate
 from vitctl.training.optimizer import set_learning_rate
 from vitctl.training.state import TrainingState
-from vitctl.training.step import take_step
+from vitctl.training.step import rehearse, take_step
+
+SILENT = Conversation()
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,9 @@ def train_steps(
     accelerator: Accelerator,
     clip_norm: float,
     precision: str = "fp32",
+    is_filled: bool = False,
     pauses: Container[int] = (),
+    conversation: Conversation = SILENT,
 ) -> Iterator[StepReport]:
     """Train, yielding after each optimiser step.
 
@@ -139,8 +144,10 @@ def train_steps(
         schedule: The learning rate of each step.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
-        precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
+        is_filled: Compute with as many images every time, the missing ones of weight 0.
         pauses: Steps after which somebody looks at the model.
+        conversation: Hears of a micro-batch that became smaller, as the memory was full.
 
     Raises:
         SettingError: The loss is no longer a finite number.
@@ -151,9 +158,13 @@ def train_steps(
         data_s = time.perf_counter() - step_start
         lr = schedule.at(state.step + 1)
         set_learning_rate(state.optimizer, lr)
-        mean = take_step(
-            model, state.optimizer, batch, accelerator=accelerator, clip_norm=clip_norm, precision=precision
-        )
+        state.micro_batch = state.micro_batch or batch.micro_batch
+        how = {
+            "accelerator": accelerator, "precision": precision, "is_filled": is_filled, "conversation": conversation
+        }  # fmt: skip
+        if before is None and accelerator.num_processes > 1:
+            rehearse(state, model, batch, **how)
+        mean = take_step(state, model, batch, clip_norm=clip_norm, **how)
         state.step += 1
         loss = StepLoss(LateNumber(mean), state.step, schedule.peak)
         # first the older one, so that a run that diverged says at which step

@@ -11,6 +11,8 @@ from vitctl.results.finetune import GroupReport
 with compiler_later():
     from timm.optim import param_groups_layer_decay
 
+CPU = torch.device("cpu")
+
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Return timm's layer-wise groups: vectors, tokens and position embeddings do not decay.
@@ -31,12 +33,40 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
 
 
 def build_optimizer(
-    groups: list[dict[str, Any]], *, name: str, lr: float, betas: tuple[float, float], momentum: float
+    groups: list[dict[str, Any]],
+    *,
+    name: str,
+    lr: float,
+    betas: tuple[float, float],
+    momentum: float,
+    device: torch.device = CPU,
 ) -> torch.optim.Optimizer:
-    """Return torch's AdamW or SGD over ``groups``; the loop sets the rate before every step."""
+    """Return torch's AdamW or SGD over ``groups``; the loop sets the rate before every step.
+
+    On CUDA it is the fused one: a kernel for many tensors, which also skips a step of fp16 without asking Python. Its
+    bits are others than those of torch's plain loop, so that a CPU keeps the loop.
+
+    Args:
+        groups: As ``parameter_groups`` gives them; the parameters may still be elsewhere than on ``device``.
+        name: ``adamw`` or ``sgd``.
+        lr: Peak rate, > 0.
+        betas: Of adamw.
+        momentum: Of sgd.
+        device: Where steps will be taken.
+    """
+    is_fused = True if device.type == "cuda" else None  # None leaves the choice to torch
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=is_fused)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=is_fused)
+
+
+def implementation_of(optimizer: torch.optim.Optimizer) -> str:
+    """Return which of torch's implementations takes the steps: ``fused``, or ``loop``, tensor by tensor.
+
+    Without an answer of ours torch's own is ``foreach`` on some devices; that is one operation for many tensors, with
+    the bits of the loop.
+    """
+    return "fused" if optimizer.defaults.get("fused") else "loop"
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

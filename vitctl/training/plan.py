@@ -12,6 +12,7 @@ import torch
 from vitctl.data.training_data import TrainingData
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.models import choices
+from vitctl.primitives.compiler_needs import check_compiler
 from vitctl.primitives.cpus import num_local_processes
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
@@ -34,6 +35,8 @@ from vitctl.recipes import (
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
+from vitctl.training.precision import decide_precision
+from vitctl.training.starting_run import StartingRun, starting_run
 
 MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 
@@ -52,10 +55,14 @@ def _origin(recipe: Recipe, path: str, recipe_name: str) -> str:
     return f"{SET} {path}" if is_overridden(recipe, path) else f"recipe {recipe_name}"
 
 
-def decide_batch_size(given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str) -> Decision[int]:
-    """Return the global batch."""
+def decide_batch_size(
+    given: int | None, recipe: Recipe, num_train: int, *, recipe_name: str, run: StartingRun | None = None
+) -> Decision[int]:
+    """Return the global batch; ``run`` is what it starts from."""
     if given is not None:
         return Decision(given, "given")
+    if run is not None and (kept := run.batch(recipe, num_train)):
+        return kept
     length, origin = recipe.length, _origin(recipe, "length.batch_size", recipe_name)
     if length.batch_rule == "fixed":
         return Decision(length.batch_size, origin)
@@ -89,10 +96,17 @@ def decide_num_images_seen(
     return Decision(recipe.length.steps * batch_size, _origin(recipe, "length.steps", recipe_name))
 
 
-def decide_lr(given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str) -> Decision[float]:
-    """Return the peak learning rate; a given one is used as it is, the recipe's (``--set`` too) follows the batch."""
+def decide_lr(
+    given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str, run: StartingRun | None = None
+) -> Decision[float]:
+    """Return the peak learning rate; a given one is used as it is, the recipe's (``--set`` too) follows the batch.
+
+    One that was given to ``run``, which it starts from, is kept with its recipe and its batch.
+    """
     if given is not None:
         return Decision(given, "given, used as it is")
+    if run is not None and (kept := run.rate(recipe, batch_size)):
+        return kept
     rate, origin = recipe.rate, _origin(recipe, "rate.lr", recipe_name)
     lr = rate.peak_lr(batch_size)
     if batch_size == rate.lr_at_batch or rate.lr_scaling == "none":
@@ -119,6 +133,12 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
 
 
+def asked_noise(recipe: Recipe) -> dict[str, float | None]:
+    """Return what a recipe says of each kind of noise, by key; None where nothing, so that the model's own stays."""
+    rates = vars(recipe.noise).items()
+    return {key: rate if rate or is_overridden(recipe, f"noise.{key}") else None for key, rate in rates}
+
+
 # --- a whole plan ------------------------------------------------------------------------------------------
 
 
@@ -130,19 +150,23 @@ class FirstChoices:
         data_spec: Training images.
         device: Where to compute.
         threads: CPU threads of torch.
+        precision: Of the forward pass of training.
         model: Spec of the model.
         recipe: Name or path of the recipe.
         values: The recipe.
         out: Run folder, absolute.
+        run: The run that the model is of, where it says how to train; None elsewhere.
     """
 
     data_spec: str
     device: Decision[torch.device]
     threads: Decision[int]
+    precision: Decision[str]
     model: Decision[str]
     recipe: Decision[str]
     values: Recipe
     out: Decision[Path]
+    run: StartingRun | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +228,7 @@ class Plan(FirstChoices):
             max_value=self.max_value.value if self.has_16_bits else config.max_value,  # what is given warns in a replay
             num_workers=self.workers.value,
             num_threads=self.threads.value,
+            precision=self.precision.value,
             device=self.device.value.type,
             recipe_settings=as_document(self.values),
         )
@@ -214,29 +239,39 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
 
     Raises:
         SettingError: There is no such recipe, or it has other keys or values than a recipe's.
-        UnavailableError: The device asked for is not here.
+        UnavailableError: The device asked for is not here, does not compute in the precision, or has no compiler.
     """
     data_spec = DIGITS if config.data is None else config.data
     device = Decision(*resolve_device(config.device))
+    if config.compile:
+        check_compiler(device.value)
     model = choices.decide_model(config.model, has_data=config.data is not None, device_type=device.value.type)
-    recipe, values = decide_recipe(config, is_demo=model.value == DEMO)
+    are_given = (config.image_size, config.batch_size, config.recipe or config.recipe_settings)
+    run = None if all(are_given) else starting_run(model.value)
+    recipe, values = decide_recipe(config, is_demo=model.value == DEMO, run=run)
     return FirstChoices(
         data_spec=data_spec,
         device=device,
         threads=Decision(*resolve_num_threads(config.num_threads)),
+        precision=decide_precision(config.precision, device.value),
         model=model,
         recipe=recipe,
         values=values,
         out=decide_out(config.out, data_spec, model.value),
+        run=run,
     )
 
 
-def decide_recipe(config: FinetuneConfig, *, is_demo: bool) -> tuple[Decision[str], Recipe]:
-    """Return the name or path of the recipe, and its values with those of ``--set``."""
+def decide_recipe(
+    config: FinetuneConfig, *, is_demo: bool, run: StartingRun | None = None
+) -> tuple[Decision[str], Recipe]:
+    """Return the name or path of the recipe, and its values with those of ``--set``; ``run`` is what it starts from."""
     name = config.recipe or ("demo" if is_demo else "transfer")
     if config.recipe_settings is not None:
         recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings of --config")
         why = "as the configuration file holds it"
+    elif config.recipe is None and run is not None:
+        name, recipe, why = run.recipe_name, run.recipe, run.reason
     else:
         if name not in list_recipes():
             name = str(recipe_path(name))
@@ -266,7 +301,7 @@ def make_plan(
 ) -> Plan:
     """Decide what follows from the images that are left: the batch, from that length and rate."""
     recipe, name, num_train = first.values, first.recipe.value, len(data.train)
-    batch = decide_batch_size(config.batch_size, recipe, num_train, recipe_name=name)
+    batch = decide_batch_size(config.batch_size, recipe, num_train, recipe_name=name, run=first.run)
     is_flippable = data.source.may_flip(data.train.class_names)
     # training images stay under way while those of a validation are read
     num_images = -(-batch.value // num_local_processes()) + evaluation_batch_size(batch.value)
@@ -285,7 +320,7 @@ def make_plan(
         head=head,
         batch=batch,
         length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
-        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name),
+        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name, run=first.run),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
         max_value=data.max_value,

@@ -1,4 +1,4 @@
-"""Device, processes and precision of a run, as Accelerate sees them."""
+"""Device and processes of a run, as Accelerate sees them."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from accelerate import Accelerator
 def build_accelerator(device: torch.device, *, num_threads: int) -> Accelerator:
     """Return Accelerate's view of this process: one of several after ``join_processes``, the only one otherwise.
 
-    Mixed precision stays ours (``choose_precision``): Accelerate would put it into the model's own forward,
+    Mixed precision stays ours (``vitctl.training.precision``): Accelerate would put it into the model's own forward,
     and validation would then compute otherwise than ``vitctl evaluate``. Data loading and checkpoints stay
     ours too: Accelerate's resume from its own loader state is not exact.
     """
@@ -19,8 +19,3 @@ def build_accelerator(device: torch.device, *, num_threads: int) -> Accelerator:
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     torch.set_num_threads(num_threads)  # Accelerate sets its own number for several CPU processes
     return accelerator
-
-
-def choose_precision(device: torch.device) -> str:
-    """Return ``bf16`` for CUDA devices that compute in it (the weights stay fp32), ``fp32`` elsewhere."""
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

@@ -1,20 +1,31 @@
-"""What a run writes while it goes on: metrics, speeds, weights."""
+"""What a run writes while it goes on: metrics, speeds, weights, checkpoints."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from accelerate import Accelerator
 from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
+from vitctl.data.run_lists import VALIDATION, validation_document, write_training_list
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
+from vitctl.settings.parsing import Interval
+from vitctl.training.checkpoint import LOGS, Snapshot, write_checkpoint
 from vitctl.training.loop import StepReport
+from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.run_folder import RunFolder, new_run_folder
+from vitctl.training.state import TrainingState
+from vitctl.training.summary import config_document
 
 
 @dataclass(frozen=True)
@@ -34,17 +45,63 @@ class WeightsIdentity:
     base_licence: str | None
 
 
+def identity_of(run: PreparedRun) -> WeightsIdentity:
+    """Return what the weights of a run say about themselves."""
+    return WeightsIdentity(run.data.train.class_names, run.job.preprocessing, run.loaded.name, run.loaded.licence)
+
+
+def write_start(run: PreparedRun, folder: RunFolder | None) -> None:
+    """Write what a run is to be: its settings, and which images it validates and trains on."""
+    if folder is None:
+        return
+    folder.write_json("config.json", config_document(run.config))
+    if (listing := validation_document(run.data, image_root=run.config.image_root)) is not None:
+        folder.write_json(VALIDATION, listing)
+    write_training_list(folder.path, run.data, image_root=run.config.image_root)
+
+
 class Recorder:
-    """Writes the metrics and weights of a run into its folder.
+    """Writes the metrics, weights and checkpoints of a run into its folder.
+
+    Weights take a copy of the training's time: they are written in a thread, one save after the other. What goes wrong
+    there is raised by the next save, or at the end. A context: left without an error, everything is on disk.
 
     Args:
         folder: The run folder; None in every process but the first, where nothing is written.
         identity: Goes beside the weights.
         batches: Turns steps into epochs.
+        made_with: What computes, for who goes on from a checkpoint.
+        save_every: How often a checkpoint is due.
+
+    Attributes:
+        saved_step: Of the newest checkpoint, on disk or on its way there; None before the first.
     """
 
-    def __init__(self, folder: RunFolder | None, identity: WeightsIdentity, batches: BatchPlan) -> None:
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        identity: WeightsIdentity,
+        batches: BatchPlan,
+        *,
+        made_with: Mapping[str, Any],
+        save_every: Interval,
+        saved_step: int | None = None,
+    ) -> None:
         self._folder, self._identity, self._batches = folder, identity, batches
+        self._made_with, self._every, self._saved = made_with, save_every, time.monotonic()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saving")
+        self._saving: Future[None] | None = None
+        self.saved_step = saved_step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            with suppress(*([Exception] if error is not None else [])):  # the first thing that went wrong is said
+                self.wait()
+        finally:
+            self._thread.shutdown()
 
     def step(self, report: StepReport) -> None:
         """Add an optimiser step to ``metrics.jsonl``, and its timing to ``speed.jsonl``."""
@@ -68,39 +125,83 @@ class Recorder:
         if self._folder is not None and score.loss is not None:
             self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
 
-    def save(self, model: nn.Module, name: str) -> None:
-        """Write ``model`` as the timm folder ``name`` (``last`` or ``best``), in the place of an older one."""
+    def is_due(self, step: int) -> bool:
+        """Return whether a checkpoint is to be saved after ``step``, validations apart."""
         if self._folder is None:
+            return False
+        if self._every.steps is not None:
+            return step % self._every.steps == 0
+        return time.monotonic() - self._saved >= (self._every.seconds or 0)
+
+    def save(self, state: TrainingState, names: Sequence[str] = (), *, is_ending: bool = False) -> None:
+        """Copy ``state`` and begin to write it: as the timm folders ``names`` (last, best), then as a checkpoint.
+
+        Args:
+            state: Metrics of all its steps are written.
+            names: Folders to replace.
+            is_ending: The run is stopped: its checkpoint comes first, with the folders as they were, so that who goes
+                on from it finds them so.
+
+        Raises:
+            OSError: What was saved before could not be written.
+        """
+        if self._folder is None:
+            self.saved_step = state.step
             return
+        self.wait()
+        run, snapshot = self._folder.path, Snapshot.of(state)
+        logs = (run / name for name in LOGS)
+        lengths = {log.name: log.stat().st_size for log in logs if log.is_file()}
+        parts = [partial(self._write, state.model, snapshot, run / name) for name in names]
+        save = partial(write_checkpoint, run, snapshot, made_with=self._made_with, lengths=lengths)
+        parts.insert(0 if is_ending else len(parts), save)
+
+        def write() -> None:
+            for part in parts:
+                part()
+
+        self._saving, self._saved, self.saved_step = self._thread.submit(write), time.monotonic(), state.step
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _write(self, model: nn.Module, snapshot: Snapshot, folder: Path) -> None:
         save_timm_folder(
             model,
-            self._folder.path / name,
+            folder,
             class_names=self._identity.class_names,
             preprocessing=self._identity.preprocessing,
             base_model=self._identity.base_model,
             base_licence=self._identity.base_licence,
+            weights=snapshot.weights(),
         )
 
 
 @contextmanager
 def run_folder_of(
-    accelerator: Accelerator, path: Path, *, overwrite: bool, conversation: Conversation
+    processes: Processes, path: Path, *, overwrite: bool, goes_on_in: Path | None, conversation: Conversation
 ) -> Iterator[RunFolder | None]:
-    """Make the run folder ``path`` in the first process; yield None in the others.
+    """Make the run folder ``path`` in the first process, or go on in one; yield None in the others.
 
     A run that ends early beside the one that it was to replace says where both are.
 
     Raises:
         SettingError: See ``check_out``.
     """
-    accelerator.wait_for_everyone()  # no process may find the run folder made by another
-    if not accelerator.is_main_process:
+    if not processes.is_first:
         yield None
         return
-    with new_run_folder(path, overwrite=overwrite) as folder:
+    with new_run_folder(path, overwrite=overwrite, goes_on_in=goes_on_in) as folder:
         try:
             yield folder
         except BaseException:
-            if folder.replaces is not None and folder.has_weights:
+            if folder.replaces is not None and folder.is_worth_keeping:
                 conversation.warn(f"{path} is the run that was there before; what was trained now is in {folder.path}.")
             raise

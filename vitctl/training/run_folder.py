@@ -5,8 +5,10 @@
     config.json      every setting, resolved; --config on it repeats the run
     metrics.jsonl    one line per optimiser step and per validation; no clock in it
     speed.jsonl      one line per optimiser step: seconds, images per second
-    validation.json  the validation images by name, so that evaluate finds them again
-    summary.json     the result, as --json prints it
+    validation.json  the validation images by name and content, so that evaluate finds them again
+    training-images.txt  the training images likewise, so that evaluate recognises them
+    checkpoints/     the newest two states to go on from; gone when the run is finished
+    summary.json     the result, as --json prints it: there when the run is finished
     last/ best/      timm folders
 """
 
@@ -23,14 +25,16 @@ from vitctl.models.run_folders import is_run_folder
 from vitctl.primitives.atomic import clear, is_in_use, own_folder, partial_of, put_in_place, recover, sync
 from vitctl.primitives.files import write_json
 from vitctl.primitives.outputs import check_writable, writing
+from vitctl.training.checkpoint import WEIGHTS, has_checkpoint, remove_checkpoints
+
+SUMMARY = "summary.json"
 
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
-    """Check that a run folder may be made at ``folder``; changes nothing.
+    """Check that a run folder may be made at ``folder``, or that there is one; changes nothing.
 
     Raises:
-        SettingError: It is a file, or not empty (and, with ``overwrite``, not a run folder), or cannot be
-            written to.
+        SettingError: It is a file, or not empty and not a run folder, or cannot be written to.
     """
     with writing(folder):
         _check_out(folder, overwrite=overwrite)
@@ -39,20 +43,25 @@ def check_out(folder: Path, *, overwrite: bool) -> None:
 def _check_out(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"--out {folder} is a file; expected a folder that does not exist yet.", field="out")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise SettingError(
-                f"--out {folder} is not empty. Give another folder with --out, or replace the run in it with "
-                "--overwrite.",
-                field="out",
-            )
-        if not is_run_folder(folder):
-            raise SettingError(
-                f"--out {folder} is not empty and no run of vitctl; --overwrite replaces runs only. Give another "
-                "folder with --out.",
-                field="out",
-            )
+    if not _is_empty(folder) and not is_run_folder(folder):
+        runs_only = "; --overwrite replaces runs only" * overwrite
+        raise SettingError(
+            f"--out {folder} is not empty and no run of vitctl{runs_only}. Give another folder with --out.",
+            field="out",
+        )
     check_writable(folder)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Return whether there is nothing at ``folder``, or only what a run left that was killed when it began."""
+    return not folder.is_dir() or all(
+        inner.name.startswith(".") and inner.name.endswith(".partial") for inner in folder.iterdir()
+    )
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run folder holds a run that has come to its end."""
+    return (folder / SUMMARY).is_file()
 
 
 class RunFolder:
@@ -68,9 +77,9 @@ class RunFolder:
         self.replaces = replaces
 
     @property
-    def has_weights(self) -> bool:
-        """Whether any weights were saved."""
-        return (self.path / "last").is_dir() or (self.path / "best").is_dir()
+    def is_worth_keeping(self) -> bool:
+        """Whether any weights were saved, or a state to go on from."""
+        return has_checkpoint(self.path) or any((self.path / name).is_dir() for name in WEIGHTS)
 
     def write_json(self, name: str, document: Any) -> None:
         """Write one JSON file, whole."""
@@ -88,11 +97,16 @@ class RunFolder:
 
 
 @contextmanager
-def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
-    """Make the run folder ``path``, which grows there, or beside the run that it replaces.
+def new_run_folder(path: Path, *, overwrite: bool, goes_on_in: Path | None = None) -> Iterator[RunFolder]:
+    """Make the run folder ``path``, which grows there, or beside the run that it replaces; or go on with one.
 
-    That one stands until the new one is complete. What a process that was killed has left of a new one is cleared. A
-    run that fails before any weights were saved leaves nothing; later, it stays where it grew.
+    The run that it replaces stands until the new one is complete. What a process that was killed has left of a new one
+    is cleared. A run that fails before anything was saved leaves nothing; later, it stays where it grew.
+
+    Args:
+        path: Where it is when it is complete.
+        overwrite: Replace the run that is there; without, what is there has saved nothing, and is begun again.
+        goes_on_in: Where the run has grown so far; it stays as it is.
 
     Raises:
         SettingError: See ``check_out``, or another process writes there.
@@ -103,20 +117,26 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             recover(path)
-            is_replacing = path.is_dir() and any(path.iterdir())
+            is_replacing = overwrite and not _is_empty(path) if goes_on_in is None else goes_on_in != path
             place = partial_of(path) if is_replacing else path
             if is_in_use(path) or not stack.enter_context(own_folder(place)):
                 raise SettingError(
                     f"--out {path} is being written by another vitctl. Wait for it, or give another folder.",
                     field="out",
                 )
-            if is_replacing:
+            if goes_on_in is None:
+                if not overwrite and (RunFolder(path).is_worth_keeping or is_finished(path)):
+                    raise SettingError(
+                        f"--out {path} is not empty. Give another folder with --out, or replace the run in it with "
+                        "--overwrite.",
+                        field="out",
+                    )
                 clear(place)
         run = RunFolder(place, replaces=path if is_replacing else None)
         try:
             yield run
         except BaseException:
-            if not run.has_weights:
+            if not run.is_worth_keeping:
                 shutil.rmtree(place, ignore_errors=True)
             raise
         with writing(path):
@@ -124,3 +144,4 @@ def new_run_folder(path: Path, *, overwrite: bool) -> Iterator[RunFolder]:
             if is_replacing:
                 put_in_place(place, path)
                 run.path = path
+            remove_checkpoints(path)

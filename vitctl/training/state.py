@@ -1,11 +1,12 @@
 """All that changes in a run.
 
-Order, augmentation and rate of a step are functions of (seed, step), so nothing else has to be known to go on: a run
-that starts from another's state after k steps takes the steps that the other would have taken.
+Order, augmentation, noise and rate of a step are functions of (seed, step), so nothing else has to be known to go on: a
+run that starts from another's state after k steps takes the steps that the other would have taken.
 
 Letters: N images, C classes.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitctl.results.finetune import Score
+from vitctl.errors import ModelError
+from vitctl.results.finetune import LinearProbe, Score
+from vitctl.training.optimizer_state import optimizer_state, restore_optimizer
 
 BEFORE = Score(0, None, None)  # of weights that nobody has looked at yet
-_MODEL, _OPTIMIZER, _BEST_LOGITS = "model.", "optimizer.", "best.logits"
+MODEL, OPTIMIZER, BEST = "model.", "optimizer.", "best."
+"""What the names of the state's tensors begin with: three parts, each a file of a checkpoint."""
+_LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,21 @@ class Best:
 
 @dataclass
 class Clock:
-    """Where the time of training went, validations not counted.
+    """Where the time of a run went, over all its restarts.
 
     Attributes:
         num_images: Images trained on.
-        training_s: Seconds of all steps.
+        training_s: Seconds of all steps, validations not counted.
         data_s: Those of them spent waiting for images.
+        earlier_s: Seconds from start to end, in processes before this one.
+        started: When this process began, by ``time.perf_counter``; of no other process.
     """
 
     num_images: int = 0
     training_s: float = 0.0
     data_s: float = 0.0
+    earlier_s: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
 
     def count(self, num_images: int, *, step_s: float, data_s: float) -> None:
         """Add a step."""
@@ -53,18 +62,33 @@ class Clock:
         self.training_s += step_s
         self.data_s += data_s
 
+    @property
+    def wall_s(self) -> float:
+        """Seconds from start until now."""
+        return self.earlier_s + time.perf_counter() - self.started
+
+    def as_json(self) -> dict[str, float]:
+        """Return what the next process goes on from."""
+        known = asdict(self) | {"earlier_s": self.wall_s}
+        del known["started"]
+        return known
+
 
 @dataclass
 class TrainingState:
     """What a run has come to.
 
     Attributes:
-        model: Trained in place.
-        optimizer: Of its parameters.
+        model: The model as it is now.
+        optimizer: Of its parameters, with what it remembers of their gradients.
         step: Optimiser steps taken.
-        last: Score at the last validation.
+        last: How the weights did when they were last looked at.
         best: The chosen weights so far.
-        clock: Where the time went.
+        clock: Where the time went; no part of what repeats.
+        linear_probe: The closed-form head that training started from, if any.
+        scaler: Keeps the gradients of fp16 in its range; None in other precisions.
+        micro_batch: Images that a process computes with at a time: what was asked for, or fewer since the memory was
+            full; 0 before the first step.
     """
 
     model: nn.Module
@@ -73,47 +97,59 @@ class TrainingState:
     last: Score = BEFORE
     best: Best = field(default_factory=Best)
     clock: Clock = field(default_factory=Clock)
+    linear_probe: LinearProbe | None = None
+    scaler: torch.amp.GradScaler | None = None
+    micro_batch: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state by name, each of its own shape, e.g. (C, D); not copies.
 
-        The optimiser's are named after its parameters, so that they do not depend on its groups. What it knows beside
-        tensors (rates, decay) does not change, or follows from the step.
+        The optimiser's are named after its parameters, so that they do not depend on its groups.
         """
-        found = {f"{_MODEL}{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            for key, moment in self.optimizer.state.get(parameter, {}).items():
-                found[f"{_OPTIMIZER}{name}.{key}"] = moment
+        found = {f"{MODEL}{name}": tensor for name, tensor in self.model.state_dict().items()}
+        found |= {f"{OPTIMIZER}{key}": tensor for key, tensor in optimizer_state(self.model, self.optimizer)[0].items()}
         if self.best.logits is not None:
-            found[_BEST_LOGITS] = torch.from_numpy(self.best.logits)
+            found[f"{BEST}{_LOGITS}"] = torch.from_numpy(self.best.logits)
         return found
 
     def facts(self) -> dict[str, Any]:
         """Return the rest of the state, as JSON takes it."""
-        scores = {"last": self.last.as_json(), "best": self.best.score.as_json()}
-        return {"step": self.step, **scores, "clock": asdict(self.clock)}
+        return {
+            "step": self.step,
+            "last": self.last.as_json(),
+            "best": self.best.score.as_json(),
+            "clock": self.clock.as_json(),
+            "linear_probe": None if self.linear_probe is None else self.linear_probe.as_json(),
+            "optimizer": optimizer_state(self.model, self.optimizer)[1],
+            "micro_batch": self.micro_batch,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Become the state that ``tensors()`` and ``facts()`` were of: one of an equal model and optimiser.
 
         Args:
-            tensors: By name, each of its own shape, e.g. (C, D); they may be on another device.
+            tensors: By name, each of its own shape, e.g. (C, D); they may be on another device, and are kept.
             facts: As JSON gives them back.
+
+        Raises:
+            ModelError: They are of another model or optimiser.
         """
-        self.model.load_state_dict(
-            {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
-        )
-        moments: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(_OPTIMIZER):
-                parameter, _, key = name.removeprefix(_OPTIMIZER).rpartition(".")
-                moments.setdefault(parameter, {})[key] = tensor.clone()
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        order = [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
-        own = self.optimizer.state_dict()  # torch numbers the parameters through all groups
-        own["state"] = {index: moments[name] for index, name in enumerate(order) if name in moments}
-        self.optimizer.load_state_dict(own)
-        logits = tensors.get(_BEST_LOGITS)
+        try:
+            self.model.load_state_dict(_part(tensors, MODEL))
+        except RuntimeError as error:
+            raise ModelError(f"The weights are of another model: {str(error).splitlines()[-1].strip()}") from error
+        restore_optimizer(self.model, self.optimizer, _part(tensors, OPTIMIZER), facts["optimizer"])
+        logits = tensors.get(f"{BEST}{_LOGITS}")
+        probe = facts["linear_probe"]
         self.step, self.last = facts["step"], Score(**facts["last"])
         self.best = Best(Score(**facts["best"]), None if logits is None else logits.numpy())
-        self.clock = Clock(**facts["clock"])
+        self.clock = Clock(**facts["clock"], started=self.clock.started)
+        self.linear_probe = None if probe is None else LinearProbe(**probe)
+        self.micro_batch = facts["micro_batch"]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(facts["scaler"])
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

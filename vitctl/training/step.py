@@ -1,54 +1,170 @@
 """One optimiser step: forward, loss, backward, clip, update."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
 from vitctl.models.batch_memory import batch_bytes_told
+from vitctl.primitives.seeds import torch_randomness
 from vitctl.training.losses import share_of_loss
+from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
+from vitctl.training.noise import KeyedNoise, noise_of
+from vitctl.training.precision import forward_in, scaled_step
+from vitctl.training.state import TrainingState
 
 
 def take_step(
+    state: TrainingState,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batch: TrainingBatch,
     *,
     accelerator: Accelerator,
     clip_norm: float,
     precision: str,
+    conversation: Conversation,
+    is_filled: bool = False,
 ) -> Tensor:
     """Train on one global batch; return its mean loss before the step, still on the device: (), float32.
 
-    The loss is the mean over the *global* batch, so it does not depend on how many processes share the batch.
+    The loss is the mean over the *global* batch, so it does not depend on how many processes share the batch, nor on
+    how many images each computes with at a time.
 
     Args:
-        model: As ``accelerator.prepare`` returned it.
-        optimizer: Of its parameters, at the rate of this step; the gradients are zero before and after.
+        state: Its optimiser is at the rate of this step, the gradients are zero before and after. Its ``micro_batch``
+            says how many images to compute with at a time, and becomes smaller if there is no memory for them. Its
+            ``scaler``, of fp16, may skip the update.
+        model: Its model as ``accelerator.prepare`` returned it.
         batch: This process's share of (B, 3, H, W) images, on the device.
         accelerator: Device and processes.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
-        precision: ``fp32``, or ``bf16`` for the forward pass; weights and loss are fp32 in both.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
+        conversation: Hears of a smaller micro-batch.
+        is_filled: Compute with exactly as many images at a time, the missing ones of weight 0.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
+    bare = getattr(bare, "_orig_mod", bare)  # of a compiled one
     with batch_bytes_told(bare, batch.images):
-        share = _forward_and_backward(model, batch, accelerator=accelerator, precision=precision)
-    if clip_norm:
-        accelerator.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    loss: Tensor = accelerator.reduce(share.detach(), reduction="sum")
+        add = partial(
+            add_gradients,
+            model,
+            batch,
+            accelerator=accelerator,
+            precision=precision,
+            is_filled=is_filled,
+            scaler=state.scaler,
+        )
+        if accelerator.num_processes > 1:
+            share = add(state.micro_batch)
+        else:
+            share = gradients_that_fit(state, add, num_images=len(batch.images), conversation=conversation)
+    if state.scaler is not None:
+        scaled_step(state.scaler, state.optimizer, clip_norm=clip_norm)
+    else:
+        if clip_norm:
+            accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+        state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    loss: Tensor = accelerator.reduce(share, reduction="sum")
     return loss
 
 
-def _forward_and_backward(
-    model: nn.Module, batch: TrainingBatch, *, accelerator: Accelerator, precision: str
+def rehearse(
+    state: TrainingState,
+    model: nn.Module,
+    batch: TrainingBatch,
+    *,
+    accelerator: Accelerator,
+    precision: str,
+    conversation: Conversation,
+    is_filled: bool = False,
+) -> None:
+    """Find out, before the first step of several processes, how many images all of them have memory for at a time.
+
+    Args:
+        state: Its ``micro_batch`` may become smaller.
+        model: Its model as ``accelerator.prepare`` returned it.
+        batch: This process's share of (B, 3, H, W) images of the first batch, on the device.
+        accelerator: Device and processes.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        conversation: Hears of a smaller micro-batch.
+        is_filled: As for ``take_step``.
+    """
+    model.train()
+    bare = getattr(model, "module", model)
+
+    def add(size: int) -> Tensor:
+        """Add the gradients of the first micro-batch: of (B, 3, H, W) images, ``size`` of them or fewer."""
+        first = batch.parts(size)[0]
+        return add_gradients(
+            bare, first, size, accelerator=accelerator, precision=precision, is_filled=is_filled, scaler=state.scaler
+        )
+
+    agree_on_size(state, add, accelerator=accelerator, conversation=conversation)
+
+
+def add_gradients(
+    model: nn.Module,
+    batch: TrainingBatch,
+    micro_batch: int,
+    *,
+    accelerator: Accelerator,
+    precision: str,
+    is_filled: bool = False,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Add the gradients; return this process's share of the mean loss, (), float32."""
-    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    """Add the gradients of the mean loss over the global batch; return this process's share of it, (), float32.
+
+    The gradients of micro-batches add up, each divided by the global weight: no mean over micro-batches is taken, as
+    they may be of unequal sizes. Processes exchange gradients once, after the last.
+
+    Args:
+        model: As ``accelerator.prepare`` returned it, for training.
+        batch: This process's share of (B, 3, H, W) images, on the device.
+        micro_batch: Images to compute with at a time, >= 1.
+        accelerator: Device and processes.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        is_filled: Compute with exactly as many, the missing ones of weight 0.
+        scaler: Its factor is in the gradients; not in what is returned.
+    """
+    parts = batch.parts(micro_batch)
+    *others, last = enumerate(part.filled(micro_batch) for part in parts) if is_filled else enumerate(parts)
+    shares, noise = list[Tensor](), noise_of(model)
+    with accelerator.no_sync(model) if others else nullcontext():
+        for index, part in others:
+            shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler))
+    index, part = last
+    shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler))
+    return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
+
+
+def _forward_and_backward(
+    model: nn.Module,
+    batch: TrainingBatch,
+    index: int,
+    noise: KeyedNoise | None,
+    accelerator: Accelerator,
+    precision: str,
+    scaler: torch.amp.GradScaler | None,
+) -> Tensor:
+    """Add the gradients of a process's micro-batch ``index``; return what it adds to the mean loss, (), float32."""
+    device = accelerator.device
+    if noise is not None:
+        noise.follow(batch)
+    # what torch draws by itself, dropout of single numbers, depends on how the images are divided, as its key says
+    key = (batch.step, accelerator.process_index, index)
+    with (
+        torch_randomness(batch.seed, "dropout", *key, device=device),
+        forward_in(precision, device),
+    ):
         logits = model(batch.images)  # (B, C)
-    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global)
+    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global, others=batch.others)
     # processes average their gradients; times their number, that is the mean over the global batch
-    accelerator.backward(share * accelerator.num_processes)
-    return share
+    loss = share * accelerator.num_processes
+    accelerator.backward(loss if scaler is None else scaler.scale(loss))
+    return share.detach()

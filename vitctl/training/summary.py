@@ -5,9 +5,11 @@ from importlib.metadata import version
 from vitctl import __version__
 from vitctl.evaluation.baseline import Baseline, majority_baseline
 from vitctl.models.geometry import geometry_of
-from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe
+from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
+from vitctl.training.optimizer import implementation_of
+from vitctl.training.precision import num_skipped
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.state import TrainingState
 from vitctl.training.trial import Cost
@@ -26,17 +28,23 @@ def config_document(config: FinetuneConfig) -> JsonObject:
     }
 
 
-def summarise(
-    run: PreparedRun, state: TrainingState, probe: LinearProbe | None, *, weights_sha256: str | None, wall_s: float
-) -> FinetuneResult:
+def doubt(probe: LinearProbe, best: Score) -> str | None:
+    """Return a sentence for who trained to weights no better than the head they started from, else None."""
+    if probe.loss is None or best.loss is None or probe.loss >= best.loss:
+        return None
+    return (
+        f"the closed-form head alone had a lower validation loss ({probe.loss:.4f}) than the best weights "
+        f"({best.loss:.4f}): try more steps, or a lower --lr."
+    )
+
+
+def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | None) -> FinetuneResult:
     """Return the summary of a finished run.
 
     Args:
         run: What it was to be.
         state: What it has come to.
-        probe: The closed-form head it started from, if any.
         weights_sha256: Of ``last/model.safetensors``; None in a process that writes nothing.
-        wall_s: Seconds from start to end.
     """
     data, after, clock = run.data, geometry_of(run.loaded.model), state.clock
     baseline = _baseline(run, state)
@@ -51,16 +59,20 @@ def summarise(
         num_val=len(data.val) if data.val else 0,
         classes_without_validation=data.unvalidated,
         steps=run.job.batches.num_steps,
+        micro_batch=state.micro_batch,
         best=state.best.score,
         last=state.last,
         baseline_top1=baseline["baseline_top1"] if baseline else None,
         baseline_class=baseline["baseline_class"] if baseline else None,
         baseline_p=baseline["baseline_p"] if baseline else None,
-        linear_probe=probe,
+        linear_probe=state.linear_probe,
         weights_sha256=weights_sha256,
+        precision=run.job.precision,
+        optimizer_implementation=implementation_of(state.optimizer),
+        num_skipped_steps=num_skipped(state.scaler),
         images_per_s=round(clock.num_images / clock.training_s, 3),
         data_wait_fraction=round(clock.data_s / clock.training_s, 4),
-        wall_s=round(wall_s, 3),
+        wall_s=round(clock.wall_s, 3),
         left_out=data.left_out,
     )
 

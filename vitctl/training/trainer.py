@@ -3,95 +3,184 @@
 Everything is decided before; see ``vitctl.training.plan`` and the finetune workflow.
 """
 
-import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import torch
-from accelerate import Accelerator
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.workers import LostWorkerError
-from vitctl.errors import InterruptedRun
+from vitctl.errors import DataError, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
-from vitctl.primitives.seeds import torch_randomness
-from vitctl.results.finetune import Score
+from vitctl.training.compiled import compiled_for_training
+from vitctl.training.earlier import command_to_go_on
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.precision import build_scaler
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import Best, TrainingState
 from vitctl.training.validation import check_finite, is_best, validate, validation_steps
 
 
 @compiler_later()  # torch's optimisers ask for it at every step
-def train(job: Job, recorder: Recorder, stop: StopRequest, *, out: Path, conversation: Conversation) -> TrainingState:
+def train(
+    job: Job, state: TrainingState, recorder: Recorder, stop: StopRequest, *, out: Path, conversation: Conversation
+) -> None:
     """Train to the end, saving ``last/`` at each validation and ``best/`` when it is found.
 
     Args:
         job: What to train.
-        recorder: Writes metrics and weights.
+        state: Where to go on from; kept up to date.
+        recorder: Writes metrics, weights and checkpoints.
         stop: Looked at after every step.
         out: The run folder, for messages.
         conversation: Shows progress.
 
     Raises:
-        InterruptedRun: ``stop`` was requested; ``last/`` is saved.
+        InterruptedRun: ``stop`` was requested; all that was trained is saved.
         SettingError: The loss is no longer finite.
+        DataError: An image cannot be read any more; all that was trained is saved.
     """
-    num_steps, accelerator = job.batches.num_steps, job.accelerator
-    state = new_state(job)
-    # of several processes none may leave a step, or a validation, that the others wait for
-    is_alone = accelerator.num_processes == 1
-    pauses = set(validation_steps(num_steps, job.recipe.evaluation.validations))
+    run = _Training(job, state, recorder, stop, out, conversation)
+    unread = UnreadReports()
+    model = compiled_for_training(job, state, stop, conversation) if job.is_compiled else job.model
     reports = train_steps(
         state,
-        accelerator.prepare(job.model),
-        _until_stopped(_batches(job, state), stop) if is_alone else _batches(job, state),
+        job.accelerator.prepare(model),
+        run.batches(),
         job.schedule,
-        accelerator=accelerator,
+        accelerator=job.accelerator,
         clip_norm=job.recipe.optimizer.clip_norm,
         precision=job.precision,
-        pauses=pauses,
+        is_filled=job.is_filled,
+        pauses=run.pauses,
     )
-    unread = UnreadReports()
-    with (
-        torch_randomness(job.batches.seed, "augment", accelerator.process_index),  # dropout, stochastic depth
-        conversation.progress("training", num_steps, "steps") as bar,
-    ):
+    with conversation.progress("training", job.batches.num_steps, "steps") as bar:
+        bar.begin_at(state.step)
         try:
+            run.validate_if_due()  # where the run was stopped before it could
             for report in reports:
                 state.clock.count(report.num_images, step_s=report.step_s, data_s=report.data_s)
                 # first: this step was taken, whether or not the run is stopped or spoilt below
                 _record(unread.add(report), recorder, bar)
-                # before validating, which may take minutes; not after the last step, when nothing is left to stop
-                if _anyone_asks(stop, accelerator) and state.step < num_steps:
-                    _record(unread.rest(), recorder, bar)  # before saving: weights that are spoilt are refused
-                    recorder.save(job.model, "last")
-                    raise _interrupted(state.step, num_steps, out, stop)
-                if state.step in pauses:
-                    with stop.breaking() if is_alone and state.step < num_steps else nullcontext():
-                        validated = validate(job, state.step, conversation)
-                    _choose(job, state, recorder, validated)
-        except StopNow:  # out of a wait for images
-            if state.step < num_steps:
-                _record(unread.rest(), recorder, bar)
-                raise _stopped_waiting(job, state, recorder, out, stop) from None
-        except LostWorkerError as error:
+                if run.is_asked_to_stop():  # before validating, which may take minutes
+                    raise StopNow
+                if not run.validate_if_due() and recorder.is_due(state.step):
+                    _record(unread.rest(), recorder, bar)
+                    run.save()
+        except StopNow:  # here, out of a wait for images, or out of a validation
+            _record(unread.rest(), recorder, bar)  # before saving: weights that are spoilt are refused
+            run.save_at_the_end()
+            raise run.interrupted() from None
+        except (DataError, LostWorkerError) as error:
             _record(unread.rest(), recorder, bar)
-            raise _lost(error, job, state, recorder, out) from error
+            run.save_at_the_end()
+            raise type(error)(f"{error} {run.saved()}".rstrip(), **_field_of(error)) from error
+        except Exception as error:
+            if not stop or isinstance(error, VitctlError):
+                raise
+            raise run.interrupted() from error  # what broke (a compiler) was asked to stop as well
         finally:
             _record(unread.rest(), recorder, bar)  # no step is missing, whatever ended the run
     # too few validation images to choose by: best/ is what the last step left, and is written once
     if not job.selects_best:
-        recorder.save(job.model, "best")
+        recorder.save(state, ["best"])
+    recorder.wait()
     if stop:
         conversation.line("The run had finished before it could be stopped.")
-    return state
+
+
+@dataclass
+class _Training:
+    """What ``train`` does between steps; its attributes are ``train``'s arguments."""
+
+    job: Job
+    state: TrainingState
+    recorder: Recorder
+    stop: StopRequest
+    out: Path
+    conversation: Conversation
+
+    def __post_init__(self) -> None:
+        self._is_alone = self.job.processes.count == 1
+        self.pauses = set(validation_steps(self.job.batches.num_steps, self.job.recipe.evaluation.validations))
+
+    def batches(self) -> Iterator[TrainingBatch]:
+        """Yield this process's batches; of one process alone, a wait for one is broken off by ``stop``."""
+        job = self.job
+        batches = training_batches(
+            job.train,
+            job.training_transform(),
+            job.batches,
+            num_workers=job.num_workers,
+            class_weights=job.class_weights,
+            first_step=self.state.step,
+            process_index=job.processes.index,
+            num_processes=job.processes.count,
+            device=job.accelerator.device,
+        )
+        # of several processes none may leave a step that the others wait for
+        return _until_stopped(batches, self.stop) if self._is_alone else batches
+
+    def is_asked_to_stop(self) -> bool:
+        """Return whether any process was asked to stop, the same answer in all of them."""
+        return self.job.processes.any(bool(self.stop))
+
+    def validate_if_due(self) -> bool:
+        """Validate, choose and save after the steps after which that is due; return whether it was.
+
+        Raises:
+            StopNow: The user asked to stop.
+            SettingError: The weights are no longer finite; what was saved before stands.
+        """
+        job, state = self.job, self.state
+        if state.step not in self.pauses or state.last.step == state.step:
+            return False
+        with self.stop.breaking() if self._is_alone else nullcontext():
+            score, logits = validate(job, state.step, self.conversation, is_stopping=lambda: bool(self.stop))
+        # before saving: last/ and best/ stay those of an earlier validation, which can be used
+        check_finite(job, score)
+        state.last = score
+        self.recorder.validation(score)
+        names = ["last"]
+        if is_best(job, score, state.best):
+            state.best = Best(score, logits)
+            names += ["best"] * job.selects_best  # after last/: who is killed between them has the newest weights
+        self.save(names)
+        return True
+
+    def save(self, names: Sequence[str] = (), *, is_ending: bool = False) -> None:
+        """Save a checkpoint, and weights as the folders ``names``.
+
+        Raises:
+            SettingError: The weights are no longer finite.
+        """
+        check_finite(self.job, self.state.last)
+        self.recorder.save(self.state, names, is_ending=is_ending)
+
+    def save_at_the_end(self) -> None:
+        """Save what was trained since the last time, if anything, and wait until it is on disk."""
+        if self.state.step > (self.recorder.saved_step or 0):
+            self.save(["last"], is_ending=True)
+        self.recorder.wait()
+
+    def saved(self) -> str:
+        """Return a sentence on what is saved and how to go on; nothing where nothing is."""
+        step = self.recorder.saved_step
+        if step is None:
+            return ""
+        return f"Step {step} of {self.job.batches.num_steps} is saved; go on with: {command_to_go_on(self.out)}"
+
+    def interrupted(self) -> InterruptedRun:
+        """Return the error that ends a run that was asked to stop."""
+        if self.recorder.saved_step is None:
+            text = "Stopped before the first step; nothing was written."
+        else:
+            text = f"Stopped after step {self.state.step} of {self.job.batches.num_steps}. {self.saved()}"
+        return InterruptedRun(text, exit_code=self.stop.exit_code)
 
 
 def new_state(job: Job) -> TrainingState:
@@ -99,22 +188,9 @@ def new_state(job: Job) -> TrainingState:
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
     how = job.recipe.optimizer
     groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
-    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum)
-    return TrainingState(job.model, optimizer)
-
-
-def _batches(job: Job, state: TrainingState) -> Iterator[TrainingBatch]:
-    return training_batches(
-        job.train,
-        job.training_transform(),
-        job.batches,
-        num_workers=job.num_workers,
-        class_weights=job.class_weights,
-        first_step=state.step,
-        process_index=job.accelerator.process_index,
-        num_processes=job.accelerator.num_processes,
-        device=job.accelerator.device,
-    )
+    device = job.accelerator.device
+    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device)
+    return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
 
 
 def _until_stopped(batches: Iterator[TrainingBatch], stop: StopRequest) -> Iterator[TrainingBatch]:
@@ -138,50 +214,5 @@ def _record(reports: Iterable[StepReport], recorder: Recorder, bar: Progress) ->
         )
 
 
-def _anyone_asks(stop: StopRequest, accelerator: Accelerator) -> bool:
-    """Return whether any process was asked to stop, the same answer in all of them."""
-    if accelerator.num_processes == 1:
-        return bool(stop)
-    asked = torch.tensor(float(bool(stop)), device=accelerator.device)
-    return bool(accelerator.reduce(asked, reduction="sum") > 0)
-
-
-def _interrupted(step: int, num_steps: int, out: Path, stop: StopRequest) -> InterruptedRun:
-    return InterruptedRun(
-        f"Stopped after step {step} of {num_steps}; its weights are in {out / 'last'}. Go on from them with --model "
-        f"{shlex.quote(str(out))}, or start over with --config {shlex.quote(str(out / 'config.json'))}.",
-        exit_code=stop.exit_code,
-    )
-
-
-def _stopped_waiting(
-    job: Job, state: TrainingState, recorder: Recorder, out: Path, stop: StopRequest
-) -> InterruptedRun:
-    if not state.step:
-        return InterruptedRun("Stopped before the first step; nothing was written.", exit_code=stop.exit_code)
-    recorder.save(job.model, "last")
-    return _interrupted(state.step, job.batches.num_steps, out, stop)
-
-
-def _lost(error: LostWorkerError, job: Job, state: TrainingState, recorder: Recorder, out: Path) -> LostWorkerError:
-    """Return ``error`` with what is left of the training, which is saved."""
-    if not state.step:
-        return error
-    recorder.save(job.model, "last")
-    return LostWorkerError(
-        f"{error} The weights of step {state.step} of {job.batches.num_steps} are in {out / 'last'}.", field=error.field
-    )
-
-
-def _choose(job: Job, state: TrainingState, recorder: Recorder, validated: tuple[Score, np.ndarray | None]) -> None:
-    """Save what was validated, and choose."""
-    state.last, logits = validated
-    # before saving: last/ and best/ stay those of an earlier validation, which can be used
-    check_finite(job, state.last)
-    recorder.validation(state.last)
-    recorder.save(job.model, "last")
-    # after last/: a run that is killed while best/ is written has its newest weights
-    if is_best(job, state.last, state.best):
-        state.best = Best(state.last, logits)
-        if job.selects_best:
-            recorder.save(job.model, "best")
+def _field_of(error: VitctlError) -> dict[str, str | None]:
+    return {"field": error.field} if isinstance(error, SettingError) else {}

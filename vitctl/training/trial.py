@@ -4,20 +4,21 @@ Letters: B images.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.results.finetune import GroupReport
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
+from vitctl.training.noise import noise_of
 from vitctl.training.optimizer import describe_groups, parameter_groups
+from vitctl.training.precision import forward_in
 
 MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
 _BYTES_PER_FLOAT = 4
@@ -30,7 +31,7 @@ class Cost:
     Attributes:
         num_parameters: That are trained.
         flops_per_image: Forward, one image.
-        memory_bytes: Weights, gradients, optimiser state and the activations of one batch per process.
+        memory_bytes: Weights, gradients, optimiser state and the activations of one micro-batch per process.
         step_s: Seconds of one optimiser step.
         training_s: Seconds of all steps, without validation and start-up.
         groups: Parameter groups, lowest rate first.
@@ -45,16 +46,17 @@ class Cost:
 
 
 def check_batch_norm(job: Job) -> None:
-    """Check that BatchNorm layers get two images or more in every batch of every process.
+    """Check that BatchNorm layers get two images or more in every batch, or micro-batch, of every process.
 
     Raises:
         SettingError: Some batch gives a process one image, or none of its own: torch refuses to train on one
             value per channel, and the variance of one image is none of the data's.
     """
-    if not any(isinstance(module, _BatchNorm) for module in job.model.modules()):
+    if not has_batch_norm(job.model):
         return
     batches, num_processes = job.batches, job.accelerator.num_processes
     last = batches.num_images_seen - (batches.num_steps - 1) * batches.batch_size
+    smallest, smallest_last = (batches.smallest_micro_batch(size, num_processes) for size in (batches.batch_size, last))
     over = f" over {num_processes} processes" if num_processes > 1 else ""
     needs = "The model's BatchNorm layers need two images or more in every batch of every process"
     if batches.batch_size < 2 * num_processes:
@@ -62,7 +64,13 @@ def check_batch_norm(job: Job) -> None:
             f"{needs}; found a batch of {batches.batch_size}{over}. Try --batch-size {2 * num_processes} or more.",
             field="batch_size",
         )
-    if last < 2 * num_processes:
+    if smallest < 2:
+        raise SettingError(
+            f"{needs}; found {smallest} where a batch of {batches.batch_size}{over} is taken "
+            f"{batches.largest_micro_batch(num_processes)} at a time. Try another --micro-batch, or --batch-size.",
+            field="batch_size" if batches.micro_batch is None else "micro_batch",
+        )
+    if smallest_last < 2:
         raise SettingError(
             f"{needs}; found {last} in the last batch{over}. Try --steps {max(1, batches.num_steps - 1)} in place of "
             "--epochs, or another --batch-size.",
@@ -90,9 +98,14 @@ def measure_cost(job: Job) -> Cost:
     images = torch.stack([transform(image, view=view, position=p) for image, view, p in shown]).to(device)
     labels = torch.tensor([int(job.train.labels[position]) for _, position in pairs], device=device)
 
+    ones = torch.ones(len(pairs), device=device)
+    batch = TrainingBatch(images, labels, ones, len(pairs), float(len(pairs)), seed=job.batches.seed)
+    if (noise := noise_of(model)) is not None:
+        noise.follow(batch)
+
     def one_pass() -> int:
         saved = _SavedBytes()
-        with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"), saved:
+        with forward_in(job.precision, device), saved:
             loss = F.cross_entropy(model(images), labels)
         job.accelerator.backward(loss)
         model.zero_grad(set_to_none=True)
@@ -100,34 +113,28 @@ def measure_cost(job: Job) -> Cost:
             torch.cuda.synchronize(device)
         return saved.num_bytes
 
-    with _buffers_kept(model):
+    buffers = SavedBuffers(model)
+    try:
         one_pass()
         start = time.perf_counter()
         activation_bytes = one_pass()
         pass_s = time.perf_counter() - start
-    per_process = -(-job.batches.batch_size // job.accelerator.num_processes)
+    finally:
+        buffers.put_back()
+    num_processes = job.accelerator.num_processes
+    per_process = len(job.batches.share(job.batches.batch_size, 0, num_processes))
+    at_a_time = job.batches.largest_micro_batch(num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)
     copies = {"adamw": 4, "sgd": 3}[how.name]  # weights, gradients, and the optimiser's moments
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * per_process // len(pairs),
+        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * at_a_time // len(pairs),
         step_s=step_s,
         training_s=step_s * job.batches.num_steps,
         groups=tuple(describe_groups(groups)),
     )
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put the model's buffers back afterwards: BatchNorm's running statistics follow every forward pass."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, values in before:
-            buffer.copy_(values)
 
 
 class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):

@@ -1,6 +1,7 @@
 """``vitctl evaluate``: how good a classifier is on a split, with intervals, calibration and every prediction."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,17 @@ from vitctl.conversation import Conversation, Setting
 from vitctl.data.checked_images import good_images
 from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.endings import left_out_settings
+from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
-from vitctl.data.scan import check_bad_images, num_scan_threads, scan_images
+from vitctl.data.scan import check_bad_images
+from vitctl.data.seen_images import doubts_about_seen, seen_in_training, seen_settings
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.baseline import majority_baseline
 from vitctl.evaluation.classify import probabilities, split_logits
-from vitctl.evaluation.metrics import classification_report, confusion, per_class_report
+from vitctl.evaluation.metrics import classification_report, confusion, per_class_report, seen_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of
 from vitctl.primitives.csv_files import write_csv
@@ -27,7 +30,6 @@ from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.primitives.process_group import join_processes
-from vitctl.primitives.processes import Processes
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.settings.evaluate import EvaluateConfig
 
@@ -48,14 +50,16 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     conversation.line(f"loading {spec}")
     opened = open_model(spec, weights=config.weights, model_args=config.model_args)
     class_names = opened.class_names
-    with processes.first_here_first():
-        images = _choose_images(config, class_names)
+    looks, run = Looks(conversation, processes), run_of(config.run or config.model)
+    images = _choose_images(config, class_names, run, looks)
     out = _decide_out(config, images)
     check_writable(out)
     check_elsewhere(out, [images.spec])
-    for note in (*opened.notes, *images.source.sentences(images.split)):
+    for note in (*opened.notes, *images.source.sentences(images.split), *images.notes):
         conversation.warn(note)
-    split, skipped = _check_images(images, opened.preprocessing.max_value, config, conversation, processes)
+    split, skipped, is_seen = _check_images(images, opened.preprocessing.max_value, config, run, looks, conversation)
+    for sentence in doubts_about_seen(is_seen):
+        conversation.warn(sentence)
     workers = resolve_num_workers(
         config.num_workers,
         is_in_memory=images.source.is_in_memory,
@@ -68,6 +72,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("model", opened.name),
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             *left_out_settings(images.split.left_out),
+            *seen_settings(is_seen, run),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", processes.place, device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
@@ -94,6 +99,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         split=images.split_name,
         image_size=opened.image_size,
         **classification_report(logits, shares, split.labels),
+        **seen_report(predicted, split.labels, is_seen),
         **majority_baseline(predicted, split.labels, class_names),
         num_skipped=len(skipped),
         per_class=per_class_report(predicted, split.labels, class_names),
@@ -106,11 +112,12 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     return report
 
 
-def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images:
-    """Return the images to evaluate on: those asked for, else the run's own validation images."""
+def _choose_images(config: EvaluateConfig, class_names: Sequence[str], of: Path | None, looks: Looks) -> Images:
+    """Return the images to evaluate on: those asked for, else the validation images of the run that the model is of."""
     run = user_path(config.run) if config.run else None
     if config.data is None and run is not None and is_run_folder(run):
-        chosen = images_of_run(run, config.split, advice="Name others with --data SPEC, or --split test.")
+        advice = "Where they have moved, say where with --data SPEC; or evaluate on others, or on --split test."
+        chosen = images_of_run(run, config.split, advice=advice, look=looks.scan)
     elif config.data is None:
         if run is not None and (why := why_unreadable(run / "config.json")):
             raise DataError(f"{run / 'config.json'} cannot be read: {why}; name images with --data SPEC.")
@@ -119,17 +126,23 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str]) -> Images
             field="data",
         )
     else:
-        chosen = named_images(config.data, config.split, SourceOptions.of(config), run=run_of(config.run))
+        chosen = named_images(config.data, config.split, SourceOptions.of(config), run=of, look=looks.scan)
     where = f"split {chosen.split_name} of {chosen.spec}"
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
     aligned = align_classes(chosen.split, class_names, where=where, advice=advice)
-    return Images(chosen.spec, chosen.split_name, aligned, chosen.source, chosen.reason)
+    return replace(chosen, split=aligned)
 
 
 def _check_images(
-    images: Images, max_value: int | None, config: EvaluateConfig, conversation: Conversation, processes: Processes
-) -> tuple[Split, list[str]]:
-    scan = scan_images(images.split, num_threads=num_scan_threads(), conversation=conversation, processes=processes)
+    images: Images,
+    max_value: int | None,
+    config: EvaluateConfig,
+    run: Path | None,
+    looks: Looks,
+    conversation: Conversation,
+) -> tuple[Split, list[str], np.ndarray | None]:
+    """Return the images that can be read, those that cannot, and which of the first ``run`` was trained on."""
+    scan = looks.scan(images.split)
     allow = config.on_bad_image == "skip"
     skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
     for line in skipped:
@@ -137,7 +150,7 @@ def _check_images(
     if max_value is not None:  # else there is nothing to try: it is trained with
         for sentence in doubts_about_range(depth_of([scan]), max_value):
             conversation.warn(sentence)
-    return good_images(images.split, scan), skipped
+    return good_images(images.split, scan), skipped, seen_in_training(scan, run)
 
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:
@@ -195,15 +208,11 @@ def _draw_highest_loss(
 
     of_true = shares[np.arange(len(split)), split.labels]
     worst = np.argsort(of_true, kind="stable")[:SHEET_IMAGES].tolist()
-    captions = [
-        f"{class_names[split.labels[index]]}: {of_true[index]:.1%}\n"
-        + (
-            "right"
-            if predicted[index] == split.labels[index]
-            else f"→ {class_names[predicted[index]]}: {shares[index, predicted[index]]:.1%}"
-        )
-        for index in worst
-    ]
+    captions = []
+    for index in worst:
+        true, guess = int(split.labels[index]), int(predicted[index])
+        answer = "right" if true == guess else f"→ {class_names[guess]}: {shares[index, guess]:.1%}"
+        captions.append(f"{class_names[true]}: {of_true[index]:.1%}\n{answer}")
     pictures = [thumbnail(split, index, side=THUMBNAIL_PX, max_value=max_value) for index in worst]
     title = f"highest loss of {len(split):,} images, worst first: probability of the true class → of what was predicted"
     draw_contact_sheet(pictures, captions, path, columns=SHEET_COLUMNS, title=title)

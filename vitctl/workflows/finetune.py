@@ -4,7 +4,7 @@ The order matters: everything that can be wrong is found before the first step, 
 nothing is written before that.
 """
 
-import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,17 +26,22 @@ from vitctl.primitives.process_group import join_processes
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
+from vitctl.training.determinism import deterministic_kernels
+from vitctl.training.earlier import settings_to_go_on
+from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
-from vitctl.training.plan import decide_interpolation, first_choices, make_plan
+from vitctl.training.noise_places import check_noise
+from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.recorder import Recorder, WeightsIdentity, run_folder_of
+from vitctl.training.recomputation import recompute_blocks
+from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
-from vitctl.training.run_folder import RunFolder, check_out
-from vitctl.training.state import Best
-from vitctl.training.summary import config_document, describe_cost, summarise
-from vitctl.training.trainer import train
+from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
+from vitctl.training.state import Best, Clock
+from vitctl.training.summary import describe_cost, doubt, summarise
+from vitctl.training.trainer import new_state, train
 from vitctl.training.trial import check_batch_norm, measure_cost
 
 
@@ -45,44 +50,70 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
 
     Raises:
         VitctlError: A setting, the data, the weights or the device cannot be used; nothing was written.
-        InterruptedRun: The user stopped it; ``last/`` holds the weights.
+        InterruptedRun: The user stopped it; what was trained is saved.
     """
-    started = time.perf_counter()
+    clock = Clock()
+    if config.resume is not None:
+        config = settings_to_go_on(config)
+    with deterministic_kernels(config.deterministic):
+        return _run(config, clock, conversation)
+
+
+def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> FinetuneResult | DryRunResult:
     prepared = prepare(config, conversation)
     job, out = prepared.job, prepared.plan.out.value
-    conversation.header("vitctl finetune", header_settings(prepared))
     if config.dry_run:
+        conversation.header("vitctl finetune", header_settings(prepared))
         cost = measure_cost(job)
         conversation.header("cost of this run (nothing was written)", cost_settings(cost, job))
         return describe_cost(prepared, cost)
+    circumstances = made_with(prepared)
+    beginning = find_beginning(prepared, circumstances, conversation)
+    if beginning.summary is not None:
+        return beginning.summary
+    checkpoint = beginning.checkpoint
+    going_on = resumed_settings(prepared, circumstances, checkpoint)
+    conversation.header("vitctl finetune", [*header_settings(prepared), *going_on])
     if config.cache == "resized":
         job = _with_resized_images(prepared, conversation)
     ridge = None
-    if prepared.has_ridge_head:
+    if prepared.has_ridge_head and checkpoint is None:
         with full_is_a_sentence(job, out):
             ridge = fill_in_ridge_head(job, conversation, name=prepared.loaded.name)
-    with (
-        run_folder_of(job.accelerator, out, overwrite=config.overwrite, conversation=conversation) as folder,
-        stop_requests() as stop,
-    ):
-        place = folder.path if folder else out
-        with full_is_a_sentence(job, out, place=place):
-            _write_start(prepared, folder)
-            job.processes.keep_logs(place)
-            recorder = Recorder(folder, _identity(prepared), job.batches)
-            if ridge is not None:
-                recorder.validation(ridge.score)
-            state = train(job, recorder, stop, out=place, conversation=conversation)
-            if ridge is not None and (advice := ridge.advice(state.best.score)):
+    place = run_folder_of(
+        job.processes, out, overwrite=config.overwrite, goes_on_in=beginning.goes_on_in, conversation=conversation
+    )
+    with ExitStack() as stack:
+        with job.processes.together():
+            folder = stack.enter_context(place)
+        stop = stack.enter_context(stop_requests())
+        grows_in = folder.path if folder else out
+        with full_is_a_sentence(job, out, place=grows_in):
+            recorder = Recorder(
+                folder,
+                identity_of(prepared),
+                job.batches,
+                made_with=circumstances,
+                save_every=config.save_every,
+                saved_step=None if checkpoint is None else checkpoint.step,
+            )
+            state = new_state(job)
+            state.clock = clock
+            with recorder:
+                if checkpoint is not None:
+                    restore(state, checkpoint, folder, job, made_with=circumstances)
+                else:
+                    write_start(prepared, folder)
+                job.processes.keep_logs(grows_in)
+                if ridge is not None:
+                    state.linear_probe = ridge.result()
+                    recorder.validation(ridge.score)
+                    recorder.save(state)  # embedding the training images took its time
+                train(job, state, recorder, stop, out=out, conversation=conversation)
+            if state.linear_probe is not None and (advice := doubt(state.linear_probe, state.best.score)):
                 conversation.warn(advice)
             sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")
-            summary = summarise(
-                prepared,
-                state,
-                None if ridge is None else ridge.result(),
-                weights_sha256=sha256,
-                wall_s=time.perf_counter() - started,
-            )
+            summary = summarise(prepared, state, weights_sha256=sha256)
             _write_end(prepared, state.best, summary, folder)
             return summary
 
@@ -114,6 +145,9 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     pretrained, wanted = opened.geometry, config.image_size
     if wanted and pretrained.patch_size:
         check_divisible(wanted, pretrained.patch_size, model=opened.name)
+    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
+    if config.checkpointing:
+        recompute_blocks(opened.model, name=opened.name)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
@@ -128,7 +162,11 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 
     # after the scan: a size that is not given follows from the images that decode
     size = Decision(wanted, "given") if wanted else decide_image_size(
-        data.sizes, pretrained.image_size, pretrained.patch_size, is_demo=spec == DEMO
+        data.sizes,
+        pretrained.image_size,
+        pretrained.patch_size,
+        is_demo=spec == DEMO,
+        as_trained=None if first.run is None else first.run.reason,
     )  # fmt: skip
     interpolation = decide_interpolation(
         config.pos_embed_interp, recipe, weights=config.weights, recipe_name=first.recipe.value
@@ -169,20 +207,6 @@ def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> J
     return replace(job, train=train)
 
 
-def _identity(prepared: PreparedRun) -> WeightsIdentity:
-    loaded, class_names = prepared.loaded, prepared.data.train.class_names
-    return WeightsIdentity(class_names, prepared.job.preprocessing, loaded.name, loaded.licence)
-
-
-def _write_start(prepared: PreparedRun, folder: RunFolder | None) -> None:
-    if folder is None:
-        return
-    folder.write_json("config.json", config_document(prepared.config))
-    val = prepared.data.val
-    if val is not None:
-        folder.write_json("validation.json", {"data": prepared.data.val_spec, "images": val.image_names()})
-
-
 def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folder: RunFolder | None) -> None:
     if folder is None:
         return
@@ -193,4 +217,4 @@ def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folde
     if val is not None and best.logits is not None:
         matrix = confusion(best.logits.argmax(axis=1), val.labels, num_classes=len(class_names))
         draw_confusion(matrix, class_names, folder.path / "confusion.png", title="validation images")
-    folder.write_json("summary.json", summary.as_json())
+    folder.write_json(SUMMARY, summary.as_json())

@@ -1,0 +1,152 @@
+"""What stands where a run is to be written: the same run, stopped or finished, or another one."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitctl.errors import ModelError, SettingError
+from vitctl.models.run_folders import is_run_folder
+from vitctl.primitives.atomic import is_in_use, partial_of
+from vitctl.primitives.documents import read_document
+from vitctl.primitives.files import user_path
+from vitctl.recipes import Recipe, keys_of, recipe_from_settings
+from vitctl.results.finetune import FinetuneResult
+from vitctl.settings.files import config_from_file, merge
+from vitctl.settings.finetune import HOW_COMPUTED, NOT_OF_A_RUN, FinetuneConfig
+from vitctl.settings.option import option_of
+from vitctl.training.checkpoint import Checkpoint, has_checkpoint, newest_checkpoint
+from vitctl.training.run_folder import SUMMARY, RunFolder, is_finished
+
+_SAID_BY_VALUES = ("recipe", "set")  # names of what recipe_settings holds
+_WHERE_IT_LIES = ("data", "val")  # with --resume images are known by their content
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run that stands where one is to be written.
+
+    Attributes:
+        out: The run folder, absolute.
+        place: Where its files are: there, or beside it, where it grows to replace another.
+        config: Its settings.
+    """
+
+    out: Path
+    place: Path
+    config: FinetuneConfig
+
+    def check_equal(self, config: FinetuneConfig) -> None:
+        """Check that this is the run that ``config``, resolved, would make.
+
+        Raises:
+            SettingError: It is another; all that differs is named.
+        """
+        differing = list(_differences(config, self.config, is_resumed=config.resume is not None))
+        if differing:
+            how = (
+                "" if config.resume is not None else ", replace it with --overwrite, or give another folder with --out"
+            )
+            raise SettingError(
+                f"{self.out} is a run with other settings. Go on with it with '{command_to_go_on(self.out)}' "
+                f"alone{how}. What differs:",
+                *(f"  {line}" for line in differing),
+                field="out",
+            )
+
+    def summary(self) -> FinetuneResult | None:
+        """Return what it has come to, None where it is not finished.
+
+        Raises:
+            SettingError: Another version of vitctl wrote it otherwise.
+        """
+        if not is_finished(self.place):
+            return None
+        found = read_document(
+            self.place / SUMMARY,
+            FinetuneResult,
+            error=SettingError,
+            advice="expected the summary of a finished run of this version; --overwrite trains it anew",
+        )
+        return replace(found, run=str(self.out))
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the checkpoint to go on from, None where nothing was saved; and what is wrong with newer ones.
+
+        Raises:
+            ModelError: None of those that are there can be used.
+            SettingError: There are weights, but no checkpoint.
+        """
+        checkpoint, damaged = newest_checkpoint(self.place)
+        if checkpoint is None and damaged:
+            raise ModelError(f"{self.out} has no checkpoint to go on from. Train anew with --overwrite.", *damaged)
+        if checkpoint is None and RunFolder(self.place).is_worth_keeping:
+            raise SettingError(
+                f"{self.out} is a run that was stopped and has no checkpoints, as vitctl 0.1.0 left it. Train anew "
+                "with --overwrite, or give another folder with --out.",
+                field="out",
+            )
+        return checkpoint, damaged
+
+
+def command_to_go_on(run: Path) -> str:
+    """Return the command line that goes on with a run that was stopped."""
+    return f"vitctl finetune --resume {shlex.quote(str(run))}"
+
+
+def place_of(run: Path) -> Path:
+    """Return where the files of a run are: beside ``run`` where one that is to replace it was stopped."""
+    run = Path(os.path.realpath(run))
+    return partial_of(run) if has_checkpoint(partial_of(run)) else run
+
+
+def settings_to_go_on(config: FinetuneConfig) -> FinetuneConfig:
+    """Return the settings of the run that ``config.resume`` names, with what else ``config`` was given.
+
+    Raises:
+        SettingError: There is no run, or its settings cannot be used, or another place is given.
+    """
+    run = user_path(config.resume or "").absolute()
+    place = place_of(run)
+    if not is_run_folder(place):
+        raise SettingError(f"--resume {run} is no run of vitctl; expected the folder of one.", field="resume")
+    config.refuse("out", "overwrite", "dry_run", why="beside --resume, which names the run")
+    if is_in_use(place):
+        raise SettingError(f"--resume {run} is being written by another vitctl. Wait for it.", field="resume")
+    given = {name: getattr(config, name) for name in config.given if name != "resume"}
+    moved = {name: given.pop(name) for name in _WHERE_IT_LIES if name in given}
+    settings = merge(config_from_file(place / "config.json"), given)
+    return replace(settings, **moved, resume=str(run), out=str(run))
+
+
+def earlier_run(config: FinetuneConfig, out: Path) -> EarlierRun | None:
+    """Return the run that stands at ``out``, None where there is none or it is to be replaced."""
+    out = Path(os.path.realpath(out))
+    place = place_of(out) if config.resume is not None else out
+    if config.overwrite or not is_run_folder(place):
+        return None
+    return EarlierRun(out, place, config_from_file(place / "config.json"))
+
+
+def _differences(now: FinetuneConfig, before: FinetuneConfig, *, is_resumed: bool) -> Iterator[str]:
+    skipped = (*NOT_OF_A_RUN, *HOW_COMPUTED, *_SAID_BY_VALUES, *(_WHERE_IT_LIES if is_resumed else ()))
+    mine, theirs = (dict(_by_name(config, without=skipped)) for config in (now, before))
+    for name in dict.fromkeys((*theirs, *mine)):
+        if mine.get(name) != theirs.get(name):
+            yield f"{name}: {_told(theirs.get(name))} there, {_told(mine.get(name))} now"
+
+
+def _by_name(config: FinetuneConfig, *, without: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield every setting by the name a person gives it: an option, or SECTION.KEY of the recipe."""
+    for name, value in config.as_json(without=(*without, "recipe_settings")).items():
+        yield option_of(name), value
+    if config.recipe_settings is not None:
+        recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings")
+        for path, key in keys_of(Recipe).items():
+            yield path, getattr(getattr(recipe, key.section) if key.section else recipe, key.name)
+
+
+def _told(value: Any) -> str:
+    return "not given" if value is None else str(value)
