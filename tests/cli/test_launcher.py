@@ -160,7 +160,14 @@ def parent(lines: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_signal__reaches_each_once(number: signal.Signals, code: int) -> None:
     saving = f"""
     def save(*_):
@@ -177,6 +184,7 @@ def test_signal__reaches_each_once(number: signal.Signals, code: int) -> None:
     assert [Path(f"saved-{rank}").read_text() for rank in range(2)] == ["x", "x"]
 
 
+@pytest.mark.slow
 def test_second_signal__kills() -> None:
     process = parent("signal.signal(2, lambda *_: open(f'heard-{rank}', 'w').close())\nwhile True: wait()")
     process.send_signal(signal.SIGINT)
