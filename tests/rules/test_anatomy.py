@@ -21,7 +21,6 @@ OUR_WORDS = {"mlp", "blocks", "stages"}  # as strings they are for people: a bra
 
 # file: names it may say, and why
 ALLOWED = {
-    Path("training/header.py"): {"drop_path"},  # a key of a recipe
     # names of the tensors that it writes, and of an argument of timm's; .norm2 and .mlp are its table of Flax names
     Path("exporting/npz.py"): {"cls_token", "no_embed_class", "norm2", "mlp"},
     Path("models/transformers_names.py"): {"cls_token", "dist_token", "norm1", "norm2"},  # names of tensors in files

@@ -227,6 +227,22 @@ def test_images_that_are_others_are_refused(
 
 
 @pytest.mark.slow
+def test_data_that_have_moved__the_run_goes_on_and_knows_where_they_are(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, image_folder: Path
+) -> None:
+    run(replace(config, out="whole"))
+    stopped_after(3, config, monkeypatch)
+    moved = image_folder.parent / "moved"
+    image_folder.rename(moved)
+    with pytest.raises(DataError, match="There is nothing at"):
+        run(FinetuneConfig(resume="out"))
+    run(FinetuneConfig(resume="out", data=str(moved)))
+    assert json.loads(Path("out/config.json").read_text())["data"] == str(moved)
+    found, expected = bytes_of("out"), bytes_of("whole")
+    assert [name for name in expected if found[name] != expected[name]] == ["config.json", "validation.json"]
+
+
+@pytest.mark.slow
 def test_an_image_is_lost__what_was_trained_is_saved(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, image_folder: Path
 ) -> None:

@@ -50,11 +50,13 @@ class Beginning:
         summary: What it came to, of one that is finished already.
         checkpoint: Where it goes on; None of a new one.
         goes_on_in: The folder it has grown in so far; None of a new one.
+        is_moved: Whether its images lie elsewhere than they did.
     """
 
     summary: FinetuneResult | None = None
     checkpoint: Checkpoint | None = None
     goes_on_in: Path | None = None
+    is_moved: bool = False
 
 
 def find_beginning(prepared: PreparedRun, made_with: Mapping[str, Any], conversation: Conversation) -> Beginning:
@@ -76,7 +78,7 @@ def find_beginning(prepared: PreparedRun, made_with: Mapping[str, Any], conversa
     if found["checkpoint"] is None:
         return Beginning()
     checkpoint = Checkpoint(**found["checkpoint"] | {"path": Path(found["checkpoint"]["path"])})
-    return Beginning(checkpoint=checkpoint, goes_on_in=Path(found["goes_on_in"]))
+    return Beginning(None, checkpoint, Path(found["goes_on_in"]), found["is_moved"])
 
 
 def _look(prepared: PreparedRun, made_with: Mapping[str, Any], conversation: Conversation) -> dict[str, Any]:
@@ -103,7 +105,8 @@ def _look(prepared: PreparedRun, made_with: Mapping[str, Any], conversation: Con
             "same images, wherever they lie. Bring them back, or train anew with --overwrite."
         )
     known = vars(checkpoint) | {"path": str(checkpoint.path)}
-    return nothing | {"checkpoint": known, "goes_on_in": str(earlier.place)}
+    now, then = ((config.data, config.val) for config in (prepared.config, earlier.config))
+    return nothing | {"checkpoint": known, "goes_on_in": str(earlier.place), "is_moved": now != then}
 
 
 def resumed_settings(run: PreparedRun, made_with: Mapping[str, Any], checkpoint: Checkpoint | None) -> list[Setting]:

@@ -102,7 +102,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
             with recorder:
                 if checkpoint is not None:
                     restore(state, checkpoint, folder, job, made_with=circumstances)
-                else:
+                if checkpoint is None or beginning.is_moved:
                     write_start(prepared, folder)
                 job.processes.keep_logs(grows_in)
                 if ridge is not None:
