@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vitctl.data.loader import training_batches
+from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.mixing import PairMixing
 from vitctl.data.order import BatchPlan
 from vitctl.data.source import Split, split_from_names
@@ -49,12 +50,10 @@ def new_model(*, drop_path: float = 0.2, patch_drop: float = 0.25, name: str = "
     return model.train()
 
 
-def step_of(
-    model: nn.Module, step: int, *, micro_batch: int, process_index: int = 0, num_processes: int = 1, **plan: Any
-) -> tuple[Tensor, float]:
-    """Return the gradient that a process adds in a step, all parameters in a row, and its part of the loss."""
+def batches_of(step: int, *, process_index: int = 0, num_processes: int = 1, **plan: Any) -> Iterator[TrainingBatch]:
+    """Return a process's shares of the batches from a step on."""
     split = drawn_split()
-    batches = training_batches(
+    return training_batches(
         split,
         TRANSFORM,
         BatchPlan(len(split), 16, NUM_IMAGES, seed=3, **{"mixing": PairMixing(0.2, 1.0)} | plan),
@@ -64,6 +63,11 @@ def step_of(
         process_index=process_index,
         num_processes=num_processes,
     )
+
+
+def step_of(model: nn.Module, step: int, *, micro_batch: int, **how: Any) -> tuple[Tensor, float]:
+    """Return the gradient that a process adds in a step, all parameters in a row, and its part of the loss."""
+    batches = batches_of(step, **how)
     model.zero_grad()
     accelerator = Accelerator(cpu=True)
     loss = add_gradients(model, next(batches), micro_batch, accelerator=accelerator, precision="fp32")
@@ -147,23 +151,62 @@ accelerator.end_training()
 """
 
 
-@pytest.mark.slow
-def test_two_gloo_processes_times_2_times_4__average_to_the_gradient_of_16(tmp_path: Path) -> None:
-    whole, loss = step_of(new_model(), 1, micro_batch=16)
+FULL_WORKER = """
+import pickle, sys
+import vitctl.models
+import torch
+from accelerate import Accelerator
+from tests.training.test_layouts import batches_of, new_model
+from vitctl.training.loop import RateSchedule, train_steps
+from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.state import TrainingState
+
+accelerator = Accelerator(cpu=True)
+torch.set_num_threads(1)
+model = new_model()
+if accelerator.process_index == 1:  # it has less memory
+    def full(module, inputs):
+        if len(inputs[0]) > 3:
+            torch.empty(2**60)
+    model.register_forward_pre_hook(full)
+groups = parameter_groups(model, weight_decay=0.0, layer_decay=1.0)
+state = TrainingState(model, build_optimizer(groups, name="sgd", lr=0.1, betas=(0.9, 0.9), momentum=0.0))
+batches = batches_of(0, process_index=accelerator.process_index, num_processes=2)
+steps = train_steps(
+    state, accelerator.prepare(model), batches, RateSchedule(3, 0, 0.1, 0.1), accelerator=accelerator, clip_norm=0.0
+)
+losses = [report.loss.read() for report in steps]
+pickle.dump((state.micro_batch, losses), open(f"{sys.argv[1]}/{accelerator.process_index}", "wb"))
+accelerator.end_training()
+"""
+
+
+def in_two_processes(script: str, folder: Path) -> list[Any]:
+    """Return what the script leaves in a file of each of two gloo processes."""
     environment = os.environ | {
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517",
         "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
     }  # fmt: skip
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    workers = [subprocess.Popen([sys.executable, "-c", script, str(folder)], env=environment | rank) for rank in ranks]
     assert [worker.wait() for worker in workers] == [0, 0]
-    found = [pickle.loads((tmp_path / str(rank)).read_bytes()) for rank in range(2)]
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_two_gloo_processes_times_2_times_4__average_to_the_gradient_of_16(tmp_path: Path) -> None:
+    whole, loss = step_of(new_model(), 1, micro_batch=16)
+    found = in_two_processes(WORKER, tmp_path)
     for gradient, _ in found:
         assert difference(torch.from_numpy(gradient), whole) < 1e-6
     assert sum(part for _, part in found) == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_gloo_processes__agree_on_what_fits_the_smaller_memory(tmp_path: Path) -> None:
+    (first, losses), (second, others) = in_two_processes(FULL_WORKER, tmp_path)
+    assert (first, second) == (2, 2)
+    assert losses == others
+    expected = [step_of(new_model(), 0, micro_batch=16)[1]]
+    assert losses[:1] == pytest.approx(expected, abs=1e-5)
