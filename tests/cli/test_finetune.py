@@ -19,7 +19,7 @@ def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object
         "run", "model", "image_size", "grid_before", "grid_after", "num_classes", "num_train", "num_val", "steps",
         "best", "last", "weights_sha256", "images_per_s", "data_wait_fraction", "wall_s", "left_out", "linear_probe",
         "baseline_top1", "baseline_class", "baseline_p", "classes_without_validation",
-            "precision", "optimizer_implementation", "num_skipped_steps", "micro_batch",
+        "precision", "optimizer_implementation", "num_skipped_steps", "micro_batch",
     }  # fmt: skip
     assert summary["image_size"] == [24, 24]
     assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [6, 6])

@@ -137,7 +137,7 @@ def test_patch_drop__of_a_model_that_turns_by_place_is_timms_given_the_same_rank
     for weight in ours.blocks.parameters():
         nn.init.normal_(weight, std=0.3)  # timm's are so small that attention is of next to no effect
     theirs.load_state_dict(ours.state_dict())
-    assert install_noise(ours, drop_path=None, patch_drop=0.25, name="ours").patch_drop == 0.25
+    assert install_noise(ours, drop_path=None, patch_drop=0.25, name="ours").patch_rate == 0.25
     assert isinstance(ours.patch_drop, KeyedPatchDropWithIndices)
     noise = noise_of(ours)
     assert noise is not None

@@ -8,12 +8,12 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from tests.conftest import TINY
 from vitctl.errors import SettingError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.training.noise import KeyedDropPath, noise_of
 from vitctl.training.noise_places import InstalledNoise, install_noise
 
+TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 PARALLEL = "vit_small_patch16_18x2_224"
 
 
@@ -54,7 +54,7 @@ def test_rates__are_timms_own_in_every_place(name: str, arguments: dict[str, int
     assert len(expected) >= 6
     installed = install_noise(ours, drop_path=0.3, patch_drop=None, name=name)
     assert keyed_rates(ours) == pytest.approx(expected, abs=1e-6)
-    assert installed.drop_path == pytest.approx(0.3)
+    assert installed.branch_rate == pytest.approx(0.3)
     # what a model was built with stays where the recipe says nothing, and is keyed
     assert install_noise(theirs, drop_path=None, patch_drop=None, name=name) == installed
     assert keyed_rates(theirs) == expected
@@ -89,7 +89,7 @@ def test_rate_0_that_is_asked_for__takes_the_models_own_out() -> None:
 
 def test_own_patch_drop__stays_at_its_rate_and_is_keyed() -> None:
     model = built(patch_drop_rate=0.5)
-    assert install_noise(model, drop_path=None, patch_drop=None, name="tiny").patch_drop == 0.5
+    assert install_noise(model, drop_path=None, patch_drop=None, name="tiny").patch_rate == 0.5
     assert noise_of(model) is not None
 
 

@@ -4,6 +4,7 @@
 runs the model and looks (``vitctl.inspecting.norm_ratio``).
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,10 @@ from typing import NamedTuple
 from torch import nn
 
 from vitctl.models.anatomy import blocks_of
+from vitctl.primitives.compiler_later import compiler_later
+
+with compiler_later():
+    from timm.layers import DropPath
 
 TOKEN_MLPS = ("mlp_tokens", "linear_tokens")  # MLP-Mixer and gMLP, ResMLP: what they have in the place of attention
 
@@ -19,6 +24,7 @@ _CHANNEL_MIXERS = ("mlp", "mlp_channels")
 _ATTENTION = ("attn", "attns", "in_proj", *TOKEN_MLPS)  # in_proj: parallel blocks compute it and the MLP's in one
 _BRANCHES = {"drop_path1": "attention", "drop_path2": "mlp"}  # the last modules before a ViT's block adds
 _BRANCH_ENDS = ("drop_path", "se", "bn3", "bn2", "conv3", "conv2")  # a convolutional unit's is the first that it has
+_DROP_PATHS = re.compile(r"(.*_)?drop_path\d*")
 _SKIPS = ("downsample", "shortcut")
 _SCALED_SKIPS = ("res_scale1", "res_scale2")  # MetaFormer
 _SUMMED = ("act3", "act2", "act")  # what a convolutional unit applies to the sum
@@ -133,6 +139,33 @@ def branches_of(block: nn.Module) -> dict[str, nn.Module]:
         if has_end or (ends and hasattr(unit, "drop_path") and hasattr(unit, "downsample")):  # ResNet has None there
             return {"branch": ends[0]}
     return {}
+
+
+def drop_paths_by_block(model: nn.Module) -> dict[str, str]:
+    """Return the place of every drop path, in the order of the model, with the block that it is in.
+
+    At rate 0 most models have an Identity there; those that have nothing (ResNet) have no place.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {
+        place: _block_of(place, modules)
+        for place, module in modules.items()
+        if isinstance(module, DropPath)
+        or (isinstance(module, nn.Identity) and _DROP_PATHS.fullmatch(place.rpartition(".")[2]))
+    }
+
+
+def _block_of(place: str, modules: dict[str, nn.Module]) -> str:
+    """Return the block that a place is in: what is numbered and not itself a row of things, else what holds it.
+
+    So both parts of a block of MaxViT, and the branches side by side of a parallel one, are in one block, as for timm.
+    """
+    parts = place.split(".")[:-1]
+    for length in range(len(parts), 0, -1):
+        path = ".".join(parts[:length])
+        if parts[length - 1].isdigit() and not isinstance(modules[path], (nn.Sequential, nn.ModuleList)):
+            return path
+    return ".".join(parts)
 
 
 @dataclass(frozen=True, eq=False)

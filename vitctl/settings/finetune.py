@@ -114,7 +114,7 @@ class _Training(Settings):
     micro_batch: Annotated[
         int | None,
         Opt(
-            "Of them, images that a process computes with at a time; else all of its own, or as many as fit in memory.",
+            "Images that a process computes with at a time; else its share of the batch, or as many as fit in memory.",
             "N",
             limits=(at_least(1),),
         ),

@@ -161,11 +161,11 @@ def _mixing(job: Job) -> list[Setting]:
 
 def _noise(job: Job) -> list[Setting]:
     noise, parts = job.noise, list[str]()
-    if noise.drop_path:
+    if noise.branch_rate:
         blocks = "1 block" if noise.num_blocks == 1 else f"{noise.num_blocks} blocks"
-        parts.append(f"drop path up to {noise.drop_path:g} in {blocks}")
-    if noise.patch_drop:
-        parts.append(f"{noise.patch_drop:.0%} of the patches dropped")
+        parts.append(f"drop path up to {noise.branch_rate:g} in {blocks}")
+    if noise.patch_rate:
+        parts.append(f"{noise.patch_rate:.0%} of the patches dropped")
     asked = asked_noise(job.recipe).values()
     why = "the model's own rates" if all(rate is None for rate in asked) else "as the recipe says"
     return [Setting("noise", ", ".join(parts), f"{why}; keyed by step and place in the batch")] if parts else []

@@ -48,6 +48,8 @@ def gradients_that_fit(
         num_images: Images that this process, the only one, takes of the batch.
         conversation: Hears of it.
     """
+    if not _can_halve(state):
+        return add(state.micro_batch)
     buffers = SavedBuffers(state.model)
     while True:
         try:

@@ -1,6 +1,5 @@
 """Where keyed noise goes in a model: in the place of timm's own layers, and of what stands for them at rate 0."""
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 
 from vitctl.errors import SettingError
 from vitctl.models.anatomy import num_prefix_tokens
+from vitctl.models.block_anatomy import drop_paths_by_block
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.training.noise import KeyedDropPath, KeyedNoise, KeyedPatchDrop, KeyedPatchDropWithIndices
@@ -17,22 +17,20 @@ with compiler_later():
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
-_DROP_PATH = re.compile(r"(.*_)?drop_path\d*")  # timm's names for the place
-
 
 @dataclass(frozen=True)
 class InstalledNoise:
     """What noise a model has.
 
     Attributes:
-        drop_path: Highest rate, 0 to below 1.
+        branch_rate: Highest rate of drop path, 0 to below 1.
         num_blocks: Blocks in which it is above 0.
-        patch_drop: Share of the patches that is dropped, 0 to below 1.
+        patch_rate: Share of the patches that is dropped, 0 to below 1.
     """
 
-    drop_path: float = 0.0
+    branch_rate: float = 0.0
     num_blocks: int = 0
-    patch_drop: float = 0.0
+    patch_rate: float = 0.0
 
 
 def check_noise(model: nn.Module, *, drop_path: float | None, patch_drop: float | None, name: str) -> None:
@@ -47,7 +45,7 @@ def check_noise(model: nn.Module, *, drop_path: float | None, patch_drop: float 
     Raises:
         SettingError: It has not; the sentence says why.
     """
-    if drop_path and len(set(_blocks_by_place(model).values())) < 2:
+    if drop_path and len(set(drop_paths_by_block(model).values())) < 2:
         raise SettingError(
             f"noise.drop_path is {drop_path:g}, but timm's {name} has no residual blocks with a place for it; expected "
             "0 for this model.",
@@ -77,7 +75,7 @@ def install_noise(model: nn.Module, *, drop_path: float | None, patch_drop: floa
         SettingError: It has no place for one.
     """
     check_noise(model, drop_path=drop_path, patch_drop=patch_drop, name=name)
-    noise, blocks = KeyedNoise(), _blocks_by_place(model)
+    noise, blocks = KeyedNoise(), drop_paths_by_block(model)
     rates = _own_rates(model, blocks) if drop_path is None else _rising_rates(blocks, drop_path)
     made: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
     for place, rate in rates.items():
@@ -112,30 +110,6 @@ def _can_drop_patches(model: nn.Module) -> bool:
     Eva's attention turns queries and keys by their places; it is told which are left.
     """
     return isinstance(model, (VisionTransformer, Eva)) and hasattr(model, "patch_drop")
-
-
-def _blocks_by_place(model: nn.Module) -> dict[str, str]:
-    """Return the place of every drop path, in the order of the model, with the block that it is in."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return {
-        place: _block_of(place, modules)
-        for place, module in modules.items()
-        if isinstance(module, DropPath)
-        or (isinstance(module, nn.Identity) and _DROP_PATH.fullmatch(place.rpartition(".")[2]))
-    }
-
-
-def _block_of(place: str, modules: dict[str, nn.Module]) -> str:
-    """Return the block that a place is in: what is numbered and not itself a row of things, else what holds it.
-
-    So both parts of a block of MaxViT, and the branches side by side of a parallel one, are in one block, as for timm.
-    """
-    parts = place.split(".")[:-1]
-    for length in range(len(parts), 0, -1):
-        path = ".".join(parts[:length])
-        if parts[length - 1].isdigit() and not isinstance(modules[path], (nn.Sequential, nn.ModuleList)):
-            return path
-    return ".".join(parts)
 
 
 def _own_rates(model: nn.Module, blocks: dict[str, str]) -> dict[str, float]:
