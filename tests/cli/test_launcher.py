@@ -96,6 +96,29 @@ def test_another_fails__its_code_and_its_last_lines() -> None:
     assert not any(map(is_running, started()))
 
 
+def test_log__is_kept_where_the_command_writes__and_its_end_is_said() -> None:
+    root = str(Path(launcher.__file__).parents[2])
+    Path("run").mkdir()
+    with pytest.raises(LostProcessError) as caught:
+        run_in_processes(
+            command(f"""
+            sys.path.insert(0, {root!r})
+            from pathlib import Path
+            from vitctl.primitives.launched import keep_log
+            print("before")
+            keep_log(Path("run"))
+            if rank == 0: wait()
+            os.system("echo of its own child")
+            sys.exit("after")
+            """),
+            2,
+        )
+    kept = Path("run/logs/rank-1.txt").read_text()
+    assert kept == "before\nof its own child\nafter\n"
+    assert caught.value.args[1:] == ("  before", "  of its own child", "  after")
+    assert [path.name for path in Path("run/logs").iterdir()] == ["rank-1.txt"]
+
+
 def test_killed__137_and_named() -> None:
     killed = r"Process 1 of 2 was killed \(SIGKILL, signal 9\): most likely the memory"
     with pytest.raises(LostProcessError, match=killed) as caught:
@@ -215,6 +238,13 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes_to_start("auto", device="cpu") == 1
     monkeypatch.setattr(launcher, "_num_gpus", lambda: 0)
     assert processes_to_start("auto", device="auto") == 1
+
+
+def test_own_command__looks_in_the_working_folder_as_this_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/vitctl", "data", "x y"])
+    assert launcher.own_command() == [sys.executable, "-P", "-m", "vitctl", "data", "x y"]
+    monkeypatch.setattr(sys, "argv", ["/source/vitctl/__main__.py", "models"])
+    assert launcher.own_command() == [sys.executable, "-m", "vitctl", "models"]
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])

@@ -84,7 +84,8 @@ def test_join__more_processes_than_gpus(kind: str, num_gpus: int, monkeypatch: p
 # --- of several --------------------------------------------------------------------------------------------
 
 CHILD = """
-import sys
+import sys, warnings
+warnings.simplefilter("error")
 import numpy as np, torch
 from pathlib import Path
 from vitctl.errors import DataError, FailedElsewhere
@@ -114,6 +115,7 @@ def test_several__tell_each_other() -> None:
     children("""
 assert processes.document(lambda: {"a": [rank, None, "\\udc80"]}) == {"a": [0, None, "\\udc80"]}
 given = {"w": np.random.default_rng(rank).random((3, 2)), "none": np.zeros((0, 5), np.float32), "n": np.array(7 + rank)}
+given["w"].flags.writeable = False  # torch warns of those
 found = processes.arrays(lambda: given)
 assert (found["w"] == np.random.default_rng(0).random((3, 2))).all() and found["w"].dtype == np.float64
 assert found["none"].shape == (0, 5) and found["n"] == 7

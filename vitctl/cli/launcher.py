@@ -242,8 +242,8 @@ def _end(children: _Children, codes: Sequence[int | None], logs: Path) -> None:
     lines = _tail(logs / f"rank-{index}.txt")
     if code < 0:
         raise LostProcessError(
-            f"Process {index} of {count} was killed ({_named(-code)}){_why(-code)}; the others were stopped. The same "
-            "command starts again, a run from its last checkpoint where it has one.",
+            f"Process {index} of {count} was killed ({_named(-code)}){_why(-code)}; the others were stopped. Give the "
+            "same command again; a run goes on from its last checkpoint.",
             *lines,
             exit_code=128 - code,
         )

@@ -296,8 +296,8 @@ def _empty(num_bytes: int) -> Tensor:
 
 
 def _as_bytes(array: np.ndarray) -> Tensor:
-    """Return the bytes of an array, (L,) uint8, which share its memory where it is in one piece."""
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    """Return the bytes of an array, (L,) uint8, which share its memory where it is in one piece and can be written."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")).reshape(-1).view(np.uint8))
 
 
 def _form(batch: Arrays) -> list[list[Any]]:
