@@ -12,10 +12,10 @@ from safetensors import safe_open
 
 from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
-from vitctl.errors import InterruptedRun, UnavailableError
+from vitctl.errors import UnavailableError
 from vitctl.primitives.compiler_later import COMPILED_FILES
 from vitctl.primitives.compiler_needs import check_compiler
-from vitctl.primitives.interrupts import StopRequest
+from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training import compiled
 from vitctl.training.header import header_settings
@@ -73,9 +73,8 @@ def test_a_stop_while_compiling__ends_it(
     job = finetune.prepare(FinetuneConfig(**settings, steps=2), Conversation()).job
     monkeypatch.setattr(torch, "compile", lambda model, **_how: model)
     monkeypatch.setattr(compiled, "add_gradients", stopped)
-    with pytest.raises(InterruptedRun, match="Stopped while the model was compiled") as caught:
+    with pytest.raises(StopNow):
         compiled.compiled_for_training(job, new_state(job), stop, Conversation())
-    assert caught.value.exit_code == 143
 
 
 def test_a_compiler_that_fails__a_sentence(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("patch_drop", [0.0, 0.25])
 def test_micro_batches__16_is_2_times_8_and_4_times_4_and_8_times_2(patch_drop: float) -> None:
-    """Also 5 at a time, which divides pairs: they are mixed before. Largest differences seen: 4e-7 and 3e-7."""
+    """Also 5 at a time, which divides pairs: they are mixed before."""
     model = new_model(patch_drop=patch_drop)
     whole, loss = step_of(model, 1, micro_batch=16)
     for micro_batch in (8, 4, 2, 5):
@@ -95,7 +95,7 @@ def test_micro_batches__16_is_2_times_8_and_4_times_4_and_8_times_2(patch_drop: 
 @pytest.mark.parametrize("num_processes", [2, 3, 4])
 @pytest.mark.parametrize("step", [1, 2])  # the last has one image, which the first process takes
 def test_processes__what_they_add_is_what_one_would(step: int, num_processes: int) -> None:
-    """The accelerator is of one process, so nothing is averaged. Largest difference seen: 3e-7."""
+    """The accelerator is of one process, so nothing is averaged."""
     model = new_model()
     whole, loss = step_of(model, step, micro_batch=16)
     shares = [
@@ -117,7 +117,7 @@ def test_processes__what_they_add_is_what_one_would(step: int, num_processes: in
     ],
 )  # fmt: skip
 def test_other_architectures(name: str, arguments: dict[str, Any], patch_drop: float) -> None:
-    """TNT folds patches into the batch, DINOv3 turns queries by places. Largest difference seen: 9e-7."""
+    """TNT folds patches into the batch, DINOv3 turns queries by places."""
     model = new_model(name=name, patch_drop=patch_drop, **arguments)
     whole, _ = step_of(model, 1, micro_batch=16)
     assert difference(step_of(model, 1, micro_batch=4)[0], whole) < 2e-6

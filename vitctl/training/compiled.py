@@ -16,7 +16,7 @@ from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
-from vitctl.errors import InterruptedRun, UnavailableError, VitctlError
+from vitctl.errors import UnavailableError, VitctlError
 from vitctl.primitives.compiler_later import keep_compiled_files
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.primitives.out_of_memory import is_out_of_memory
@@ -35,7 +35,7 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
     The parameters are those of ``job.model``, unchanged, without gradients.
 
     Raises:
-        InterruptedRun: ``stop`` was requested meanwhile.
+        StopNow: ``stop`` was requested meanwhile.
         UnavailableError: The compiler failed.
     """
     keep_compiled_files()
@@ -51,9 +51,7 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
             add_gradients(model, _black_images(job, size), size, accelerator=accelerator, precision=job.precision)
     except (Exception, StopNow) as error:
         if stop:  # the signal may have ended the compiler too
-            raise InterruptedRun(
-                "Stopped while the model was compiled; no step was taken.", exit_code=stop.exit_code
-            ) from None
+            raise StopNow from None
         if isinstance(error, VitctlError):
             raise
         if not is_out_of_memory(error):  # which the first step deals with

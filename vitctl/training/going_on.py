@@ -19,6 +19,7 @@ from vitctl.results.finetune import FinetuneResult
 from vitctl.training.checkpoint import Checkpoint, put_back
 from vitctl.training.earlier import earlier_run
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.run_folder import RunFolder
 from vitctl.training.state import TrainingState
@@ -114,7 +115,12 @@ def resumed_settings(run: PreparedRun, made_with: Mapping[str, Any], checkpoint:
     if checkpoint is None:
         return []
     differing = _differences(made_with, checkpoint.made_with)
-    how = f"equal to about 1e-5, not byte for byte: {', '.join(differing)}" if differing else "byte for byte"
+    how = "byte for byte"
+    if differing:
+        is_divided_anew = any(made_with[name] != checkpoint.made_with.get(name) for name in _OF_THE_SHARE)
+        kinds = kinds_by_division(run.job.model) if is_divided_anew else []
+        close = f"not what it was for {' and '.join(kinds)}" if kinds else "equal to about 1e-5, not byte for byte"
+        how = f"{close}: {', '.join(differing)}"
     return [Setting("goes on", f"after step {checkpoint.step:,} of {run.job.batches.num_steps:,}", how)]
 
 

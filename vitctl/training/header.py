@@ -1,7 +1,6 @@
 """The header of ``vitctl finetune``: every resolved setting with its reason, in the order a person asks."""
 
 import numpy as np
-from torch import nn
 
 from vitctl.conversation import Setting
 from vitctl.data.endings import left_out_settings
@@ -15,7 +14,6 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
-from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.plan import asked_noise
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
@@ -146,11 +144,10 @@ def _batch_reason(run: PreparedRun) -> str:
     """Return why the batch is what it is, and what its division into parts is not without effect on."""
     job, reason = run.job, run.plan.batch.reason
     num_images = job.batches.largest_micro_batch(job.accelerator.num_processes)
-    if num_images == job.batches.batch_size:
+    kinds = kinds_by_division(job.model)
+    if num_images == job.batches.batch_size or not kinds:
         return reason
-    has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in job.model.modules())
-    kinds = [*(["BatchNorm"] if has_batch_norm(job.model) else []), *(["dropout"] if has_dropout else [])]
-    return f"{reason}; what {' and '.join(kinds)} does depends on the {num_images} at a time" if kinds else reason
+    return f"{reason}; what {' and '.join(kinds)} does depends on the {num_images} at a time"
 
 
 def _mixing(job: Job) -> list[Setting]:

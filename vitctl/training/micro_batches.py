@@ -25,6 +25,12 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
+def kinds_by_division(model: nn.Module) -> list[str]:
+    """Return the kinds of layers whose result depends on how many images are computed at a time, in words."""
+    has_dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    return ["BatchNorm"] * has_batch_norm(model) + ["dropout"] * has_dropout
+
+
 class SavedBuffers:
     """The buffers of a model, (A, ...) each, as they were: running statistics follow every forward pass."""
 

@@ -46,23 +46,11 @@ def train(
     """
     run = _Training(job, state, recorder, stop, out, conversation)
     unread = UnreadReports()
-    model = compiled_for_training(job, state, stop, conversation) if job.is_compiled else job.model
-    reports = train_steps(
-        state,
-        job.accelerator.prepare(model),
-        run.batches(),
-        job.schedule,
-        accelerator=job.accelerator,
-        clip_norm=job.recipe.optimizer.clip_norm,
-        precision=job.precision,
-        is_filled=job.is_filled,
-        pauses=run.pauses,
-    )
     with conversation.progress("training", job.batches.num_steps, "steps") as bar:
         bar.begin_at(state.step)
         try:
             run.validate_if_due()  # where the run was stopped before it could
-            for report in reports:
+            for report in run.steps():
                 state.clock.count(report.num_images, step_s=report.step_s, data_s=report.data_s)
                 # first: this step was taken, whether or not the run is stopped or spoilt below
                 _record(unread.add(report), recorder, bar)
@@ -108,7 +96,28 @@ class _Training:
         self._is_alone = self.job.processes.count == 1
         self.pauses = set(validation_steps(self.job.batches.num_steps, self.job.recipe.evaluation.validations))
 
-    def batches(self) -> Iterator[TrainingBatch]:
+    def steps(self) -> Iterator[StepReport]:
+        """Yield what each step did.
+
+        Raises:
+            StopNow: The user asked to stop while the model was compiled, or in a wait for images.
+        """
+        job, state = self.job, self.state
+        model = compiled_for_training(job, state, self.stop, self.conversation) if job.is_compiled else job.model
+        yield from train_steps(
+            state,
+            job.accelerator.prepare(model),
+            self._batches(),
+            job.schedule,
+            accelerator=job.accelerator,
+            clip_norm=job.recipe.optimizer.clip_norm,
+            precision=job.precision,
+            is_filled=job.is_filled,
+            pauses=self.pauses,
+            conversation=self.conversation,
+        )
+
+    def _batches(self) -> Iterator[TrainingBatch]:
         """Yield this process's batches; of one process alone, a wait for one is broken off by ``stop``."""
         job = self.job
         batches = training_batches(
