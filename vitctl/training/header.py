@@ -14,6 +14,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
+from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.plan import asked_noise
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
