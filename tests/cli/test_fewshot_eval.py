@@ -140,9 +140,7 @@ def evaluate(
     evaluate_and_draw: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Evaluation]:
     """The same without pictures, which take longer than all the rest."""
-    from vitctl.workflows import fewshot_eval
-
-    monkeypatch.setattr(fewshot_eval, "_draw", lambda _out, _rows: None)
+    monkeypatch.setattr("vitctl.reporting.fewshot_drawing.draw_pictures", lambda _out, _rows: None)
     return evaluate_and_draw
 
 

@@ -87,10 +87,15 @@ def test_dry_run__cost_and_nothing_written(run_cli, arguments: list[object]) -> 
 
 
 @pytest.mark.usefixtures("no_rendering")
-def test_second_run_into_the_same_folder__refused_then_overwritten(run_cli, arguments: list[object]) -> None:
+def test_second_run_into_the_same_folder__told_refused_overwritten(run_cli, arguments: list[object]) -> None:
     run_cli(*arguments, "--out", "out")
     before = Path("out/summary.json").read_text()
-    assert run_cli(*arguments, "--out", "out").exit_code == 2
+    again = run_cli(*arguments, "--out", "out", "--json")
+    assert again.json == json.loads(before)
+    assert "is finished, with these settings" in " ".join(again.stderr.split())
+    refused = run_cli(*arguments, "--out", "out", "--seed", 1)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--seed: 0 there, 1 now" in refused.stderr
     assert Path("out/summary.json").read_text() == before
     assert run_cli(*arguments, "--out", "out", "--seed", 1, "--overwrite").exit_code == 0
     assert json.loads(Path("out/config.json").read_text())["seed"] == 1

@@ -99,7 +99,7 @@ FINETUNE: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = 
     "config missing": (no_damage, "--config gone.json", 2, ("gone.json", "config.json of a run")),
     "out is a file": (no_damage, "--data {data} --out {data}/red/1.png", 2, ("is a file",)),
     "out not empty": (no_damage, "--data {data} --out {data}", 2, ("not empty", "no run of vitctl", "another")),
-    "resume what is no run": (no_damage, "--resume {data}", 2, ("{data}", "no run of vitctl")),
+    "resume what is no run": (no_damage, "--resume {data}", 2, ("--resume", "no run of vitctl")),
     "save never": (no_damage, "--data {data} --save-every 0", 2, ("--save-every is '0'", "15min")),
     "overwrite no run": (no_damage, "--data {data} --out {data} --overwrite", 2, ("no run of vitctl",)),
     "out unwritable": (no_damage, "--data {data} --out /proc/vitctl", 2, ("/proc/vitctl", "another folder")),

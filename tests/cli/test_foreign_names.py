@@ -132,7 +132,7 @@ def test_predict(hostile_run: tuple[Path, bytes], hostile_data: Path, options: t
 @pytest.mark.usefixtures("no_rendering")
 def test_evaluate(hostile_run: tuple[Path, bytes], hostile_data: Path, tmp_path: Path) -> None:
     out = tmp_path / NAME
-    code, written = run_on_terminal("evaluate", hostile_run[0], "--data", hostile_data, "--out", out)
+    code, written = run_on_terminal("evaluate", hostile_run[0], "--data", hostile_data, "--split", "all", "--out", out)
     assert code == 0, written
     check(written, times=5)
     for path in (out / "predictions.csv", out / "confusion.csv"):

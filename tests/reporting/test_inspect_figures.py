@@ -250,6 +250,7 @@ def test_axes_are_labelled_and_can_be_read_and_models_are_named_as_they_are(anal
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
 
 
+@pytest.mark.filterwarnings("ignore::vitctl.reporting.fonts.FontWarning")  # a machine may have no font for them
 @pytest.mark.parametrize("analysis", ["attention", "cka"])
 def test_strange_names_are_drawn_and_the_file_lands_whole(tmp_path: Path, analysis: str) -> None:
     draw_findings(analysis, [(STRANGE, *FOUND[analysis]())], tmp_path / "figure.png")

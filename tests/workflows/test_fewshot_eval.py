@@ -78,6 +78,7 @@ def test_csv__what_there_is_not_is_empty(tmp_path: Path) -> None:
     assert (lines[0]["shots"], lines[1]["shots"], lines[1]["top1_ci95_support_low"]) == ("all", "5", "0.4")
 
 
+@pytest.mark.filterwarnings("ignore::vitctl.reporting.fonts.FontWarning")  # a machine may have no font for them
 @pytest.mark.parametrize("name", ['a,b "c"', "two\nlines", "Bäume 树", "caf\udce9", "$x$ %s {y}"])
 def test_any_name_survives(tmp_path: Path, name: str) -> None:
     (line,) = write(tmp_path / "out", [a_row(data=name, model=name)], task_of(name=name))

@@ -196,14 +196,13 @@ def test_set__is_seen_in_the_header_and_the_config(image_folder: Path, tiny_mode
     assert (other.json["config"]["set"], other.json["config"]["recipe_settings"]["lr"]) == (None, 0.01)
 
 
-def test_bf16__validation_is_what_evaluate_computes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16__validation_is_what_evaluate_computes(run: Run) -> None:
     """Only training may run in bf16: with it, the scores of a run are still those of fp32."""
     from vitctl.settings.evaluate import EvaluateConfig
     from vitctl.workflows import evaluate
 
     plain = run(out="fp32", steps=1)
-    monkeypatch.setattr("vitctl.training.job.choose_precision", lambda device: "bf16")
-    mixed = run(out="bf16", steps=1)
+    mixed = run(out="bf16", steps=1, precision="bf16")
     assert mixed.weights_sha256 != plain.weights_sha256
     report = evaluate.run(EvaluateConfig(run="bf16", num_workers=0), Conversation())
     assert report.nll == pytest.approx(mixed.best.loss, abs=1e-6)
@@ -246,7 +245,7 @@ def test_interrupted__the_step_is_finished_and_last_is_written(
     from vitctl.models.prepared import open_model
 
     config = FinetuneConfig(data=str(image_folder), model=str(tiny_model_folder), steps=50, batch_size=4, out="out")
-    with pytest.raises(InterruptedRun, match="Stopped after step 3 of 50; its weights are in") as caught:
+    with pytest.raises(InterruptedRun, match="Stopped after step 3 of 50. Step 3 of 50 is saved; go on with") as caught:
         finetune.run(config, StopAfter(number, 3))
     assert caught.value.exit_code == exit_code
     del caught  # with it the traceback goes, which keeps the loader and its processes (5 s to end when collected)

@@ -163,6 +163,7 @@ def hashes_of(run: str) -> tuple[list[str], list[str]]:
     return [line[:32] for line in lines], json.loads(Path(run, "validation.json").read_text())["hashes"]
 
 
+@pytest.mark.slow  # 26 commands
 @pytest.mark.usefixtures("no_rendering")
 def test_containers_give_the_same_run(image_folder: Path, rows: list[Row], run: Any) -> None:
     """One test for all, because the folder's run is what each is compared with."""
