@@ -122,9 +122,9 @@ def finetune(
 
     Raises:
         VitctlError: A setting, the images, the weights or the device cannot be used; nothing was written.
-        InterruptedRun: Ctrl-C; ``last/`` holds the weights.
+        InterruptedRun: Ctrl-C; what was trained is saved, and ``resume=RUN`` goes on.
     """
-    where, given = "vitctl.finetune", {**settings, "dry_run": dry_run}
+    where, given = "vitctl.finetune", {**settings, **({"dry_run": True} if dry_run else {})}
     if config is None:
         settled = settings_from_python(FinetuneConfig, given, where=where)
     else:

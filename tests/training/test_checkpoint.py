@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def of_the_future(path: Path) -> None:
         (cut, "is not as it was written"),
         (flip_a_bit, "is not as it was written"),
         (of_the_future, r"of another vitctl \(format 99\)"),
+        (lambda path: (path / "last" / "model.safetensors").unlink(), "is not as it was written"),
+        (lambda path: shutil.rmtree(path / "best"), "is not as it was written"),
         (lambda path: (path / "state.json").unlink(), "cannot be read"),
         (lambda path: (path / "state.json").write_text("{}"), "cannot be read"),
         (

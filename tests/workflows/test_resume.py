@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import vitctl
 from vitctl.conversation import Conversation, Setting
 from vitctl.data import loader
 from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError
@@ -161,8 +163,11 @@ def test_resume_needs_nothing_else__and_may_compute_otherwise(
 @pytest.mark.slow
 def test_other_threads__says_that_bytes_may_differ(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_after(4, replace(config, num_threads=1), monkeypatch)
-    header = Header()
-    finetune.run(FinetuneConfig(resume="out", num_threads=2), header)
+    header, before = Header(), torch.get_num_threads()
+    try:
+        finetune.run(FinetuneConfig(resume="out", num_threads=2), header)
+    finally:
+        torch.set_num_threads(before)
     expected = "after step 4 of 6; equal to about 1e-5, not byte for byte: threads 2 instead of 1"
     assert header.said["goes on"] == expected
 
@@ -189,7 +194,7 @@ def test_other_settings_are_refused_by_name(config: FinetuneConfig, monkeypatch:
 
 @pytest.mark.slow
 def test_ended_before_anything_was_saved__begins_again(config: FinetuneConfig, killed_at: KilledAt) -> None:
-    config = replace(config, head="zero")  # the closed-form head is saved before the first step
+    config = replace(config, head="zero", save_every="1h")  # the closed-form head is saved before the first step
     run(replace(config, out="whole"))
     assert killed_at(in_image(12, lambda: run(config)), 10**6)
     assert Path("out/metrics.jsonl").is_file()
@@ -213,6 +218,108 @@ def test_stopped_beside_the_run_it_replaces__resume_goes_on_there(
     run(FinetuneConfig(resume="out"))
     assert bytes_of("out") == bytes_of("whole")
     assert sorted(path.name for path in Path().iterdir() if "out" in path.name) == ["out"]
+
+
+@pytest.mark.slow
+def test_killed_when_it_would_take_the_old_runs_place__resume_completes_it(
+    config: FinetuneConfig, killed_at: KilledAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(replace(config, out="whole", seed=1))
+    run(config)
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vitctl.training.run_folder.put_in_place", die)
+        assert killed_at(lambda: run(replace(config, seed=1, overwrite=True)), 10**6)
+    assert Path(".out.partial/summary.json").is_file()
+    result = run(FinetuneConfig(resume="out"))
+    assert result.run == str(Path("out").absolute())
+    assert bytes_of("out") == bytes_of("whole")
+    assert not Path(".out.partial").exists()
+    assert not Path("out/checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_an_older_run_that_was_to_replace_a_newer_one_is_not_gone_on_with(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_after(3, config, monkeypatch)
+    stopped_after(2, replace(config, seed=1, overwrite=True), monkeypatch)
+    time.sleep(0.05)
+    run(config)
+    with pytest.raises(SettingError, match=r"is finished. Beside it, .*\.out\.partial holds an older run"):
+        run(FinetuneConfig(resume="out"))
+    header = Header()
+    finetune.run(replace(config, seed=2, overwrite=True), header)
+    assert any("stopped after step 2, is given up" in line for line in header.lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_overwriting", [True, False])
+def test_two_commands_to_one_place__the_second_is_refused(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, is_overwriting: bool
+) -> None:
+    stopped_after(2, config, monkeypatch)
+    first, second = replace(config, seed=1, overwrite=True), config
+    if not is_overwriting:
+        first, second = second, first
+    recorded, found = trainer.Recorder.step, list[str]()
+
+    def record(self: Any, report: Any) -> None:
+        recorded(self, report)
+        if report.step == 4 and not found:
+            found.append("")
+            command = (
+                ["finetune", "--resume", "out"] if second is config else ["finetune", "--overwrite", "--out", "out"]
+            )
+            for option in ("data", "model", "batch_size", "num_workers", "val_fraction", "steps", "recipe"):
+                if second is not config:
+                    command += [f"--{option.replace('_', '-')}", str(getattr(config, option))]
+            done = subprocess.run([sys.executable, "-m", "vitctl", *command], capture_output=True, text=True)
+            found.append(f"{done.returncode} {done.stderr}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.Recorder, "step", record)
+        run(first)
+    assert found[1].startswith("2 ")
+    assert "is being written by another vitctl" in " ".join(found[1].split())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_lacks_a_fact__a_sentence(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_after(3, config, monkeypatch)
+    for path in Path("out/checkpoints").glob("*/state.json"):
+        document = json.loads(path.read_text())
+        del document["state"]["clock"]
+        path.write_text(json.dumps(document))
+    with pytest.raises(ModelError, match="is a checkpoint of another vitctl \\('clock'\\)"):
+        run(config)
+
+
+@pytest.mark.slow
+def test_stopped_before_there_were_weights__commands_say_how_to_go_on(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_after(1, config, monkeypatch)
+    shutil.rmtree("out/last")  # as a kill leaves it before the first validation
+    for command in ("evaluate", "predict", "export"):
+        arguments = {"predict": [next(Path(config.data or "").rglob("*.png"))], "export": ["--to", "timm"]}
+        done = subprocess.run(
+            [sys.executable, "-m", "vitctl", command, "out", *arguments.get(command, [])],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 4
+        assert "stopped before it had weights" in " ".join(done.stderr.split())
+        assert "vitctl finetune --resume out" in " ".join(done.stderr.split())
+
+
+def test_from_python(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_after(5, config, monkeypatch)
+    assert vitctl.finetune(resume="out").last.step == 6
+    assert vitctl.finetune(resume="out").last.step == 6
 
 
 @pytest.mark.slow

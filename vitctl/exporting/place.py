@@ -12,6 +12,7 @@ from vitctl.conversation import Conversation
 from vitctl.errors import ModelError, SettingError
 from vitctl.exporting.source import Source, hash_weights
 from vitctl.models.folder_config import read_folder_config
+from vitctl.models.named import stopped_too_early
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of, stopped_note
 from vitctl.models.transformers_model import is_transformers_folder
@@ -69,6 +70,8 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
         conversation.warn(note)
         which = "last"
     chosen = folder / which
+    if not any((folder / name).is_dir() for name in ("best", "last")):
+        raise ModelError(stopped_too_early(run))
     if not (chosen / "model.safetensors").is_file():
         raise ModelError(
             f"The run {run} has no weights in {which}/; expected {which}/model.safetensors. Finish the run with "

@@ -4,6 +4,7 @@ A model is named by ``demo`` (embedded), a timm name (``vit_base_patch16_224.aug
 folder of timm or transformers (``config.json`` beside the weights), or ``hf-hub:OWNER/NAME``.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from vitctl.models.transformers_model import (
     weights_of,
 )
 from vitctl.primitives.atomic import recover
-from vitctl.primitives.documents import why_unreadable
+from vitctl.primitives.documents import peek_document, why_unreadable
 from vitctl.primitives.files import path_exists, user_path
 from vitctl.primitives.text_paths import text_path
 from vitctl.settings.words import DEMO
@@ -50,6 +51,14 @@ def model_folder(spec: str) -> Path | None:
     return None
 
 
+def stopped_too_early(run: str) -> str:
+    """Return the sentence on a run folder that holds no weights yet."""
+    return (
+        f"The run {run} was stopped before it had weights to use; expected best/ or last/ in it. Go on with: vitctl "
+        f"finetune --resume {shlex.quote(run)}"
+    )
+
+
 def check_model_name(name: str) -> None:
     """Check that timm knows ``name`` (a pretrained tag may follow a dot).
 
@@ -61,6 +70,8 @@ def check_model_name(name: str) -> None:
     if path_exists(name):
         if (user_path(name) / "adapter_config.json").exists():
             raise ModelError(adapter_sentence(user_path(name)))
+        if "vitctl" in peek_document(user_path(name) / "config.json"):
+            raise ModelError(stopped_too_early(name))
         raise ModelError(
             f"{name} holds no model{_why_not(user_path(name))}; expected a run folder, or a folder with timm's or "
             "transformers' config.json and model.safetensors."

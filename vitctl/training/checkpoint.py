@@ -149,10 +149,11 @@ def write_checkpoint(
             }
             if part:
                 write_tensors(partial / name, part)
-        files = {path.name: _described(path) for path in sorted(partial.iterdir())}
         kept = [name for name in WEIGHTS if (run / name).is_dir()]
         for name in kept:
             linked_copy(run / name, partial / name)
+        paths = sorted(path for path in partial.rglob("*") if path.is_file())
+        files = {path.relative_to(partial).as_posix(): _described(path) for path in paths}
         document = {
             "format": _FORMAT,
             "step": step,
@@ -226,8 +227,8 @@ def _read(run: Path, path: Path) -> Checkpoint:
             f"{path} is a checkpoint of another vitctl (format {document.format}); expected format {_FORMAT}."
         )
     for name, known in document.files.items():
-        inner = path / Path(name).name
-        if not inner.is_file() or _described(inner) != known.model_dump():
+        inner = path / name
+        if ".." in inner.parts or not inner.is_file() or _described(inner) != known.model_dump():
             raise ModelError(f"{inner} is not as it was written; expected {known.num_bytes} bytes that verify.")
     for name, length in document.lengths.items():
         log = run / Path(name).name

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitctl.errors import ModelError, SettingError
 from vitctl.models.run_folders import is_run_folder
-from vitctl.primitives.atomic import is_in_use, partial_of
+from vitctl.primitives.atomic import partial_of
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import user_path
 from vitctl.recipes import Recipe, keys_of, recipe_from_settings
@@ -17,8 +17,8 @@ from vitctl.results.finetune import FinetuneResult
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import HOW_COMPUTED, NOT_OF_A_RUN, FinetuneConfig
 from vitctl.settings.option import option_of
-from vitctl.training.checkpoint import Checkpoint, has_checkpoint, newest_checkpoint
-from vitctl.training.run_folder import SUMMARY, RunFolder, is_finished
+from vitctl.training.checkpoint import Checkpoint, folder_of, has_checkpoint, newest_checkpoint, newest_step
+from vitctl.training.run_folder import SUMMARY, RunFolder, in_use, is_being_written, is_finished, new_run_folder
 
 _SAID_BY_VALUES = ("recipe", "set")  # names of what recipe_settings holds
 _WHERE_IT_LIES = ("data", "val")  # with --resume images are known by their content
@@ -72,6 +72,12 @@ class EarlierRun:
         )
         return replace(found, run=str(self.out))
 
+    def complete(self) -> None:
+        """Do what a finished run has left to do that was killed at its very end: take its place, clear away."""
+        if self.place != self.out or has_checkpoint(self.out):
+            with new_run_folder(self.out, overwrite=False, goes_on_in=self.place):
+                pass
+
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the checkpoint to go on from, None where nothing was saved; and what is wrong with newer ones.
 
@@ -84,8 +90,8 @@ class EarlierRun:
             raise ModelError(f"{self.out} has no checkpoint to go on from. Train anew with --overwrite.", *damaged)
         if checkpoint is None and RunFolder(self.place).is_worth_keeping:
             raise SettingError(
-                f"{self.out} is a run that was stopped and has no checkpoints, as vitctl 0.1.0 left it. Train anew "
-                "with --overwrite, or give another folder with --out.",
+                f"{self.out} has weights of a run that was stopped, but no checkpoint to go on from: removed, or of a "
+                "vitctl that made none. Train anew with --overwrite, or give another folder with --out.",
                 field="out",
             )
         return checkpoint, damaged
@@ -113,12 +119,32 @@ def settings_to_go_on(config: FinetuneConfig) -> FinetuneConfig:
     if not is_run_folder(place):
         raise SettingError(f"--resume {run} is no run of vitctl; expected the folder of one.", field="resume")
     config.refuse("out", "overwrite", "dry_run", why="beside --resume, which names the run")
-    if is_in_use(place):
-        raise SettingError(f"--resume {run} is being written by another vitctl. Wait for it.", field="resume")
+    if is_being_written(Path(os.path.realpath(run))):
+        raise in_use(run, option="--resume")
+    _check_newest(run, place)
     given = {name: getattr(config, name) for name in config.given if name != "resume"}
     moved = {name: given.pop(name) for name in _WHERE_IT_LIES if name in given}
     settings = merge(config_from_file(place / "config.json"), given)
+    if config.num_processes is not None and "num_threads" not in given:
+        settings = replace(settings, num_threads=None)  # each takes its share of the processors
     return replace(settings, **moved, resume=str(run), out=str(run))
+
+
+def _check_newest(run: Path, place: Path) -> None:
+    """Check that a run which was stopped when it was to replace ``run`` is newer than that.
+
+    Raises:
+        SettingError: It is not, so that nobody can want to go on with it by that name.
+    """
+    step = newest_step(place)
+    if step is None or place == Path(os.path.realpath(run)) or not is_finished(run):
+        return
+    if (run / SUMMARY).stat().st_mtime > folder_of(place, step).stat().st_mtime:
+        raise SettingError(
+            f"--resume {run} is finished. Beside it, {place} holds an older run, stopped after step {step}, that was "
+            "to replace it; remove that, or train anew with --overwrite.",
+            field="resume",
+        )
 
 
 def earlier_run(config: FinetuneConfig, out: Path) -> EarlierRun | None:

@@ -1,6 +1,7 @@
 """Going on from a checkpoint: whether the images are the run's, what computes otherwise, and the state itself."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.run_images import images_digest
-from vitctl.errors import DataError
+from vitctl.errors import DataError, ModelError
 from vitctl.primitives.documents import parse_document
 from vitctl.results.finetune import FinetuneResult
 from vitctl.training.checkpoint import Checkpoint, put_back
@@ -21,7 +22,7 @@ from vitctl.training.earlier import earlier_run
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.run_folder import RunFolder
+from vitctl.training.run_folder import RunFolder, in_use, is_being_written
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 
@@ -88,8 +89,11 @@ def _look(prepared: PreparedRun, made_with: Mapping[str, Any], conversation: Con
     earlier = earlier_run(prepared.config, prepared.plan.out.value)
     if earlier is None:
         return nothing
+    if is_being_written(earlier.out):
+        raise in_use(earlier.out)
     earlier.check_equal(prepared.config)
     if (summary := earlier.summary()) is not None:
+        earlier.complete()
         conversation.line(
             f"{earlier.out} is finished, with these settings: this is its summary. --overwrite trains it anew."
         )
@@ -121,7 +125,9 @@ def resumed_settings(run: PreparedRun, made_with: Mapping[str, Any], checkpoint:
         kinds = kinds_by_division(run.job.model) if is_divided_anew else []
         close = f"not what it was for {' and '.join(kinds)}" if kinds else "equal to about 1e-5, not byte for byte"
         how = f"{close}: {', '.join(differing)}"
-    return [Setting("goes on", f"after step {checkpoint.step:,} of {run.job.batches.num_steps:,}", how)]
+    place, out = checkpoint.path.parent.parent, run.plan.out.value
+    beside = "" if place == Path(os.path.realpath(out)) else f", in {place}, until it replaces the run in {out}"
+    return [Setting("goes on", f"after step {checkpoint.step:,} of {run.job.batches.num_steps:,}{beside}", how)]
 
 
 def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -148,7 +154,13 @@ def restore(
     # of several processes the first alone need see the disk
     arrays = job.processes.arrays(lambda: {name: one.numpy() for name, one in checkpoint.tensors().items()})
     job.model.to(job.accelerator.device)  # what the optimiser remembers goes where the parameters are
-    state.restore({name: torch.from_numpy(one) for name, one in arrays.items()}, checkpoint.facts)
+    try:
+        state.restore({name: torch.from_numpy(one) for name, one in arrays.items()}, checkpoint.facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{checkpoint.path} is a checkpoint of another vitctl ({error}); go on with that, or train anew with "
+            "--overwrite."
+        ) from error
     if any(made_with[name] != checkpoint.made_with.get(name) for name in _OF_THE_SHARE):
         state.micro_batch = 0  # found anew
     if folder is not None:

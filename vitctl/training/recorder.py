@@ -1,5 +1,6 @@
 """What a run writes while it goes on: metrics, speeds, weights, checkpoints."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +17,13 @@ from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
 from vitctl.data.run_lists import VALIDATION, validation_document, write_training_list
 from vitctl.models.timm_folder import save_timm_folder
+from vitctl.primitives.atomic import partial_of
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
 from vitctl.settings.parsing import Interval
-from vitctl.training.checkpoint import LOGS, Snapshot, write_checkpoint
+from vitctl.training.checkpoint import LOGS, Snapshot, newest_step, write_checkpoint
+from vitctl.training.earlier import command_to_go_on
 from vitctl.training.loop import StepReport
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.run_folder import RunFolder, new_run_folder
@@ -198,10 +201,16 @@ def run_folder_of(
     if not processes.is_first:
         yield None
         return
+    given_up = newest_step(partial_of(Path(os.path.realpath(path)))) if goes_on_in is None and overwrite else None
+    if given_up is not None:
+        conversation.warn(f"the run that was to replace {path} before, stopped after step {given_up}, is given up.")
     with new_run_folder(path, overwrite=overwrite, goes_on_in=goes_on_in) as folder:
         try:
             yield folder
-        except BaseException:
+        except BaseException as error:
             if folder.replaces is not None and folder.is_worth_keeping:
                 conversation.warn(f"{path} is the run that was there before; what was trained now is in {folder.path}.")
+            # a second signal ends it wherever it is, before it could say so
+            if not isinstance(error, Exception) and (step := newest_step(folder.path)) is not None:
+                conversation.line(f"Step {step} is saved; go on with: {command_to_go_on(path)}")
             raise

@@ -64,6 +64,19 @@ def is_finished(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
 
 
+def is_being_written(path: Path) -> bool:
+    """Return whether a process that is alive writes a run at ``path``, or beside it, to replace the one there."""
+    return is_in_use(path) or is_in_use(partial_of(path))
+
+
+def in_use(path: Path, *, option: str = "--out") -> SettingError:
+    """Return the error of a run folder that another process writes."""
+    return SettingError(
+        f"{option} {path} is being written by another vitctl. Wait for it, or give another folder.",
+        field=option.removeprefix("--"),
+    )
+
+
 class RunFolder:
     """A run folder that is being filled.
 
@@ -119,11 +132,9 @@ def new_run_folder(path: Path, *, overwrite: bool, goes_on_in: Path | None = Non
             recover(path)
             is_replacing = overwrite and not _is_empty(path) if goes_on_in is None else goes_on_in != path
             place = partial_of(path) if is_replacing else path
-            if is_in_use(path) or not stack.enter_context(own_folder(place)):
-                raise SettingError(
-                    f"--out {path} is being written by another vitctl. Wait for it, or give another folder.",
-                    field="out",
-                )
+            # also by one that is to replace it: who ends first would be lost
+            if is_being_written(path) or not stack.enter_context(own_folder(place)):
+                raise in_use(path)
             if goes_on_in is None:
                 if not overwrite and (RunFolder(path).is_worth_keeping or is_finished(path)):
                     raise SettingError(
