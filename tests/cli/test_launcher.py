@@ -161,6 +161,13 @@ def test_one_is_told_to_end_and_follows__named(number: signal.Signals) -> None:
     )
 
 
+def test_one_is_told_to_end__others_that_follow_have_their_time(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FailedElsewhere) as caught:
+        run_in_processes(command("if rank == 0: time.sleep(0.25); print('stopped: saved')\nsys.exit(143)"), 2)
+    assert caught.value.exit_code == 143
+    assert capfd.readouterr().out == "stopped: saved\n"
+
+
 def test_others_are_stopped__they_know_what_of() -> None:
     lines = """
     if rank == 1:
@@ -251,7 +258,8 @@ def test_signal_while_they_are_started__reaches_who_is_there__no_more_are(monkey
 
 
 @pytest.mark.parametrize(
-    ("is_resumable", "again"), [(True, "again; it goes on from the last checkpoint."), (False, "again.")]
+    ("is_resumable", "again"),
+    [(True, "again; it goes on from the last checkpoint."), pytest.param(False, "again.", marks=pytest.mark.slow)],
 )
 def test_signal_is_not_followed__killed_in_the_end(
     monkeypatch: pytest.MonkeyPatch, is_resumable: bool, again: str

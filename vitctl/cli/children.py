@@ -15,6 +15,8 @@ from vitctl.primitives.launched import GRACE_S
 
 _POLL_S = 0.05
 _SETTLING_S = 1.0  # after the first failure others fail of it, or of the same: who says most of it is named; guess
+FOLLOWED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of processes that a signal told to end, and that did so by themselves."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # from a signal that was passed on to killing those that have not followed: a step, a batch of a validation and a
 # checkpoint of a large model on a slow disk fit, and who cannot wait for them has the second Ctrl-C; guess
@@ -74,7 +76,9 @@ class Children:
             now = time.monotonic()
             if failed is None and any(codes):
                 failed_at = failed_at or now
-                if now - failed_at >= _SETTLING_S:
+                # a stop that one process heard of all follow, and may still be saving
+                is_stop = all(code in FOLLOWED for code in codes if code)
+                if now - failed_at >= (GRACE_S if is_stop else _SETTLING_S):
                     failed = codes
                     if self.passed_on is None:
                         with contextlib.suppress(OSError):  # a full disk: then the first says that it was told to end

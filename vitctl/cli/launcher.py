@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vitctl.cli.children import Children, passed_on
+from vitctl.cli.children import FOLLOWED, Children, passed_on
 from vitctl.errors import FailedElsewhere, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.launched import FAILED, LISTENING, LOG, LOST, PARENT, is_launched
@@ -185,9 +185,9 @@ def _end(children: Children, codes: Sequence[int | None], logs: Path, *, again: 
             *lines,
             exit_code=128 - code,
         )
-    if (number := code - 128) in (signal.SIGINT, signal.SIGTERM):  # it has cleared up, and ended by itself
+    if code in FOLLOWED:
         raise LostProcessError(
-            f"Process {index} of {count} was told to end ({_named(number)}); the others were stopped. {again}",
+            f"Process {index} of {count} was told to end ({_named(code - 128)}); the others were stopped. {again}",
             *lines,
             exit_code=code,
         )
