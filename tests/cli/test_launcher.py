@@ -259,7 +259,10 @@ def test_signal_while_they_are_started__reaches_who_is_there__no_more_are(monkey
 
 @pytest.mark.parametrize(
     ("is_resumable", "again"),
-    [(True, "again; it goes on from the last checkpoint."), pytest.param(False, "again.", marks=pytest.mark.slow)],
+    [
+        (True, "again; it goes on from the last checkpoint, if there is one."),
+        pytest.param(False, "again.", marks=pytest.mark.slow),
+    ],
 )
 def test_signal_is_not_followed__killed_in_the_end(
     monkeypatch: pytest.MonkeyPatch, is_resumable: bool, again: str

@@ -204,7 +204,7 @@ def test_signal__in_training(training: list[str], whom: str, number: int, code: 
     last = said.splitlines()[-1]
     assert last.startswith("error: Process 1 of 2 was killed" if number == signal.SIGKILL else "stopped: ")
     if number == signal.SIGKILL:
-        assert "the same command again; it goes on from the last checkpoint." in last
+        assert "the same command again; it goes on from the last checkpoint, if there is one." in last
     assert "Traceback" not in said
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     if number != signal.SIGKILL:

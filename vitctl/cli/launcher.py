@@ -155,7 +155,9 @@ def _start(
 
 
 def _again(is_resumable: bool) -> str:
-    return "Give the same command again" + ("; it goes on from the last checkpoint." if is_resumable else ".")
+    return "Give the same command again" + (
+        "; it goes on from the last checkpoint, if there is one." if is_resumable else "."
+    )
 
 
 def _end(children: Children, codes: Sequence[int | None], logs: Path, *, again: str) -> None:
