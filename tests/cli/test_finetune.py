@@ -19,11 +19,11 @@ def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object
         "run", "model", "image_size", "grid_before", "grid_after", "num_classes", "num_train", "num_val", "steps",
         "best", "last", "weights_sha256", "images_per_s", "data_wait_fraction", "wall_s", "left_out", "linear_probe",
         "baseline_top1", "baseline_class", "baseline_p", "classes_without_validation", "precision",
-        "optimizer_implementation", "num_skipped_steps", "micro_batch",
+        "optimizer_implementation", "num_skipped_steps", "micro_batch", "num_processes",
     }  # fmt: skip
     assert summary["image_size"] == [24, 24]
     assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [6, 6])
-    assert (summary["num_classes"], summary["steps"]) == (3, 4)
+    assert (summary["num_classes"], summary["steps"], summary["num_processes"]) == (3, 4, 1)
     assert summary["num_train"] + summary["num_val"] == 36
     assert set(summary["best"]) == set(summary["last"]) == {"step", "top1", "loss"}
     assert json.loads(Path("out/summary.json").read_text()) == summary

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli import launcher
+from vitctl.cli import children, launcher
 from vitctl.cli.launcher import LostProcessError, processes_to_start, run_in_processes
-from vitctl.errors import FailedElsewhere, SettingError
+from vitctl.errors import FailedElsewhere, InterruptedRun, SettingError
 
 # a child: what it is told by the environment, then the lines of a test
 START = """
@@ -33,7 +34,7 @@ def command(lines: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_SETTLING_S", 0.1)
+    monkeypatch.setattr(children, "_SETTLING_S", 0.1)
 
 
 def is_running(pid: int) -> bool:
@@ -149,9 +150,43 @@ def test_same_failure_of_all__is_said_once(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == "error\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_one_is_told_to_end_and_follows__named(number: signal.Signals) -> None:
+    with pytest.raises(LostProcessError) as caught:
+        run_in_processes(command(f"if rank == 1: sys.exit({128 + number})\nsys.exit(75)"), 2)
+    assert caught.value.exit_code == 128 + number
+    assert caught.value.args == (
+        f"Process 1 of 2 was told to end ({number.name}, signal {int(number)}); the others were stopped. Give the "
+        "same command again.",
+    )
+
+
+def test_one_is_told_to_end__others_that_follow_have_their_time(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FailedElsewhere) as caught:
+        run_in_processes(command("if rank == 0: time.sleep(0.25); print('stopped: saved')\nsys.exit(143)"), 2)
+    assert caught.value.exit_code == 143
+    assert capfd.readouterr().out == "stopped: saved\n"
+
+
+def test_others_are_stopped__they_know_what_of() -> None:
+    lines = """
+    if rank == 1:
+        while not os.path.exists("ready-0"): time.sleep(0.01)
+        sys.exit(2)
+    def end(*_):
+        open("is-told", "w").write(str(os.path.exists(os.environ["VITCTL_FAILED"])))
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, end)
+    wait()
+    """
+    with pytest.raises(LostProcessError, match="ended with exit code 2"):
+        run_in_processes(command(lines), 2)
+    assert Path("is-told").read_text() == "True"
+
+
 @pytest.mark.slow
 def test_stubborn_child_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "GRACE_S", 0.2)
+    monkeypatch.setattr(children, "GRACE_S", 0.2)
     stubborn = """
     if rank == 1:
         while not os.path.exists("ready-0"): time.sleep(0.01)
@@ -205,6 +240,47 @@ def test_signal__reaches_each_once(number: signal.Signals, code: int) -> None:
     assert process.communicate()[0] == "FailedElsewhere\n"
     assert process.returncode == code
     assert [Path(f"saved-{rank}").read_text() for rank in range(2)] == ["x", "x"]
+
+
+def test_signal_while_they_are_started__reaches_who_is_there__no_more_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started_ones = launcher._start, []
+
+    def start_and_hear(*arguments: Any) -> subprocess.Popen[bytes]:
+        started_ones.append(start(*arguments))
+        os.kill(os.getpid(), signal.SIGTERM)  # before the launcher has it
+        return started_ones[-1]
+
+    monkeypatch.setattr(launcher, "_start", start_and_hear)
+    with pytest.raises(FailedElsewhere) as caught:
+        run_in_processes([sys.executable, "-S", "-E", "-c", "import time; time.sleep(20)"], 3)
+    assert caught.value.exit_code == 143
+    assert [one.returncode for one in started_ones] == [-signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("is_resumable", "again"),
+    [
+        (True, "again; it goes on from the last checkpoint, if there is one."),
+        pytest.param(False, "again.", marks=pytest.mark.slow),
+    ],
+)
+def test_signal_is_not_followed__killed_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, is_resumable: bool, again: str
+) -> None:
+    monkeypatch.setattr(children, "_STOPPING_S", 0.1)
+
+    def terminate_when_ready() -> None:
+        wait_for(lambda: all(Path(f"ready-{rank}").exists() for rank in range(2)))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate_when_ready).start()
+    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN if rank == 1 else lambda *_: sys.exit(143))\nwait()"
+    with pytest.raises(InterruptedRun) as caught:
+        run_in_processes(command(stubborn), 2, is_resumable=is_resumable)
+    assert caught.value.exit_code == 143
+    said = f"Processes that did not follow SIGTERM in time were killed. Give the same command {again}"
+    assert str(caught.value) == said
+    assert not any(map(is_running, started()))
 
 
 @pytest.mark.slow

@@ -4,9 +4,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vitctl.primitives.launched import FAILED
 
 COMMANDS = {
     "data": ("data", ["digits"]),
@@ -33,3 +36,18 @@ def test_sigterm__exit_143(module: str, run_cli: Callable[..., Any], monkeypatch
     assert result.exit_code == 143, result.stderr
     assert result.stderr.splitlines()[-1] == "stopped: terminated."
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ended_by_the_launcher_for_another_that_failed__silent(
+    run_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(*_given: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("vitctl.workflows.models.run", run)
+    monkeypatch.setenv(FAILED, str(tmp_path / "failed"))
+    assert "terminated" in run_cli("models").stderr
+    (tmp_path / "failed").touch()
+    result = run_cli("models")
+    assert (result.exit_code, result.stderr) == (143, "")

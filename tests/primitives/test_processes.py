@@ -120,6 +120,7 @@ found = processes.arrays(lambda: given)
 assert (found["w"] == np.random.default_rng(0).random((3, 2))).all() and found["w"].dtype == np.float64
 assert found["none"].shape == (0, 5) and found["n"] == 7
 assert processes.any(rank == 2) and not processes.any(False)
+assert processes.largest([2, 15, 0][rank]) == 15
 model = torch.nn.BatchNorm1d(3); model.running_mean += rank; model.num_batches_tracked += rank
 processes.same_buffers(model)
 assert model.running_mean.tolist() == [0, 0, 0] and model.num_batches_tracked == 0

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,11 @@ from vitctl.conversation import Conversation, Progress
 from vitctl.data import loader
 from vitctl.data.workers import LostWorkerError
 from vitctl.errors import DataError, InterruptedRun, SettingError
+from vitctl.primitives.interrupts import StopNow, StopRequest
+from vitctl.primitives.processes import Processes
+from vitctl.results.finetune import Score
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training import trainer
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -181,3 +186,36 @@ def test_worker_killed__what_was_trained_is_saved(settings: dict[str, Any], monk
         finetune.run(FinetuneConfig(**settings | {"num_workers": 1}, steps=9, out="out"), Conversation())
     assert caught.value.exit_code == 2
     assert Path("out/last/model.safetensors").is_file()
+
+
+class OneOfTwo(Processes):
+    """Of two processes the one that nobody signalled; the other one has got a SIGTERM."""
+
+    def largest(self, number: int) -> int:
+        return max(number, signal.SIGTERM)
+
+
+def _unsignalled() -> trainer._Training:
+    batches = SimpleNamespace(num_steps=1)
+    recipe = SimpleNamespace(evaluation=SimpleNamespace(validations=1))
+    job: Any = SimpleNamespace(processes=OneOfTwo(index=0, count=2), batches=batches, recipe=recipe)
+    state: Any = SimpleNamespace(step=1, last=Score(0, None, None))
+    recorder: Any = SimpleNamespace(saved_step=None)
+    return trainer._Training(job, state, recorder, StopRequest(), Path("out"), Conversation())
+
+
+def test_stop_of_another_process__exit_code_of_its_signal() -> None:
+    run = _unsignalled()
+    assert run.is_asked_to_stop()
+    assert run.interrupted().exit_code == 143
+
+
+def test_stop_of_another_process_in_a_validation__exit_code_of_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_given: Any, **_named: Any) -> None:
+        raise StopNow
+
+    monkeypatch.setattr(trainer, "validate", stopped)
+    run = _unsignalled()
+    with pytest.raises(StopNow):
+        run.validate_if_due()
+    assert run.interrupted().exit_code == 143

@@ -78,6 +78,7 @@ def test_finetune__losses_of_one(training: list[str], image_folder: Path, more: 
         assert json.loads(one.stdout)["linear_probe"] == json.loads(two.stdout)["linear_probe"]
     settings = [json.loads(Path(folder, "config.json").read_text()) for folder in ("one", "two")]
     assert "num_processes" not in settings[1]
+    assert [json.loads(one.stdout)["num_processes"], json.loads(two.stdout)["num_processes"]] == [1, 2]
     assert {key for key in settings[0] if settings[0][key] != settings[1][key]} <= {"command", "num_workers"}
 
 
@@ -175,7 +176,12 @@ def test_bad_image__one_sentence_and_no_wait(image_folder: Path, tiny_model_fold
 
 @pytest.mark.parametrize(
     ("whom", "number", "code"),
-    [("child", signal.SIGKILL, 137), ("parent", signal.SIGTERM, 143), ("parent", signal.SIGINT, 130)],
+    [
+        ("child", signal.SIGKILL, 137),
+        ("child", signal.SIGTERM, 143),  # it tells the other one
+        ("parent", signal.SIGTERM, 143),
+        ("parent", signal.SIGINT, 130),
+    ],
 )
 def test_signal__in_training(training: list[str], whom: str, number: int, code: int) -> None:
     steps = [argument for argument in training if argument not in ("--epochs", "1", "--json")]
@@ -196,8 +202,10 @@ def test_signal__in_training(training: list[str], whom: str, number: int, code: 
         process.kill()
     assert process.returncode == code, said
     last = said.splitlines()[-1]
-    assert last.startswith("error: Process 1 of 2 was killed" if whom == "child" else "stopped: ")
+    assert last.startswith("error: Process 1 of 2 was killed" if number == signal.SIGKILL else "stopped: ")
+    if number == signal.SIGKILL:
+        assert "the same command again; it goes on from the last checkpoint, if there is one." in last
     assert "Traceback" not in said
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    if whom == "parent":
+    if number != signal.SIGKILL:
         assert Path("run/last/model.safetensors").exists()

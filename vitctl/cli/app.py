@@ -16,11 +16,12 @@ from vitctl.cli.output import has_lost_output, is_of_printing, leave_stdout, say
 from vitctl.cli.screen import is_first_process
 from vitctl.errors import FailedElsewhere, InterruptedRun, SaidWarning, SettingError, VitctlError
 from vitctl.primitives.interrupts import termination_as_error
-from vitctl.primitives.launched import LOST, end_with_parent, is_launched
+from vitctl.primitives.launched import LOST, end_with_parent, is_launched, is_told_of_failure
 from vitctl.shown import shown
 
 # typer has its own copy of click's, which it does not export
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_TERMINATED = "terminated."
 
 
 class _ErrorBoundary(TyperGroup):
@@ -36,13 +37,14 @@ class _ErrorBoundary(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the sub-command."""
         try:
-            with termination_as_error("terminated."), _warnings_said():
+            with termination_as_error(_TERMINATED), _warnings_said():
                 return super().invoke(ctx)
         except BrokenPipeError as error:  # the reader ('| head') has seen enough
             leave_stdout()
             raise typer.Exit(0) from error
         except InterruptedRun as error:
-            _say("stopped", error)
+            if str(error) != _TERMINATED or not is_told_of_failure():  # who ended it says what of
+                _say("stopped", error)
             raise typer.Exit(error.exit_code) from error
         except _UsageError as error:  # of the sub-command's name, options and arguments
             raise _hinted(error) from error

@@ -89,7 +89,9 @@ def run(workflow: str, config: Settings, screen: Screen | None = None) -> Any:
 
     With ``num_processes`` the command is run in that many processes instead, and ends with them.
     """
-    if start_if_asked(getattr(config, "num_processes", None), device=getattr(config, "device", "")):
+    is_resumable = hasattr(config, "resume")
+    asked, device = getattr(config, "num_processes", None), getattr(config, "device", "")
+    if start_if_asked(asked, device=device, is_resumable=is_resumable):
         raise typer.Exit
     screen = screen or Screen()
     with screen.waiting("starting: loading torch and timm"):

@@ -13,20 +13,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
-from vitctl.errors import FailedElsewhere, SettingError, VitctlError
+from vitctl.cli.children import FOLLOWED, Children, passed_on
+from vitctl.errors import FailedElsewhere, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.cpus import num_cpus
-from vitctl.primitives.launched import GRACE_S, LISTENING, LOG, LOST, PARENT, is_launched
+from vitctl.primitives.launched import FAILED, LISTENING, LOG, LOST, PARENT, is_launched
 from vitctl.settings.words import AUTO
 
-_POLL_S = 0.05
-_SETTLING_S = 1.0  # after the first failure others fail of it, or of the same: who says most of it is named; guess
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FAILED = "failed"  # name of the file that says so, beside the logs
 _TAIL_LINES = 20
 # threads of OpenMP with nothing to do sleep, GNU's and Intel's: two processes of two threads on two processors, with
 # others at work, train 39 images a second instead of 5; with a thread for each processor it makes no difference
@@ -84,22 +80,31 @@ def own_command() -> list[str]:
     return [sys.executable, *([] if is_module else ["-P"]), "-m", "vitctl", *sys.argv[1:]]
 
 
-def run_in_processes(command: Sequence[str], count: int) -> None:
+def run_in_processes(command: Sequence[str], count: int, *, is_resumable: bool = False) -> None:
     """Run ``command`` in ``count`` processes that find each other, to the end of all; all have succeeded.
+
+    Args:
+        command: To run.
+        count: Of processes, >= 1.
+        is_resumable: Whether the same command goes on from a checkpoint, for the message.
 
     Raises:
         FailedElsewhere: They did not, and the first process has said why; so with a signal that was passed on.
+        InterruptedRun: A signal was passed on, and who did not follow it was killed.
         LostProcessError: Another process failed first.
     """
     logs = Path(tempfile.mkdtemp(prefix="vitctl-"))
     try:
-        children = _Children()
-        with _passed_on(children):
+        children = Children(logs / _FAILED)
+        with passed_on(children):
             with _listening_socket() as listening:
                 for index in range(count):
                     children.processes.append(_start(command, index, count, listening, logs))
+                    if children.passed_on is not None:
+                        children.tell()  # this one, which was not there when the signal came
+                        break
             codes = children.wait()
-        _end(children, codes, logs)
+        _end(children, codes, logs, again=_again(is_resumable))
     finally:
         shutil.rmtree(logs, ignore_errors=True)
 
@@ -116,6 +121,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         PARENT: str(os.getpid()),
+        FAILED: str(logs / _FAILED),
         "RANK": str(index),
         "LOCAL_RANK": str(index),
         "WORLD_SIZE": str(count),
@@ -148,90 +154,25 @@ def _start(
         )
 
 
-@dataclass
-class _Children:
-    """The processes that were started.
-
-    Attributes:
-        processes: In the order of their numbers.
-        passed_on: The signal that came for all of them.
-    """
-
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    passed_on: signal.Signals | None = None
-
-    @property
-    def codes(self) -> list[int | None]:
-        """Exit codes, minus the signal of those that one ended, None of those that go on."""
-        return [process.poll() for process in self.processes]
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to each that goes on."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    def kill(self) -> None:
-        """Kill those that go on, with all that they started."""
-        for process in self.processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-
-    def wait(self) -> list[int | None]:
-        """Return the exit codes as they were a moment after the first failure, or at the end; all have ended by then.
-
-        After a failure the others are told to end, and killed where they do not.
-        """
-        failed: list[int | None] | None = None
-        failed_at = 0.0
-        while None in (codes := self.codes):
-            now = time.monotonic()
-            if failed is None and any(codes):
-                failed_at = failed_at or now
-                if now - failed_at >= _SETTLING_S:
-                    failed = codes
-                    if self.passed_on is None:
-                        self.send(signal.SIGTERM)
-            if failed is not None and now - failed_at >= _SETTLING_S + GRACE_S:
-                self.kill()
-            time.sleep(_POLL_S)
-        return failed or codes
+def _again(is_resumable: bool) -> str:
+    return "Give the same command again" + (
+        "; it goes on from the last checkpoint, if there is one." if is_resumable else "."
+    )
 
 
-@contextlib.contextmanager
-def _passed_on(children: _Children) -> Iterator[None]:
-    """Pass signals on to the children; a second one kills them."""
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        if children.passed_on is not None:
-            children.kill()
-        else:
-            children.passed_on = signal.Signals(number)
-            children.send(children.passed_on)
-
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    # what is ignored here (nohup) the children ignore, too
-    mine = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in mine:
-        signal.signal(number, pass_on)
-    try:
-        yield
-    except BaseException:
-        children.kill()
-        raise
-    finally:
-        for number in mine:
-            signal.signal(number, before[number])
-
-
-def _end(children: _Children, codes: Sequence[int | None], logs: Path) -> None:
+def _end(children: Children, codes: Sequence[int | None], logs: Path, *, again: str) -> None:
     """Raise what became of the processes, unless all have succeeded."""
     failed = {index: code for index, code in enumerate(codes) if code}
     if not failed:
         return
     if children.passed_on is not None:
-        raise FailedElsewhere(128 + children.passed_on)
+        code = 128 + children.passed_on
+        if not children.is_overdue:
+            raise FailedElsewhere(code)
+        raise InterruptedRun(
+            f"Processes that did not follow {children.passed_on.name} in time were killed. {again}",
+            exit_code=code,
+        )
     # who was killed, or has a sentence, comes before who has a traceback, and who ended for want of another is last
     index = min(failed, key=lambda one: (failed[one] == LOST, failed[one] > 0, failed[one] == 1, one))
     code, count = failed[index], len(codes)
@@ -242,10 +183,15 @@ def _end(children: _Children, codes: Sequence[int | None], logs: Path) -> None:
     lines = _tail(logs / f"rank-{index}.txt")
     if code < 0:
         raise LostProcessError(
-            f"Process {index} of {count} was killed ({_named(-code)}){_why(-code)}; the others were stopped. Give the "
-            "same command again; a run goes on from its last checkpoint.",
+            f"Process {index} of {count} was killed ({_named(-code)}){_why(-code)}; the others were stopped. {again}",
             *lines,
             exit_code=128 - code,
+        )
+    if code in FOLLOWED:
+        raise LostProcessError(
+            f"Process {index} of {count} was told to end ({_named(code - 128)}); the others were stopped. {again}",
+            *lines,
+            exit_code=code,
         )
     raise LostProcessError(
         f"Process {index} of {count} ended with exit code {code}, and the others were stopped"
@@ -273,16 +219,22 @@ def _tail(log: Path) -> list[str]:
     return [f"  {line}" for line in text.splitlines()[-_TAIL_LINES:]]
 
 
-def start_if_asked(num_processes: int | str | None, *, device: str) -> bool:
+def start_if_asked(num_processes: int | str | None, *, device: str, is_resumable: bool = False) -> bool:
     """Run the command in several processes where that is asked for; return whether it was, and all is done.
+
+    Args:
+        num_processes: As given.
+        device: As given.
+        is_resumable: Whether the same command goes on from a checkpoint, for the message.
 
     Raises:
         SettingError: They cannot be started from here.
         FailedElsewhere: They failed, and that is said.
+        InterruptedRun: They were to stop, and who did not was killed.
         LostProcessError: One that cannot be heard failed.
     """
     count = processes_to_start(num_processes, device=device)
     if count == 1:
         return False
-    run_in_processes(own_command(), count)
+    run_in_processes(own_command(), count, is_resumable=is_resumable)
     return True

@@ -18,6 +18,8 @@ LISTENING = "VITCTL_LISTENING"
 """Environment variable of the first process: the file number of a socket at MASTER_PORT, for the others to find it."""
 LOG = "VITCTL_LOG"
 """Environment variable of the other processes: the file that stdout and stderr go to."""
+FAILED = "VITCTL_FAILED"
+"""Environment variable: a file that is there once a process has failed, and the others are told to end."""
 
 LOST = 75
 """Exit code of a process that ends because another one has failed, which is the one to be named."""
@@ -28,6 +30,11 @@ _POLL_S = 0.5
 def is_launched() -> bool:
     """Return whether vitctl itself started this process as one of several."""
     return PARENT in os.environ
+
+
+def is_told_of_failure() -> bool:
+    """Return whether vitctl, which started this process as one of several, ends it as another one has failed."""
+    return FAILED in os.environ and Path(os.environ[FAILED]).exists()
 
 
 def end_with_parent() -> None:

@@ -123,11 +123,15 @@ class Processes:
 
     def any(self, is_so: bool) -> bool:
         """Return whether it is so in any of the processes."""
+        return bool(self.largest(int(is_so)))
+
+    def largest(self, number: int) -> int:
+        """Return the largest of the processes' numbers."""
         if self.count == 1:
-            return is_so
-        answer = torch.tensor(int(is_so))
+            return number
+        answer = torch.tensor(number)
         dist.all_reduce(answer, dist.ReduceOp.MAX)
-        return bool(answer)
+        return int(answer)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

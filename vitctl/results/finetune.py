@@ -60,6 +60,8 @@ class FinetuneResult(Result):
     """Optimiser steps planned."""
     micro_batch: int
     """Images that a process computed with at a time, in the end: fewer than at first where the memory was full."""
+    num_processes: int
+    """Processes that shared each batch, in the end; with as many the same settings give the same bytes."""
     best: Score
     """Of the weights in best/."""
     last: Score

@@ -60,6 +60,7 @@ def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | N
         classes_without_validation=data.unvalidated,
         steps=run.job.batches.num_steps,
         micro_batch=state.micro_batch,
+        num_processes=run.job.processes.count,
         best=state.best.score,
         last=state.last,
         baseline_top1=baseline["baseline_top1"] if baseline else None,

@@ -3,6 +3,7 @@
 Everything is decided before; see ``vitctl.training.plan`` and the finetune workflow.
 """
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -135,8 +136,11 @@ class _Training:
         return _until_stopped(batches, self.stop) if self._is_alone else batches
 
     def is_asked_to_stop(self) -> bool:
-        """Return whether any process was asked to stop, the same answer in all of them."""
-        return self.job.processes.any(bool(self.stop))
+        """Return whether any process was asked to stop, the same answer in all of them, which end with its code."""
+        number = self.job.processes.largest(self.stop.signal or 0)
+        if number:
+            self.stop.signal = signal.Signals(number)
+        return bool(self.stop)
 
     def validate_if_due(self) -> bool:
         """Validate, choose and save after the steps after which that is due; return whether it was.
@@ -148,8 +152,12 @@ class _Training:
         job, state = self.job, self.state
         if state.step not in self.pauses or state.last.step == state.step:
             return False
-        with self.stop.breaking() if self._is_alone else nullcontext():
-            score, logits = validate(job, state.step, self.conversation, is_stopping=lambda: bool(self.stop))
+        try:
+            with self.stop.breaking() if self._is_alone else nullcontext():
+                score, logits = validate(job, state.step, self.conversation, is_stopping=lambda: bool(self.stop))
+        except StopNow:
+            self.is_asked_to_stop()  # all of several come here, and not all have got the signal
+            raise
         # before saving: last/ and best/ stay those of an earlier validation, which can be used
         check_finite(job, score)
         state.last = score
