@@ -234,7 +234,7 @@ def test_data_that_have_moved__the_run_goes_on_and_knows_where_they_are(
     stopped_after(3, config, monkeypatch)
     moved = image_folder.parent / "moved"
     image_folder.rename(moved)
-    with pytest.raises(DataError, match="There is nothing at"):
+    with pytest.raises(DataError, match=r"There is nothing at .*--resume \S*out --data NEW$"):
         run(FinetuneConfig(resume="out"))
     run(FinetuneConfig(resume="out", data=str(moved)))
     assert json.loads(Path("out/config.json").read_text())["data"] == str(moved)
