@@ -16,6 +16,7 @@ import pytest
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.data import loader
+from vitctl.data.run_places import former_place
 from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError
 from vitctl.results.finetune import FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
@@ -209,6 +210,7 @@ def test_stopped_beside_the_run_it_replaces__resume_goes_on_there(
     old = bytes_of("out")
     error = stopped_after(3, replace(config, seed=1, overwrite=True), monkeypatch)
     assert "--resume" in str(error)
+    assert former_place(Path(".out.partial")) == str(Path("out").absolute())
     assert bytes_of("out") == old
     run(FinetuneConfig(resume="out"))
     assert bytes_of("out") == bytes_of("whole")
