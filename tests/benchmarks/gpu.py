@@ -234,8 +234,10 @@ def measure(bench: Bench, case: Case, loop: str, *, is_compiled: bool) -> Speed:
     return found
 
 
-def embedding_rate(bench: Bench, case: Case) -> float:
+def embedding_rate(bench: Bench, case: Case) -> float | None:
     """Return images per second of ``vitctl.evaluation.features``, in fp32, images on the device, features off it."""
+    if not bench.has(15):
+        return None
     extractor = FeatureExtractor(case.build(), (FeatureKey("final", "native"),), device=bench.device, name=case.name)
     images = bench.batch(case).images
     return case.batch_size * bench.rate(lambda: extractor(images))
@@ -281,27 +283,35 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 
 def promises(bench: Bench, case: Case) -> dict[str, Any]:
-    """Return how far runs that should be equal are from it."""
-    found: dict[str, Any] = {}
-    for precision in ("bf16", "fp16"):
+    """Return how far runs that should be equal are from it; None for what there was no time for."""
+
+    def is_equal(precision: str) -> bool:
         with deterministic_kernels(True):
             whole, weights = losses_of(bench, case, precision)
             resumed, others = losses_of(bench, case, precision, stops=(2, 6))
-        is_equal = whole == resumed and all(torch.equal(weights[name], others[name]) for name in weights)
-        found[f"resumed_run_is_equal_{precision}"] = is_equal
-    again = [losses_of(bench, case, "bf16")[0] for _ in range(2)]
-    found["same_run_differs_without_deterministic"] = largest_difference(*again)
-    once, quarters = (losses_of(bench, case, "fp32", parts=parts)[0] for parts in (1, 4))
-    found["micro_batches_differ_fp32"] = largest_difference(once, quarters)
-    found["optimizer_implementation"] = implementation_of(bench.state(case.build(), "fp32").optimizer)
+        return whole == resumed and all(torch.equal(weights[name], others[name]) for name in weights)
+
+    def differ(precision: str, *parts: int) -> float:
+        one, other = (losses_of(bench, case, precision, parts=number)[0] for number in parts)
+        return largest_difference(one, other)
+
+    asked: dict[str, Callable[[], Any]] = {
+        "resumed_run_is_equal_bf16": lambda: is_equal("bf16"),
+        "resumed_run_is_equal_fp16": lambda: is_equal("fp16"),
+        "same_run_differs_without_deterministic": lambda: differ("bf16", 1, 1),
+        "micro_batches_differ_fp32": lambda: differ("fp32", 1, 4),
+        "optimizer_implementation": lambda: implementation_of(bench.state(case.build(), "fp32").optimizer),
+    }
     if bench.device.type == "cuda":
-        for precision in ("bf16", "fp16"):
-            found[f"waits_for_the_card_{precision}"] = waits(bench, case, precision)
-    return found
+        asked |= {
+            "waits_for_the_card_bf16": lambda: waits(bench, case, "bf16"),
+            "waits_for_the_card_fp16": lambda: waits(bench, case, "fp16"),
+        }
+    return {name: ask() if bench.has(10) else None for name, ask in asked.items()}
 
 
-def waits(bench: Bench, case: Case, precision: str) -> str | None:
-    """Return where a step makes Python wait for the card, in torch's words; None where it does not."""
+def waits(bench: Bench, case: Case, precision: str) -> str:
+    """Return where a step makes Python wait for the card, in torch's words; "nowhere" where it does not."""
     model = case.build()
     install_noise(model, drop_path=0.2, patch_drop=None, name=case.name)
     steps = bench.steps(bench.state(model, precision), endlessly(bench.batch(case)), precision)
@@ -314,7 +324,7 @@ def waits(bench: Bench, case: Case, precision: str) -> str | None:
         return str(error).splitlines()[0]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return None
+    return "nowhere"
 
 
 def data_sheet_rate(name: str) -> float | None:
@@ -378,7 +388,8 @@ def main() -> int:
         "promises": kept,
     }
     print(f"{card}: {measured / 1e12:.1f} TFLOP/s in bf16 products", table(speeds), sep="\n", file=sys.stderr)
-    print(f"embedding: {images_per_s:.1f} images/s; {kept}", file=sys.stderr)
+    embedding = "-" if images_per_s is None else f"{images_per_s:.1f}"
+    print(f"embedding: {embedding} images/s; {kept}", file=sys.stderr)
     print(json.dumps(document, indent=2, allow_nan=False))
     return 0
 

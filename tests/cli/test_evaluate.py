@@ -194,6 +194,7 @@ def test_training_folder__the_figure_on_images_not_trained_on_comes_first(run_cl
 
 
 @unseen
+@pytest.mark.slow
 def test_seen_images__under_another_name_and_class_and_in_another_format(
     run_cli, finished_run: Path, tmp_path: Path
 ) -> None:

@@ -294,6 +294,7 @@ def test_second_signal__kills() -> None:
     assert not any(map(is_running, started()))
 
 
+@pytest.mark.slow
 def test_parent_is_killed__no_orphan() -> None:
     root = str(Path(launcher.__file__).parents[2])
     process = parent(

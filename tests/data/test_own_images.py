@@ -16,7 +16,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
 from vitctl.data.run_lists import trained_on, validation_document, write_training_list
-from vitctl.data.seen_images import runs_before, seen_in_training
+from vitctl.data.seen_images import doubts_about_seen, runs_before, seen_in_training, seen_settings
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError
@@ -234,8 +234,14 @@ def test_changed_in_place__said(run: Path, data: Path) -> None:
     )
 
 
-def test_run_and_data_moved_together__found_beside_it(run: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_run_and_data_moved_together__found_beside_it(run: Path, data: Path, tmp_path: Path, is_finished: bool) -> None:
     expected = pixels(own(run))
+    if not is_finished:
+        (run / "summary.json").unlink()
+        for step, place in ((9, tmp_path / "before"), (10, run)):  # it has moved between them
+            (run / "checkpoints" / f"step-{step}").mkdir(parents=True)
+            write_json(run / "checkpoints" / f"step-{step}" / "state.json", {"made_with": {"run": str(place)}})
     (tmp_path / "new").mkdir()
     shutil.move(tmp_path / "runs", tmp_path / "new" / "runs")
     shutil.move(data, tmp_path / "new" / "photos")
@@ -276,12 +282,57 @@ def test_seen__in_a_run_that_it_started_from(run: Path, data: Path, tmp_path: Pa
         write_json(later / "config.json", {"vitctl": "x", "data": str(tmp_path / "others"), "model": model})
         assert runs_before(later) == earlier
         for images, expected in ((scan, len(scan.looks)), (both, 10 * len(earlier))):
-            is_seen = seen_in_training(images, later)
+            is_seen = seen_in_training(images, later).is_seen
             assert is_seen is not None
             assert is_seen.sum() == expected
     write_json(run / "config.json", {"vitctl": "x", "model": str(later / "last")})  # a circle, which no run makes
     assert set(runs_before(later)) == {run, later}
-    assert seen_in_training(scan, None) is None
+    assert seen_in_training(scan, None).is_seen is None
+
+
+@pytest.mark.parametrize("is_list_gone", [True, False])
+def test_seen__nobody_knows_what_an_earlier_run_was_trained_on(
+    run: Path, data: Path, tmp_path: Path, write_classes: Write, is_list_gone: bool
+) -> None:
+    later = tmp_path / "runs" / "two"
+    make_run(later, write_classes(tmp_path / "others", cat=4, dog=4, first=6))
+    write_json(later / "config.json", {"vitctl": "x", "data": str(tmp_path / "others"), "model": str(run / "best")})
+    scan = Looks(Conversation()).scan(own(later, "train").split)
+    assert doubts_about_seen(seen_in_training(scan, later))[1:] == []
+    if is_list_gone:
+        (run / "training-images.txt").unlink()
+    else:
+        shutil.rmtree(run)
+    seen = seen_in_training(scan, later)
+    assert seen.is_seen is None
+    [setting] = seen_settings(seen)
+    assert setting.value == "unknown"
+    assert "counts" not in setting.reason
+    number = len(scan.looks)
+    why = "it has no training-images.txt" if is_list_gone else "it is gone"
+    assert setting.reason == f"{number} of {number} at least; it started from {run}: {why}"
+    all_seen, doubt = doubts_about_seen(seen)
+    assert all_seen.startswith(f"All {number} images")
+    assert doubt.startswith(f"What {run} was trained on, from whose weights {later} started, is not known: {why}.")
+
+
+def test_seen__in_a_run_that_moved_together_with_the_one_it_started(
+    run: Path, data: Path, tmp_path: Path, write_classes: Write
+) -> None:
+    later = tmp_path / "runs" / "two"
+    make_run(later, write_classes(tmp_path / "others", cat=4, dog=4, first=6))
+    write_json(later / "config.json", {"vitctl": "x", "data": str(tmp_path / "others"), "model": str(run / "last")})
+    shutil.move(tmp_path / "runs", tmp_path / "moved")
+    seen = seen_in_training(Looks(Conversation()).scan(named(later, data, "all").split), tmp_path / "moved" / "two")
+    assert seen.earlier == (tmp_path / "moved" / "one",)
+    assert seen.is_seen is not None
+    assert seen.is_seen.sum() == 10
+
+
+def test_runs_before__a_folder_of_that_name_of_no_run_is_none(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "hub" / "best").mkdir(parents=True)
+    write_json(run / "config.json", {"vitctl": "x", "model": str(tmp_path / "hub" / "best")})
+    assert runs_before(run) == []
 
 
 def test_a_large_photo_in_an_archive_is_the_same_image(tmp_path: Path) -> None:
@@ -298,7 +349,7 @@ def test_a_large_photo_in_an_archive_is_the_same_image(tmp_path: Path) -> None:
     looks = Looks(Conversation())
     scan = looks.scan(named(tmp_path / "run", tmp_path / "p.zip", "all").split)
     assert all(look is not None and look.is_scaled for look in scan.looks)
-    is_seen = seen_in_training(scan, tmp_path / "run")
+    is_seen = seen_in_training(scan, tmp_path / "run").is_seen
     assert is_seen is not None
     assert is_seen.sum() == 4
     assert named(tmp_path / "run", tmp_path / "p.zip", None).split_name == "val"

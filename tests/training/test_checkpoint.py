@@ -156,8 +156,9 @@ def test_put_back__of_links_or_copies(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "best" / "model.safetensors").read_text() == "best of 2"
 
 
+@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_anywhere__a_checkpoint_is_whole_and_the_newest_of_those_before(
-    tmp_path: Path, killed_at: Callable[[Callable[[], object], int], bool]
+    tmp_path: Path, killed_at: Callable[[Callable[[], object], int], bool], stride: int
 ) -> None:
     run = tmp_path / "run"
     write(run, 1)
@@ -168,7 +169,7 @@ def test_killed_anywhere__a_checkpoint_is_whole_and_the_newest_of_those_before(
         write_checkpoint(run, Snapshot.of(state_at(3)), made_with={}, lengths=lengths)
 
     seen = set()
-    for number in range(1, 200, 4):
+    for number in range(1, 200, stride):
         was_killed = killed_at(save, number)
         found, damaged = newest_checkpoint(run)
         assert found is not None

@@ -84,7 +84,14 @@ def trained(model: nn.Module, given: list[TrainingBatch], conversation: Conversa
     return state
 
 
-@pytest.mark.parametrize("error", [MemoryError, lambda: RuntimeError(FULL), lambda: torch.OutOfMemoryError("full")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: RuntimeError(FULL),
+        pytest.param(MemoryError, marks=pytest.mark.slow),
+        pytest.param(lambda: torch.OutOfMemoryError("full"), marks=pytest.mark.slow),
+    ],
+)
 def test_full_memory__halves_what_is_computed_at_a_time_and_takes_the_step_again(
     error: Callable[[], Exception],
 ) -> None:
@@ -119,6 +126,7 @@ def test_full_memory_later__what_was_added_of_the_step_is_taken_back() -> None:
     assert limited.seen == 8
 
 
+@pytest.mark.slow
 def test_full_memory_at_one_image__goes_on_as_an_error() -> None:
     limited = Limited(0)
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
@@ -157,7 +165,15 @@ class TwoProcesses:
         return tensor + float(self.state.micro_batch > self.most)
 
 
-@pytest.mark.parametrize(("own", "other", "expected"), [(100, 100, 8), (3, 100, 2), (100, 3, 2), (100, 0, 1)])
+@pytest.mark.parametrize(
+    ("own", "other", "expected"),
+    [
+        (100, 100, 8),
+        (100, 3, 2),
+        pytest.param(3, 100, 2, marks=pytest.mark.slow),
+        pytest.param(100, 0, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_several_processes__agree_on_what_fits_all_of_them(own: int, other: int, expected: int) -> None:
     model, heard = Limited(own), Heard()
     state = TrainingState(model, torch.optim.SGD(model.parameters(), lr=1.0), micro_batch=8)

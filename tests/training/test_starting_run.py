@@ -88,6 +88,7 @@ def test_a_damaged_config_is_one_sentence(tmp_path: Path, changes: dict[str, Any
         starting_run(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_finetune__a_run_keeps_its_size_recipe_batch_and_rate(finished_run: Path) -> None:
     def plan(**settings: Any) -> dict[str, Any]:
         usual: dict[str, Any] = {"data": str(finished_run.parent / "data"), "num_workers": 0, "dry_run": True}

@@ -54,6 +54,7 @@ def losses(out: str) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_micro_batches__give_the_losses_of_the_whole_and_are_told(settings: dict[str, Any]) -> None:
     """Largest difference seen: 5e-7."""
     heard = Heard()

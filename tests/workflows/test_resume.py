@@ -18,6 +18,7 @@ import torch
 import vitctl
 from vitctl.conversation import Conversation, Setting
 from vitctl.data import loader
+from vitctl.data.run_places import former_place
 from vitctl.errors import DataError, InterruptedRun, ModelError, SettingError
 from vitctl.results.finetune import FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
@@ -214,6 +215,7 @@ def test_stopped_beside_the_run_it_replaces__resume_goes_on_there(
     old = bytes_of("out")
     error = stopped_after(3, replace(config, seed=1, overwrite=True), monkeypatch)
     assert "--resume" in str(error)
+    assert former_place(Path(".out.partial")) == str(Path("out").absolute())
     assert bytes_of("out") == old
     run(FinetuneConfig(resume="out"))
     assert bytes_of("out") == bytes_of("whole")
@@ -341,7 +343,7 @@ def test_data_that_have_moved__the_run_goes_on_and_knows_where_they_are(
     stopped_after(3, config, monkeypatch)
     moved = image_folder.parent / "moved"
     image_folder.rename(moved)
-    with pytest.raises(DataError, match="There is nothing at"):
+    with pytest.raises(DataError, match=r"There is nothing at .*--resume \S*out --data NEW$"):
         run(FinetuneConfig(resume="out"))
     run(FinetuneConfig(resume="out", data=str(moved)))
     assert json.loads(Path("out/config.json").read_text())["data"] == str(moved)

@@ -14,11 +14,12 @@ from pydantic import Field
 
 from vitctl.data.own_images import Look, OwnImages, names_of
 from vitctl.data.run_lists import read_listing
+from vitctl.data.run_places import beside_as_before
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
 from vitctl.data.training_data import TrainingData
 from vitctl.errors import DataError
-from vitctl.primitives.documents import peek_document, read_document
+from vitctl.primitives.documents import read_document
 from vitctl.primitives.schemas import Name, Schema
 
 SPLIT_PREFERENCE = ("test", "val", "all", "train")
@@ -189,12 +190,9 @@ def _open_own(
     spec: str, run: Path, options: SourceOptions, advice: str, *, is_strict: bool = True
 ) -> tuple[Source, str]:
     """Return the run's data, from beside the run as before where both have moved, and what to say of that."""
-    before, moved = peek_document(run / "summary.json").get("run"), ""
-    is_gone = os.path.isabs(spec) and not os.path.exists(spec)
-    if is_gone and isinstance(before, str) and os.path.isabs(before):
-        there = os.path.normpath(run.absolute() / os.path.relpath(spec, before))
-        if os.path.exists(there):
-            spec, moved = there, f"; {spec} is gone, and this lies beside the run as that did"
+    is_gone, moved = os.path.isabs(spec) and not os.path.exists(spec), ""
+    if (there := beside_as_before(spec, run)) is not None:
+        spec, moved = there, f"; {spec} is gone, and this lies beside the run as that did"
     try:
         return open_source(spec, options, is_strict=is_strict), moved
     except DataError as error:

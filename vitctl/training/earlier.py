@@ -3,11 +3,12 @@
 import os
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitctl.errors import ModelError, SettingError
+from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.models.run_folders import is_run_folder
 from vitctl.primitives.atomic import partial_of
 from vitctl.primitives.documents import read_document
@@ -100,6 +101,28 @@ class EarlierRun:
 def command_to_go_on(run: Path) -> str:
     """Return the command line that goes on with a run that was stopped."""
     return f"vitctl finetune --resume {shlex.quote(str(run))}"
+
+
+@contextmanager
+def moved_data_are_told(config: FinetuneConfig) -> Iterator[None]:
+    """Add to an error of the block how to go on, where the images of a run that goes on are gone.
+
+    Raises:
+        DataError: That of the block.
+    """
+    try:
+        yield
+    except DataError as error:
+        gone = [name for name in _WHERE_IT_LIES if _is_gone(getattr(config, name))]
+        if config.resume is None or not gone:
+            raise
+        command = " ".join((command_to_go_on(Path(config.resume)), *(f"--{name} NEW" for name in gone)))
+        raise DataError(f"{error.args[0]} Where the data have moved: {command}", *error.args[1:]) from error
+
+
+def _is_gone(spec: str | None) -> bool:
+    """Return whether there is nothing at the path that ``spec`` is; a pattern of names is none."""
+    return spec is not None and os.path.isabs(spec) and set(spec).isdisjoint("*?[{") and not os.path.exists(spec)
 
 
 def place_of(run: Path) -> Path:

@@ -26,12 +26,12 @@ from vitctl.training.run_folder import RunFolder, in_use, is_being_written
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 
-_IMAGES = "images"
+_IMAGES, _RUN = "images", "run"
 _OF_THE_SHARE = ("num_processes", "micro_batch")  # with others a process has memory for others at a time
 
 
 def made_with(run: PreparedRun) -> dict[str, Any]:
-    """Return what a checkpoint says of what computed it: equal, the bytes are; and of the images, which must be."""
+    """Return what a checkpoint says of what computed it: equal, the bytes are; the images, which must be; its run."""
     job = run.job
     return {
         "vitctl": __version__,
@@ -41,6 +41,7 @@ def made_with(run: PreparedRun) -> dict[str, Any]:
         "num_processes": job.accelerator.num_processes,
         "micro_batch": run.config.micro_batch,
         _IMAGES: images_digest(run.data),
+        _RUN: str(run.plan.out.value),  # for who looks for its images after both were moved
     }
 
 
@@ -131,7 +132,7 @@ def resumed_settings(run: PreparedRun, made_with: Mapping[str, Any], checkpoint:
 
 
 def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    names = [name for name, value in now.items() if name != _IMAGES and before.get(name) != value]
+    names = [name for name, value in now.items() if name not in (_IMAGES, _RUN) and before.get(name) != value]
     return [f"{name.removeprefix('num_')} {now[name]} instead of {before.get(name)}" for name in names]
 
 

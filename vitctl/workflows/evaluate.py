@@ -13,7 +13,7 @@ from vitctl.data.endings import left_out_settings
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
 from vitctl.data.scan import check_bad_images
-from vitctl.data.seen_images import doubts_about_seen, seen_in_training, seen_settings
+from vitctl.data.seen_images import SeenImages, doubts_about_seen, seen_in_training, seen_settings
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.survey import thumbnail
 from vitctl.data.workers import batch_bytes, resolve_num_workers
@@ -57,8 +57,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     check_elsewhere(out, [images.spec])
     for note in (*opened.notes, *images.source.sentences(images.split), *images.notes):
         conversation.warn(note)
-    split, skipped, is_seen = _check_images(images, opened.preprocessing.max_value, config, run, looks, conversation)
-    for sentence in doubts_about_seen(is_seen):
+    split, skipped, seen = _check_images(images, opened.preprocessing.max_value, config, run, looks, conversation)
+    for sentence in doubts_about_seen(seen):
         conversation.warn(sentence)
     workers = resolve_num_workers(
         config.num_workers,
@@ -72,7 +72,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("model", opened.name),
             Setting("images", f"{len(split):,} of {images.spec}", images.reason),
             *left_out_settings(images.split.left_out),
-            *seen_settings(is_seen, run),
+            *seen_settings(seen),
             Setting("image size", f"{format_size(opened.image_size)} px", "the model's own"),
             Setting("device", processes.place, device_reason),
             *([Setting("workers", str(workers.number), workers.reason)] if workers.is_reduced else []),
@@ -99,7 +99,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         split=images.split_name,
         image_size=opened.image_size,
         **classification_report(logits, shares, split.labels),
-        **seen_report(predicted, split.labels, is_seen),
+        **seen_report(predicted, split.labels, seen.is_seen),
         **majority_baseline(predicted, split.labels, class_names),
         num_skipped=len(skipped),
         per_class=per_class_report(predicted, split.labels, class_names),
@@ -140,7 +140,7 @@ def _check_images(
     run: Path | None,
     looks: Looks,
     conversation: Conversation,
-) -> tuple[Split, list[str], np.ndarray | None]:
+) -> tuple[Split, list[str], SeenImages]:
     """Return the images that can be read, those that cannot, and which of the first ``run`` was trained on."""
     scan = looks.scan(images.split)
     allow = config.on_bad_image == "skip"

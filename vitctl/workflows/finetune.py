@@ -27,7 +27,7 @@ from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
 from vitctl.training.determinism import deterministic_kernels
-from vitctl.training.earlier import settings_to_go_on
+from vitctl.training.earlier import moved_data_are_told, settings_to_go_on
 from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
@@ -126,7 +126,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     processes = join_processes(first.device.value)
     if not config.dry_run:
         check_out(out, overwrite=config.overwrite)
-    with processes.first_here_first():
+    with processes.first_here_first(), moved_data_are_told(config):
         sources = open_training_sources(
             first.data_spec,
             val=config.val,
