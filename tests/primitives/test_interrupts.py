@@ -47,11 +47,13 @@ def test_the_first_signal_is_noted_and_does_not_raise(number: signal.Signals, ex
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("second", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, _Terminated)])
-def test_the_second_signal_acts_as_it_would_without_us(
-    first: signal.Signals, second: signal.Signals, error: type[BaseException]
+def test_another_signal_acts_as_it_would_without_us__but_not_at_once(
+    first: signal.Signals, second: signal.Signals, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with stop_requests() as request:
         os.kill(os.getpid(), first)
+        os.kill(os.getpid(), second)  # the same one, passed on by who started us
+        monkeypatch.setattr("vitctl.primitives.interrupts._SAME_S", 0.0)
         with pytest.raises(error):
             os.kill(os.getpid(), second)
         assert request.signal is first

@@ -2,12 +2,14 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from vitctl.errors import InterruptedRun
 
+_SAME_S = 1.0  # within which two signals are one; guess: a person who presses Ctrl-C again takes longer
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -58,7 +60,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM inside the block; the second one acts as it would without us.
+    """Note the first SIGINT or SIGTERM inside the block; another one, later, acts as it would without us.
+
+    Not one that comes at once: a scheduler that signals every process of a job reaches those that vitctl, or torchrun,
+    has started twice, as these pass it on.
 
     Outside the main thread, where Python delivers no signals, nothing is caught.
     """
@@ -68,10 +73,16 @@ def stop_requests() -> Iterator[StopRequest]:
         return
     previous = {number: signal.getsignal(number) for number in EXIT_CODES}
 
+    first_at: list[float] = []
+
     def note(number: int, _frame: FrameType | None) -> None:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
-        request.note(number)
+        if not first_at:
+            first_at.append(time.monotonic())
+            request.note(number)
+        elif time.monotonic() - first_at[0] >= _SAME_S:
+            for one, handler in previous.items():
+                signal.signal(one, handler)
+            signal.raise_signal(number)
 
     for number in EXIT_CODES:
         signal.signal(number, note)
