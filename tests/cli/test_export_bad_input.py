@@ -131,7 +131,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str, int, tuple[str, ...]]] = {
     "empty model": (nothing, "--model=", 2, ("--model is empty",)),
     "missing weights file": (nothing, "--model test_vit --weights gone.npz", 4, ("gone.npz",)),
     "no network": (nothing, "--model vit_tiny_patch16_224", 4, ("hub", "--weights FILE")),
-    "no weights": (no_weights, "{run}", 4, ("no weights in best/", "best/model.safetensors", "vitctl finetune")),
+    "no weights": (
+        no_weights,
+        "{run}",
+        4,
+        ("stopped before it had weights", "best/ or last/", "vitctl finetune --resume"),
+    ),
     "best without its file": (no_best_weights, "{run}", 4, ("no weights in best/", "best/model.safetensors")),
     "last that is not there": (no_last, "{run} --which last", 4, ("no weights in last/", "last/model.safetensors")),
     "truncated weights": (

@@ -91,7 +91,14 @@ def test_relative_folder__is_made_absolute(tiny_model_folder: Path) -> None:
     assert model_folder("here") == Path.cwd() / "here"
 
 
-@pytest.mark.parametrize("config", ["", "[]", "3", '{"vitctl": "0.1.0"}'])
+def test_run_folder__without_weights_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vitctl": "0.1.0"}')
+    assert model_folder(str(tmp_path)) is None
+    with pytest.raises(ModelError, match="stopped before it had weights to use; .* vitctl finetune --resume"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("config", ["", "[]", "3"])
 def test_folder__without_an_architecture_is_no_model(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     assert model_folder(str(tmp_path)) is None

@@ -170,7 +170,10 @@ def test_command_lines_are_found() -> None:
     assert len(LINES) > 50
 
 
-@pytest.mark.parametrize("line", RUN)
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[pytest.mark.slow] if "--long" in line else []) for line in RUN],  # builds models
+)
 def test_cheap_command_lines_run(line: str, run_cli: Any) -> None:
     result = run_cli(*words_of(line)[1:])
     assert result.exit_code == 0, result.stderr

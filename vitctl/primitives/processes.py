@@ -133,6 +133,15 @@ class Processes:
         dist.all_reduce(answer, dist.ReduceOp.MAX)
         return int(answer)
 
+    def end_together(self) -> None:
+        """Wait until all have come here, who are about to end: of one that ends first the others may be told too late.
+
+        torchrun stops the others as soon as one has ended, and what is on its way to them can be lost with it.
+        """
+        if self.count > 1:
+            with contextlib.suppress(RuntimeError, dist.DistError):  # one is gone already
+                dist.all_reduce(torch.zeros(1))
+
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Leave the block when all have come through it; what they do inside is their own, without the others.

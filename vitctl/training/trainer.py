@@ -63,6 +63,7 @@ def train(
         except StopNow:  # here, out of a wait for images, or out of a validation
             _record(unread.rest(), recorder, bar)  # before saving: weights that are spoilt are refused
             run.save_at_the_end()
+            job.processes.end_together()
             raise run.interrupted() from None
         except (DataError, LostWorkerError) as error:
             _record(unread.rest(), recorder, bar)
