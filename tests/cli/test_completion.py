@@ -37,7 +37,9 @@ def completed(line: str, **environment: str) -> tuple[list[str], str]:
         pytest.param("vitctl recipes ", ["ls", "show", "check", "cp"], marks=pytest.mark.slow),
         pytest.param("vitctl inspect r", ["rollout", "receptive-field"], marks=pytest.mark.slow),
         ("vitctl inspect rollout --f", ["--fusion"]),
-        pytest.param("vitctl finetune --num-", ["--num-workers", "--num-threads"], marks=pytest.mark.slow),
+        pytest.param(
+            "vitctl finetune --num-", ["--num-workers", "--num-threads", "--num-processes"], marks=pytest.mark.slow
+        ),
         pytest.param(
             "vitctl finetune --data photos --group", ["--group-column", "--group-pattern"], marks=pytest.mark.slow
         ),

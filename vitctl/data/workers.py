@@ -5,10 +5,12 @@ They hand batches over in shared memory, a folder of which a container may have 
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -105,11 +107,18 @@ def shared_memory() -> int | None:
 def _start_worker(_worker: int, *, budget: SharedPixelBudget) -> None:
     """Prepare a process that reads images, large ones when it is their turn among all processes."""
     IN_FLIGHT.join(budget)
+    sys.excepthook = _say_unless_left
     torch.set_num_threads(1)
     # Ctrl-C at a terminal, and a scheduler's SIGTERM, reach every process of the group; the main process finishes its
     # step, for which it needs images, and then ends its workers
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _say_unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say what went wrong in a thread, but not that the main process, which is ending, no longer takes a batch."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def handed_over(make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | SettingError:
@@ -164,7 +173,8 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
             field="num_workers",
         ) from error
     for process in getattr(iterator, "_workers", []):
-        process.terminate = process.kill  # who does not end when told to is ended by what no one can ignore
+        # who does not end when told to is ended by what no one can ignore; also by Python when it ends, and then waits
+        process._popen.terminate = process._popen.kill
     # torch's handler raises wherever the main process is at that moment, in the middle of a step; a wait for a batch
     # finds out as well that its process is gone
     if loader.num_workers and threading.current_thread() is threading.main_thread():

@@ -15,6 +15,7 @@ from vitctl import __version__
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.run_images import images_digest
 from vitctl.errors import DataError, ModelError
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import parse_document
 from vitctl.results.finetune import FinetuneResult
 from vitctl.training.checkpoint import Checkpoint, put_back
@@ -136,6 +137,7 @@ def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]
     return [f"{name.removeprefix('num_')} {now[name]} instead of {before.get(name)}" for name in names]
 
 
+@compiler_later()
 def restore(
     state: TrainingState, checkpoint: Checkpoint, folder: RunFolder | None, job: Job, *, made_with: Mapping[str, Any]
 ) -> None:

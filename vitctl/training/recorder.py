@@ -18,6 +18,7 @@ from vitctl.data.order import BatchPlan
 from vitctl.data.run_lists import VALIDATION, validation_document, write_training_list
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.atomic import partial_of
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
@@ -136,6 +137,7 @@ class Recorder:
             return step % self._every.steps == 0
         return time.monotonic() - self._saved >= (self._every.seconds or 0)
 
+    @compiler_later()  # torch's optimisers ask for it when they say what they remember
     def save(self, state: TrainingState, names: Sequence[str] = (), *, is_ending: bool = False) -> None:
         """Copy ``state`` and begin to write it: as the timm folders ``names`` (last, best), then as a checkpoint.
 

@@ -201,6 +201,7 @@ class _Training:
         return InterruptedRun(text, exit_code=self.stop.exit_code)
 
 
+@compiler_later()
 def new_state(job: Job) -> TrainingState:
     """Return the state before the first step."""
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
