@@ -46,7 +46,7 @@ def test_too_little__trains_without_workers_and_says_so(options: str, words: str
     ("options", "words"),
     [
         ("size=96k", "could not hand a batch over: /dev/shm is full"),
-        ("size=200k", "cannot be started (No space left on device)"),
+        ("size=200k", "No space left on device"),  # of the next processes, or of a batch: who comes first
         ("size=8k", "cannot be started (No space left on device)"),
         ("size=9m,ro", "cannot be started (Read-only file system)"),
     ],

@@ -141,7 +141,7 @@ class _Training:
         number = self.job.processes.largest(self.stop.signal or 0)
         if number:
             self.stop.signal = signal.Signals(number)
-        return bool(self.stop)
+        return bool(number)  # a signal that has come since is for the next step: the others do not know of it
 
     def validate_if_due(self) -> bool:
         """Validate, choose and save after the steps after which that is due; return whether it was.
