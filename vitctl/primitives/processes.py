@@ -166,19 +166,12 @@ class Processes:
         Raises:
             VitctlError: What the block raised; where it did in the first of a machine, in the others a FailedElsewhere.
         """
-        if self.count == 1:
-            yield
+        if self.is_first_here:
+            with self.together():
+                yield
             return
-        if not self.is_first_here:
-            self._agreed(False, None, num_rows=0)
-            yield
-            return
-        error = None
-        try:
-            yield
-        except VitctlError as caught:
-            error = caught
-        self._agreed(False, error, num_rows=0)
+        self._agreed(False, None, num_rows=0)
+        yield
 
     def in_turns(
         self,
