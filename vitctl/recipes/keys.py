@@ -130,6 +130,9 @@ def _expected(kind: Any) -> str | None:
         words = _expected(base)
         bounds = "".join(mark.words for mark in marks if isinstance(mark, Range))
         return words and words + bounds
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        each = _expected(get_args(kind)[0])
+        return each and f"a list, each {each}"
     if get_origin(kind) is tuple and len(items := set(get_args(kind))) == 1:
         each = _expected(items.pop())
         return each and f"a list of {len(get_args(kind))}, each {each}"

@@ -23,24 +23,30 @@ Fraction = Annotated[float, Range(ge=0, le=1)]
 class Optimizer:
     """What a step does with the gradients."""
 
-    name: Annotated[words.OptimizerName, Was("optimizer")] = "adamw"
-    """adamw or sgd."""
+    name: Annotated[str, Was("optimizer")] = "adamw"
+    """adamw or sgd (torch's), or another by timm's name: lamb, lion, muon..."""
     betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.999)
     """Of adamw: decay per step of the means of gradient and squared gradient, each 0 to below 1."""
+    eps: NotNegative = 0.0
+    """What adaptive ones add to a denominator, >= 0; 0: the optimiser's own."""
     momentum: NotNegative = 0.0
-    """Of sgd, >= 0; 0 is none."""
+    """Of sgd and its like, >= 0; 0 is none."""
+    nesterov: bool = False
+    """Of sgd: look ahead by the momentum."""
     weight_decay: NotNegative = 0.0
     """Share of a weight taken off per step, times the rate, >= 0; 0 is none. Not on vectors, tokens, position
     embeddings."""
     clip_norm: NotNegative = 0.0
     """Largest global norm of the gradient, >= 0; 0 clips nothing."""
-    layer_decay: Annotated[float, Range(gt=0, le=1)] = 1.0
+    layer_decay: Annotated[float, Range(gt=0, le=1), Option(("layer_decay",))] = 1.0
     """Factor on the rate from each layer to the one below it, above 0 to 1; 1 is none."""
+    final_norm: words.FinalNorm = "block"
+    """Whose rate the norm after the last block has with ``layer_decay``: the last block's (timm), the head's (MAE)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """The learning rate, per optimiser step: up in a line, then down a cosine."""
+    """The learning rate, per optimiser step: up in a line, then down as ``schedule`` says."""
 
     lr: Annotated[float, Range(gt=0), Option(("lr",))] = 1e-4
     """Peak learning rate at batch ``lr_at_batch``, > 0."""
@@ -52,6 +58,18 @@ class Rate:
     """Learning rate that the last step comes down to, >= 0."""
     warmup_fraction: Fraction = 0.0
     """Share of the steps over which the rate rises, 0-1; 0 is none."""
+    warmup_lr: NotNegative = 0.0
+    """Learning rate that the warm-up starts above, >= 0."""
+    schedule: words.Schedule = "cosine"
+    """What follows the warm-up: cosine, linear (both to ``final_lr``), constant, step."""
+    decay_from: words.DecayFrom = "warmup-end"
+    """Where cosine and linear begin: warmup-end, or start, so that the warm-up hides their first part (timm)."""
+    drop_at: tuple[Fraction, ...] = ()
+    """Of step: shares of the steps, rising, after which the rate is multiplied by ``drop_factor``."""
+    drop_factor: Annotated[float, Range(gt=0, lt=1)] = 0.1
+    """Of step, above 0 to below 1."""
+    grid: tuple[Annotated[float, Range(gt=0)], ...] = ()
+    """Rates that the source tried, each > 0, of which it kept the best on held-out images; for who tries them."""
 
     def peak_lr(self, batch_size: int) -> float:
         """Return the peak rate at ``batch_size`` images, scaled as ``lr_scaling`` says."""
@@ -68,27 +86,51 @@ class Length:
     """Images per optimiser step, over all processes, >= 1."""
     batch_rule: Annotated[words.BatchRule, Option(("batch_size",))] = "fixed"
     """fixed (``batch_size``), or quarter: at most a quarter of the images, down to a power of two."""
-    steps: Annotated[int, Range(ge=0), Implies("steps_rule", "fixed"), Option(("steps", "epochs"))] = 0
+    steps: Annotated[int, Range(ge=0), Implies("steps_rule", "fixed"), Option(("steps", "epochs", "time_limit"))] = 0
     """Optimiser steps, >= 0, for ``steps_rule`` fixed; given without a rule it means that one. 0: by the rule."""
-    steps_rule: Annotated[words.StepsRule, Option(("steps", "epochs"))] = "images-seen"
-    """fixed (``steps``); images-seen: 30 epochs, at least 32k images, at most 256k or 10 epochs; bit-hyperrule: 500,
-    10,000 or 20,000 steps by the number of images."""
+    epochs: Annotated[NotNegative, Implies("steps_rule", "epochs"), Option(("steps", "epochs", "time_limit"))] = 0.0
+    """Passes over the training images, >= 0, for ``steps_rule`` epochs; given without a rule it means that one."""
+    steps_rule: Annotated[words.StepsRule, Option(("steps", "epochs", "time_limit"))] = "images-seen"
+    """fixed (``steps``); epochs (``epochs``); images-seen: 30 epochs, at least 32k images, at most 256k or 10 epochs;
+    bit-hyperrule: 500, 10,000 or 20,000 steps by the number of images."""
+    sizes: tuple[Annotated[int, Range(gt=0)], ...] = ()
+    """px, each for an equal share of the steps, in order; the last is what is trained at in the end. None: one size."""
 
     def __post_init__(self) -> None:
-        if self.steps_rule == "fixed" and not self.steps:
-            raise SettingError("length.steps is 0 but length.steps_rule is 'fixed'; expected a number of steps.")
+        for rule, number in (("fixed", "steps"), ("epochs", "epochs")):
+            if self.steps_rule == rule and not getattr(self, number):
+                raise SettingError(
+                    f"length.{number} is 0 but length.steps_rule is {rule!r}; expected a number of {number}."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """What is done to images before the model sees them."""
 
+    size: Annotated[int, Range(ge=0), Option(("image_size",))] = 0
+    """px of a square to train at, >= 0; 0: chosen by the images and the model."""
     crop: words.Crop = "none"
     """Random crop of the training images; none resizes them."""
     crop_area: tuple[Annotated[float, Range(gt=0, le=1)], Annotated[float, Range(gt=0, le=1)]] = (0.3, 1.0)
     """Of random-resized-crop: least and most of the image's area, each above 0 to 1."""
     flip: Annotated[bool, Option(("flip",))] = False
     """Mirror half of the training images; not where they seem to show digits or letters."""
+    augment: str = "none"
+    """What is done to whole images at random: none, trivial (TrivialAugment), three (3-Augment), or RandAugment as timm
+    spells it, e.g. rand-m9-mstd0.5-inc1."""
+    color_jitter: NotNegative = 0.0
+    """Most that brightness, contrast and saturation are changed by, as a factor beside 1, >= 0; 0 is none."""
+    rotate: Annotated[float, Range(ge=0, le=180)] = 0.0
+    """Most degrees an image is turned by, 0-180; 0 is none."""
+    translate: Fraction = 0.0
+    """Most that it is moved by, as a share of its sides, 0-1; 0 is none."""
+    zoom: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """Most that it is made larger or smaller by, as a share, 0 to below 1; 0 is none."""
+    shear: Annotated[float, Range(ge=0, lt=90)] = 0.0
+    """Most degrees it is sheared by, 0 to below 90; 0 is none."""
+    erasing: Fraction = 0.0
+    """Share of the training images of which a rectangle is replaced by noise, 0-1; 0 is none."""
     evaluation_crop: words.EvaluationCrop = "model"
     """model: the crop the weights came with; squash: resize to the size, aspect not kept."""
     pos_embed_interp: Annotated[words.Interpolation, Option(("pos_embed_interp",))] = words.DEFAULT_INTERPOLATION
@@ -121,11 +163,49 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What training makes small: the cross-entropy."""
+
+    label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread over all classes, 0 to below 1; 0 is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Which weights are trained, and at which rates."""
+
+    mode: Annotated[str, Option(("tune",))] = "full"
+    """full, head, attention, norm, bias, last:N (blocks), lora:R (rank); the head is always among them."""
+    lora_scale: Annotated[float, Range(gt=0)] = 2.0
+    """Of lora: alpha / rank, the factor on what the factors give, > 0."""
+    lr_scale: Annotated[tuple[str, ...], Option(("lr_scale",))] = ()
+    """REGEX=X: parameters whose names a regular expression finds learn at X times their rate; the last one counts."""
+    freeze: Annotated[tuple[str, ...], Option(("freeze",))] = ()
+    """Regular expressions: parameters whose names one finds stay as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging:
+    """A mean of the weights along the way, validated and kept beside the last ones."""
+
+    method: words.Averaging = "none"
+    """none; ema: exponential, corrected for its start; polyak: exponential from the starting weights on, as
+    arXiv 2010.11929; validations: the mean of the weights at the last ``k`` validations."""
+    decay: Annotated[float, Range(gt=0, lt=1)] = 0.9999
+    """Of ema and polyak: share of the mean that each step keeps, above 0 to below 1."""
+    k: Annotated[int, Range(gt=0)] = 3
+    """Of validations: how many, >= 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head:
     """The new classifier on top."""
 
     init: Annotated[words.HeadStart, Was("head"), Option(("head",))] = "zero"
     """How it starts: zero, random, or ridge, the closed-form linear probe."""
+    pool: Annotated[words.HeadPool, Option(("pool",))] = "model"
+    """What it sees of a ViT's tokens: model (as pretrained), token (the class token), avg (the mean of the patches),
+    map (attention pooling)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +234,9 @@ class Recipe:
     images: Images = Images()
     mixing: Mixing = Mixing()
     noise: Noise = Noise()
+    loss: Loss = Loss()
+    tuning: Tuning = Tuning()
+    averaging: Averaging = Averaging()
     head: Head = Head()
     evaluation: Evaluation = Evaluation()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -10,7 +10,7 @@ from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
-from vitctl.settings.parsing import Interval, interval, interval_text, pixels
+from vitctl.settings.parsing import Interval, interval, interval_text, pixels, seconds, seconds_text
 
 CHOSEN = "(chosen for you when not given; the header says why)"
 _HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
@@ -76,6 +76,14 @@ class _Size(Settings):
             choices=words.INTERPOLATIONS,
         ),
     ] = None
+    pool: Annotated[
+        str | None,
+        Opt(
+            "What the head sees of a ViT's tokens: model (as pretrained), token, avg, map.",
+            "HOW",
+            choices=words.HEAD_POOLS,
+        ),
+    ] = None
     head: Annotated[
         str | None,
         Opt(
@@ -94,7 +102,8 @@ class _Training(Settings):
             "How to train ('vitctl recipes ls'); demo for the demo model, else transfer.",
             "NAME|FILE",
             outdates=(
-                "recipe_settings", "set", "lr", "batch_size", "steps", "epochs", "flip", "pos_embed_interp", "head",
+                "recipe_settings", "set", "lr", "batch_size", "steps", "epochs", "time_limit", "flip",
+                "pos_embed_interp", "head", "pool", "tune", "layer_decay", "lr_scale", "freeze",
             ),
         ),
     ] = None  # fmt: skip
@@ -103,10 +112,30 @@ class _Training(Settings):
         tuple[str, ...] | None, Opt("Override one value of the recipe; repeat for several.", "SECTION.KEY=VALUE")
     ] = None
     steps: Annotated[
-        int | None, Opt("Optimiser steps; or --epochs.", "N", limits=(at_least(1),), outdates=("epochs",))
+        int | None, Opt("Optimiser steps; or --epochs.", "N", limits=(at_least(1),), outdates=("epochs", "time_limit"))
     ] = None
     epochs: Annotated[
-        float | None, Opt("Passes over the training images; or --steps.", "N", limits=(POSITIVE,), outdates=("steps",))
+        float | None,
+        Opt(
+            "Passes over the training images; or --steps.",
+            "N",
+            limits=(POSITIVE,),
+            outdates=("steps", "time_limit"),
+        ),
+    ] = None
+    time_limit: Annotated[
+        float | None,
+        Opt(
+            "As many steps as take this long, by steps measured at the start: 30min, 2h; the schedule ends with them.",
+            "TIME",
+            parse=seconds,
+            spell=seconds_text,
+            outdates=("steps", "epochs"),
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        Opt("Stop after this many validations in a row without a lower loss.", "N", limits=(at_least(1),)),
     ] = None
     batch_size: Annotated[
         int | None, Opt("Images per optimiser step, over all processes.", "N", limits=(at_least(1),))
@@ -131,6 +160,29 @@ class _Training(Settings):
         ),
     ] = None
     flip: Annotated[bool | None, Opt("Mirror half of the training images.", flags=("--flip/--no-flip",))] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tuning(Settings):
+    tune: Annotated[
+        str | None,
+        Opt("What to train: full, head, attention, norm, bias, last:N (blocks), lora:R (rank).", "WHAT"),
+    ] = None
+    layer_decay: Annotated[
+        float | None,
+        Opt(
+            "Factor on the rate from each layer to the one below it, above 0 to 1.",
+            "X",
+            limits=(POSITIVE, at_most(1.0, "a number above 0, to 1.")),
+        ),
+    ] = None
+    lr_scale: Annotated[
+        tuple[str, ...] | None,
+        Opt("Parameters whose names REGEX finds learn at X times their rate; repeat, the last counts.", "REGEX=X"),
+    ] = None
+    freeze: Annotated[
+        tuple[str, ...] | None, Opt("Parameters whose names REGEX finds stay as they are; repeat.", "REGEX")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +261,7 @@ class FinetuneConfig(
     ModelArguments,
     _Size,
     _Training,
+    _Tuning,
     BadImages,
     _Balance,
     _Speed,
@@ -231,6 +284,11 @@ class FinetuneConfig(
         super().check_together()
         if self.steps is not None and self.epochs is not None:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
+        if self.time_limit is not None and (self.steps is not None or self.epochs is not None) and not self.resume:
+            other = "--steps" if self.steps is not None else "--epochs"
+            raise SettingError(
+                f"--time-limit and {other} are both given; either says how long. Keep one.", field="steps"
+            )
         if self.val is not None and self.val_fraction is not None:
             raise SettingError(
                 "--val and --val-fraction are both given; expected one source of validation images.", field="val"

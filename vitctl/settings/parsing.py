@@ -156,6 +156,25 @@ def interval_text(value: Interval) -> str:
     return f"{seconds // _SECONDS[unit]}{unit}"
 
 
+def seconds(given: Any, option: str) -> float:
+    """Return the seconds of a time (``"90s"``, ``"15min"``, ``"2h"``), or of a number of seconds.
+
+    Raises:
+        SettingError: It is neither, or 0.
+    """
+    if isinstance(given, float) and 0 < given < math.inf:
+        return given
+    found = _INTERVAL.fullmatch(str(given).strip())
+    if found is None or not int(found[1]) or not found[2]:
+        raise SettingError(f"{option} is {str(given)!r}; expected a time: 90s, 15min, 2h.")
+    return float(int(found[1]) * _SECONDS[found[2]])
+
+
+def seconds_text(value: float) -> str:
+    """Return the text that ``seconds`` reads: in the largest unit that divides it."""
+    return interval_text(Interval(None, value))
+
+
 def process_count(given: Any, option: str) -> int | str:
     """Return a number of processes, or ``auto``.
 

@@ -23,18 +23,23 @@ CACHES = ("none", "resized")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLERS = ("shuffle", "balanced")
 HEADS = ("zero", "ridge")
-OptimizerName = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "linear", "constant", "step"]
+DecayFrom = Literal["warmup-end", "start"]
+FinalNorm = Literal["block", "head"]
 LrScaling = Literal["none", "sqrt", "linear"]
 BatchRule = Literal["fixed", "quarter"]
-StepsRule = Literal["fixed", "images-seen", "bit-hyperrule"]
-Crop = Literal["random-resized-crop", "resize-random-crop", "pad-random-crop", "none"]
+StepsRule = Literal["fixed", "epochs", "images-seen", "bit-hyperrule"]
+Crop = Literal["random-resized-crop", "resize-random-crop", "resize-small-random-crop", "pad-random-crop", "none"]
 EvaluationCrop = Literal["model", "squash"]
 Interpolation = Literal["paper", "bicubic", "bicubic-aa"]
 HeadStart = Literal["zero", "random", "ridge"]
+HeadPool = Literal["model", "token", "avg", "map"]
+Averaging = Literal["none", "ema", "polyak", "validations"]
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 DEFAULT_INTERPOLATION: Interpolation = "bicubic-aa"
 """What timm does; weights of the authors (``.npz``) are resampled as their code does it: ``paper``."""
 CROPS: tuple[str, ...] = get_args(Crop)
+HEAD_POOLS: tuple[str, ...] = get_args(HeadPool)
 MAX_LR = 1000.0
 TRAINING_PRECISIONS = (AUTO, "fp32", "bf16", "fp16")
 
