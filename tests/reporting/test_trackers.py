@@ -272,7 +272,7 @@ class StandIn(types.ModuleType):
         self.told: dict[str, Any] = {}
         self.logged: list[tuple[int, dict[str, Any]]] = []
         self.Error = type("Error", (Exception,), {})
-        self.fails = False
+        self.fails = self.is_finished = False
 
     def Settings(self, **settings: Any) -> dict[str, Any]:
         return settings
@@ -290,11 +290,8 @@ class StandIn(types.ModuleType):
         (made / f"run-{told['id']}.wandb").write_text(str(len(self.logged)))
         return self
 
-    def __enter__(self) -> "StandIn":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def finish(self) -> None:
+        self.is_finished = True
 
     def log(self, values: dict[str, Any], step: int) -> None:
         self.logged.append((step, values))
@@ -321,6 +318,7 @@ def test_wandb__is_told_every_step_offline(run: Path, tmp_path: Path, wandb: Sta
     assert "WANDB_CACHE_DIR" not in os.environ
     points = [(point.step, {**point.values, "_timestamp": point.time_s}) for point in replay.points]
     assert wandb.logged == [*points, (points[-1][0], {"pictures/curves": "picture curves.png"})]
+    assert wandb.is_finished
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {f"offline-run-20231114_221320-{replay.run_id}/run-{replay.run_id}.wandb"}
 
@@ -328,6 +326,17 @@ def test_wandb__is_told_every_step_offline(run: Path, tmp_path: Path, wandb: Sta
 def test_wandb__that_fails_is_a_sentence(run: Path, tmp_path: Path, wandb: StandIn) -> None:
     wandb.fails = True
     with pytest.raises(UnavailableError, match="wandb cannot write the run: no service.$"):
+        written(read_replay(run), "wandb", tmp_path / "out")
+
+
+def test_wandb__on_a_full_disk_fails(
+    run: Path, tmp_path: Path, wandb: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
         written(read_replay(run), "wandb", tmp_path / "out")
 
 

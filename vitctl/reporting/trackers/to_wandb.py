@@ -18,6 +18,7 @@ from vitctl.reporting.trackers.tracker import Tracker
 
 PROJECT = "vitctl"
 _WORK = "work"
+_SPACE = 2**16  # bytes; wandb writes 2^15 at a time
 _PLACES = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 
 
@@ -25,7 +26,7 @@ def write(replay: Replay, folder: Path, points: Iterable[Point]) -> None:
     """Write the offline run of a run; see ``Tracker``.
 
     Raises:
-        UnavailableError: wandb cannot do it; it has no error for a full disk.
+        UnavailableError: wandb cannot do it.
         OSError: The folder cannot be written.
     """
     work = folder / _WORK
@@ -40,10 +41,25 @@ def write(replay: Replay, folder: Path, points: Iterable[Point]) -> None:
     made = list((work / "wandb").glob("offline-run-*"))
     if len(made) != 1 or not (made[0] / f"run-{replay.run_id}.wandb").is_file():
         raise UnavailableError("--to wandb: wandb wrote no offline run; is there space on the disk?")
-    shutil.rmtree(made[0] / "logs", ignore_errors=True)  # wandb's own, with paths of this machine
+    _check_space(work)
+    for name in ("logs", "tmp"):  # wandb's own, with paths of this machine
+        shutil.rmtree(made[0] / name, ignore_errors=True)
     began = time.strftime("%Y%m%d_%H%M%S", time.gmtime(replay.start_s))
     os.rename(made[0], folder / f"offline-run-{began}-{replay.run_id}")
     shutil.rmtree(work)
+
+
+def _check_space(folder: Path) -> None:
+    """Check that the disk is not full: wandb then leaves out records, and says so in its log alone.
+
+    Raises:
+        OSError: It is.
+    """
+    probe = folder / "probe"
+    with probe.open("wb") as file:
+        file.write(bytes(_SPACE))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _log(replay: Replay, work: Path, points: Iterable[Point]) -> None:
@@ -72,7 +88,7 @@ def _log(replay: Replay, work: Path, points: Iterable[Point]) -> None:
         x_save_requirements=False,
         x_start_time=float(replay.start_s),
     )
-    with wandb.init(
+    run = wandb.init(
         project=PROJECT,
         id=replay.run_id,
         name=replay.name,
@@ -80,12 +96,15 @@ def _log(replay: Replay, work: Path, points: Iterable[Point]) -> None:
         config=dict(replay.config),
         resume="allow",
         settings=settings,
-    ) as run:
+    )
+    try:  # and not "with run": that prints the traceback of an error
         for point in points:
             run.log({**point.values, "_timestamp": point.time_s}, step=point.step)
         if replay.pictures:
             images = {f"pictures/{one.name}": wandb.Image(str(one.path)) for one in replay.pictures}
             run.log(images, step=replay.points[-1].step)
+    finally:
+        run.finish()
 
 
 @contextmanager
