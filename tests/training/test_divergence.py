@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,19 @@ def test_told__step_images_and_the_way_on(
     assert ". Try a lower rate, e.g. --lr " in first
     out = Path("out").absolute()
     assert images.endswith(f".png and 1 more; all are in {out / 'diverged.json'}.")
-    assert f"give the same command --model {out / 'last'}, a lower --lr and another --out" in way
+    assert re.search(rf"The weights in {out / 'last'} are those of step 3, validation loss \d", way)
+    worse = json.loads(Path("out/metrics.jsonl").read_text().splitlines()[3])["val_loss"] > math.log(3)
+    expected_way = " --overwrite." if worse else f" --model {out / 'last'}, a lower --lr and another --out; --resume"
+    assert expected_way in way
 
     document = json.loads(Path("out/diverged.json").read_text())
     config = json.loads(Path("out/config.json").read_text())
     listed = Path("out/training-images.txt").read_text()
     assert (document["step"], document["what"]) == (5, "loss")
     assert 0 < document["lr"] < config["lr"]
-    assert [record["step"] for record in document["steps_before"]] == [1, 2, 3, 4]
+    assert [record["step"] for record in document["last_steps"]] == [1, 2, 3, 4]
     lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
-    assert document["steps_before"] == [line for line in lines if "loss" in line]
+    assert document["last_steps"] == [line for line in lines if "loss" in line]
     assert len(document["images"]) == 4
     for image in document["images"]:
         assert Path(image["name"]).parent.name == image["label"]
@@ -127,7 +131,8 @@ def test_told__without_anything_saved_there_is_no_file_to_look_for(
     first, images, way = caught.value.args
     assert first.startswith("The loss became nan at step 2 ")
     assert images.endswith(" and 1 more.")
-    assert way.strip().startswith("Nothing was saved before: begin again with --lr ")
+    assert way.strip().startswith("No weights were saved before: begin again with --lr ")
+    assert "--overwrite" not in way
     assert not Path("out").exists()
 
 

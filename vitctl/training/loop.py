@@ -58,8 +58,9 @@ class RateSchedule:
         """Return it in words, from its peak on: ``0.001, linear to 0 after 50 steps of warm-up``."""
         text, warmup = f"{self.peak:.3g}, {self.kind}", self.num_warmup_steps
         if self.kind == "step":
-            steps = " and ".join(f"{step:,}" for step in drop_steps(self.drop_at, self.num_steps))
-            text = f"{self.peak:.3g}, times {self.drop_factor:g} after step {steps}"
+            steps = [f"{step:,}" for step in drop_steps(self.drop_at, self.num_steps)]
+            after = f"{'step' if len(steps) == 1 else 'steps'} {', '.join(steps)}"
+            text = f"{self.peak:.3g}, times {self.drop_factor:g} after {after}"
         elif self.kind != "constant":
             text += f" to {min(self.final, self.peak):.3g}"
         if not warmup:

@@ -49,7 +49,7 @@ def train(
         Diverged: The loss or a weight is no longer finite; what was saved before stands.
         DataError: An image cannot be read any more; all that was trained is saved.
     """
-    with divergence_is_told(job, recorder, out):
+    with divergence_is_told(job, state, recorder, out):
         _train(_Training(job, state, recorder, stop, out, conversation))
 
 
