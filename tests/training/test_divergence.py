@@ -13,6 +13,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
 from vitctl.errors import SettingError
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training import step as step_module
 from vitctl.training.divergence import LossWatch, diverged
 from vitctl.workflows import finetune
 
@@ -154,13 +155,22 @@ def test_told__at_the_first_step_it_is_not_the_rate(settings: dict[str, Any], mo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "lookahead_lamb"])
 def test_told__a_run_that_comes_to_its_end_keeps_no_file_of_an_attempt(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, no_rendering: None
+    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, no_rendering: None
 ) -> None:
+    settings["set"] += (f"optimizer.name={name}", "rate.schedule=step", "rate.drop_at=[0.6]")
     whole = finetune.run(FinetuneConfig(**settings, out="whole"), Conversation())
+    share, count = step_module.share_of_loss, 0
+
+    def spoilt(*given: Any, **named: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return share(*given, **named) * (math.nan if count == 5 else 1.0)
+
     with monkeypatch.context() as patch:
-        spoil(patch, step=4)
-        with pytest.raises(SettingError):
+        patch.setattr(step_module, "share_of_loss", spoilt)
+        with pytest.raises(SettingError, match="The loss became nan at step 5"):
             finetune.run(FinetuneConfig(**settings, out="out"), Conversation())
     assert Path("out/diverged.json").is_file()
     again = finetune.run(FinetuneConfig(resume="out"), Conversation())
