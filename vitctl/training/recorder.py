@@ -129,6 +129,10 @@ class Recorder:
         if self._folder is not None and score.loss is not None:
             self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
 
+    def place(self, name: str) -> Path | None:
+        """Return where in the run folder a file of that name is; None where nothing is written."""
+        return None if self._folder is None else self._folder.path / name
+
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is to be saved after ``step``, validations apart."""
         if self._folder is None:
