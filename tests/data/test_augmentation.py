@@ -154,16 +154,14 @@ def test_colour_around(image: Image.Image, expected: tuple[int, int, int]) -> No
     assert colour_around(image, otherwise=MEAN_COLOUR) == expected
 
 
-@pytest.mark.parametrize(("num_grey", "expected"), [(18, (200, 200, 200)), (17, MEAN_COLOUR)])
-def test_colour_around__is_of_half_of_the_edge(num_grey: int, expected: tuple[int, int, int]) -> None:
-    """Of 36 pixels, some grey ones with the noise of JPEG; the others are below and above."""
-    others = np.tile([0, 255], 18)[: 36 - num_grey]
-    grey = 200 + np.resize([0, 8, -8, 0, 0], num_grey)
-    edge = np.concatenate([grey, others]).astype(np.uint8)
+@pytest.mark.parametrize(("num_grey", "expected"), [(12, (200, 200, 200)), (11, MEAN_COLOUR)])
+def test_colour_around__is_of_a_third_of_the_edge(num_grey: int, expected: tuple[int, int, int]) -> None:
+    """Of 36 pixels, some grey ones with the noise of JPEG; all others of colours of their own."""
+    grey = 200 + np.resize([0, 0, 7, -8, 0], num_grey)
+    edge = np.concatenate([grey, np.arange(36 - num_grey) * 7])
+    edge = np.stack([edge, edge, np.where(np.arange(36) < num_grey, edge, 255 - edge)], axis=1)
     image = np.full((10, 10, 3), 128, np.uint8)
-    image[0], image[9], image[1:9, 0], image[1:9, 9] = (
-        part[:, None] for part in (edge[:10], edge[10:20], edge[20:28], edge[28:])
-    )
+    image[0], image[9], image[1:9, 0], image[1:9, 9] = edge[:10], edge[10:20], edge[20:28], edge[28:]
     assert colour_around(Image.fromarray(image), otherwise=MEAN_COLOUR) == expected
 
 
