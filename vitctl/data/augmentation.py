@@ -41,7 +41,7 @@ with compiler_later():
     from torchvision.transforms import InterpolationMode
 
 JITTER_OF_THREE = 0.3
-"""Colour jitter of 3-Augment: ``--color-jitter`` in facebookresearch/deit ``main.py``, README_revenge.md."""
+"""Colour jitter of 3-Augment in the commands of facebookresearch/deit ``README_revenge.md``."""
 LIKE_GROUND = 8  # levels between two pixels of one plain ground, for JPEG's sake; guess
 PLAIN = 1 / 3  # share of the outermost pixels; what stands on a plain ground often touches two sides of four
 _BIN = 16  # levels taken together to find the commonest colour: 16 of 16 levels in each channel

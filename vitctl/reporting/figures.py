@@ -137,7 +137,7 @@ def draw_contact_sheets(
     """Draw grids of pictures below each other, each under its title: see ``draw_contact_sheet``.
 
     Args:
-        sheets: Title, pictures and captions of each; the pictures of one are (height, width, 3) uint8, all of one size.
+        sheets: Title, pictures and captions of each; the pictures of one are (H, W, 3) uint8, all of one size.
         path: PNG to write.
         columns: Pictures per row, >= 1.
     """
@@ -163,7 +163,7 @@ class _Grid:
     """Pictures of one size on a white canvas.
 
     Attributes:
-        canvas: (height, width, 3) uint8.
+        canvas: (H, W, 3) uint8.
         places: (x, y) px of the middle of the upper edge of each caption.
         captions: What stands there, each line as long as it may be.
     """
@@ -174,6 +174,7 @@ class _Grid:
 
     @classmethod
     def of(cls, pictures: Sequence[np.ndarray | None], captions: Sequence[str], columns: int) -> "_Grid":
+        """Lay out pictures, (H, W, 3) each, row by row."""
         height, width = next((picture.shape[:2] for picture in pictures if picture is not None), (1, 1))
         num_rows = max(1, -(-len(pictures) // columns))
         num_lines = max((caption.count("\n") + 1 for caption in captions), default=1)

@@ -12,7 +12,7 @@ def draw_first_batches(sheets: Sequence[tuple[str, Sequence[np.ndarray], Sequenc
     """Draw batches below each other.
 
     Args:
-        sheets: Of each batch its title, its pictures, (height, width, 3) uint8 of one size, and their captions.
+        sheets: Of each batch its title, its pictures, (H, W, 3) uint8 of one size, and their captions.
         path: PNG to write.
     """
     from vitctl.reporting.figures import draw_contact_sheets  # when training has begun, which needs no matplotlib

@@ -28,7 +28,7 @@ class Sheet(NamedTuple):
 
     Attributes:
         title: Which it is.
-        pictures: (height, width, 3) uint8 each.
+        pictures: (H, W, 3) uint8 each.
         captions: One per picture: its class, or the two that are mixed, a line each.
     """
 
