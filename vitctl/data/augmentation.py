@@ -164,10 +164,12 @@ class NoiseRectangle:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return ``pixels``, (3, H, W) uint8, with noise in a rectangle of some of them; changed in place."""
         noise = self._erase(torch.full(pixels.shape, math.nan))
-        is_erased = ~noise.isnan()
-        if is_erased.any():
-            levels = (noise * self._std + self._mean).mul_(255).round_().clamp_(0, 255)
-            pixels[is_erased] = levels[is_erased].to(torch.uint8)
+        rows, columns = (~noise[0].isnan()).nonzero(as_tuple=True)
+        if len(rows):
+            top, left, bottom, right = (int(edge) for edge in (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1))
+            rectangle = noise[:, top:bottom, left:right]
+            levels = (rectangle * self._std + self._mean).mul_(255).round_().clamp_(0, 255)
+            pixels[:, top:bottom, left:right] = levels.to(torch.uint8)
         return pixels
 
 

@@ -3,7 +3,8 @@
 from itertools import groupby
 
 from vitctl.conversation import Setting
-from vitctl.primitives.augment_specs import NONE, known_as
+from vitctl.data.augmentation import JITTER_OF_THREE
+from vitctl.primitives.augment_specs import NONE, THREE, known_as
 from vitctl.recipes import SET
 from vitctl.recipes.sections import Images
 from vitctl.training.plan import is_overridden
@@ -23,12 +24,13 @@ def augmentation_setting(run: PreparedRun) -> Setting:
 
 def _named(images: Images) -> dict[str, str]:
     """Return what is on beside crop and flip, in words, by its key."""
+    own_jitter = f", colour jitter {JITTER_OF_THREE}" if images.augment == THREE and not images.color_jitter else ""
     known = {
         "rotate": f"turns to {images.rotate:g} degrees",
         "translate": f"shifts to {images.translate:g} of a side",
         "zoom": f"zooms to {images.zoom:g}",
         "shear": f"shears to {images.shear:g} degrees",
-        "augment": f"{images.augment} ({known_as(images.augment)})",
+        "augment": f"{images.augment} ({known_as(images.augment)}{own_jitter})",
         "color_jitter": f"colour jitter {images.color_jitter:g}",
         "erasing": f"erasing {images.erasing:g}",
     }
