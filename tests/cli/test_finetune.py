@@ -34,7 +34,7 @@ def test_run_folder__everything_is_there(run_cli, arguments: list[object]) -> No
     names = {path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file()}
     assert names == {
         "config.json", "metrics.jsonl", "speed.jsonl", "summary.json", "validation.json", "training-images.txt",
-        "curves.png", "confusion.png",
+        "first-batches.png", "curves.png", "confusion.png",
         "last/config.json", "last/model.safetensors", "best/config.json", "best/model.safetensors",
     }  # fmt: skip
     config = json.loads(Path("out/config.json").read_text())

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 
+from vitctl.data.augmentation import Augmentation
 from vitctl.data.images import to_rgb
 from vitctl.data.loader import TrainingBatch, evaluation_batches, training_batches
 from vitctl.data.order import BatchPlan
@@ -54,19 +54,18 @@ def test_content_is_the_same_for_any_number_of_workers(drawn_split: Callable[...
     assert all(_equal(one, other) for one, other in zip(here, there, strict=True))
 
 
-class _RandAugmented(TrainingTransform):
-    """With timm's RandAugment behind the crop: it draws from Python's generator and from numpy's."""
-
-    def __init__(self) -> None:
-        super().__init__(PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=0)
-        self._shown_part.transforms.append(rand_augment_transform("rand-m9-n3-mstd1-inc1", {"translate_const": 3}))
+ALL_ON = Augmentation(
+    augment="rand-m9-n3-mstd1-inc1", color_jitter=0.3, rotate=20, translate=0.1, zoom=0.2, shear=10, erasing=0.5
+)
 
 
-def test_content_is_the_same_for_any_number_of_workers__of_a_transform_that_draws_elsewhere(
+def test_content_is_the_same_for_any_number_of_workers__with_all_augmentation(
     drawn_split: Callable[..., Split],
 ) -> None:
     split, plan, before = drawn_split(7, 3), BatchPlan(7, 4, 18, seed=1), random.getstate()
-    augmented = _RandAugmented()
+    augmented = TrainingTransform(
+        PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=0, augmentation=ALL_ON
+    )
     here = list(training_batches(split, augmented, plan, num_workers=0))
     there = list(training_batches(split, augmented, plan, num_workers=2))
     assert all(_equal(one, other) for one, other in zip(here, there, strict=True))

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomCrop, RandomResizedCrop
 
 from vitctl.data.transforms import CROPS, EvaluationTransform, TrainingTransform
 from vitctl.errors import SettingError
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.primitives.seeds import global_randomness
 
 SIZES = [(16, 16), (12, 24), (24, 12)]
 
@@ -90,7 +91,7 @@ def test_every_crop_gives_the_size_of_the_model(size: tuple[int, int], crop: str
         assert tensor.is_contiguous()
 
 
-@pytest.mark.parametrize("crop", ["random-resized-crop", "resize-random-crop", "pad-random-crop"])
+@pytest.mark.parametrize("crop", [crop for crop in CROPS if crop != "none"])
 def test_training_depends_on_seed_view_and_position_alone(crop: str) -> None:
     image = _noise(40, 30)
     keys = list(itertools.product((0, 1), (0, 1, 2), (0, 1, 2)))
@@ -168,6 +169,29 @@ def test_resize_random_crop_cuts_any_part_out_of_seven_sixths(size: tuple[int, i
     assert found == set(np.ndindex(larger[0] - size[0] + 1, larger[1] - size[1] + 1))
 
 
+@pytest.mark.parametrize(
+    ("size", "shape", "resized"),
+    [
+        ((24, 24), (28, 33), (28, 33)),
+        ((12, 24), (20, 28), (20, 28)),
+        ((24, 24), (14, 16), (28, 32)),
+    ],
+)
+def test_resize_small_random_crop__cuts_any_part_out_of_what_covers_seven_sixths(
+    size: tuple[int, int], shape: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    transform = _training(size, crop="resize-small-random-crop", flip=False)
+    if shape == resized:
+        found = _windows(transform, _coordinates(*shape), size, (0, 0))
+        assert found == set(np.ndindex(resized[0] - size[0] + 1, resized[1] - size[1] + 1))
+        return
+    # timm's resizing keeps the aspect: a part of it is that of Pillow's image of that size
+    whole = _noise(*shape).resize(resized[::-1], Image.Resampling.BICUBIC)
+    with global_randomness(0, "augment", 0, 0):
+        expected = RandomCrop(size)(whole)
+    assert transform.pixels(_noise(*shape), view=0, position=0).permute(1, 2, 0).numpy().tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize(("size", "padding"), [((16, 16), (2, 2)), ((8, 24), (1, 3)), ((4, 4), (1, 1))])
 def test_pad_random_crop_pads_an_eighth_with_black(size: tuple[int, int], padding: tuple[int, int]) -> None:
     transform = _training(size, crop="pad-random-crop", flip=False)
@@ -212,6 +236,7 @@ def test_an_unknown_crop_is_an_error() -> None:
         ("pad-random-crop", (0.01, 1.0), (16, 16), 32),  # what is added is black
         ("resize-random-crop", (0.01, 1.0), (384, 384), 896),  # twice 448
         ("resize-random-crop", (1.0, 1.0), (24, 12), 56),  # twice 28
+        ("resize-small-random-crop", (0.01, 1.0), (384, 384), 896),
         ("random-resized-crop", (1.0, 1.0), (16, 16), 32),
         ("random-resized-crop", (0.5, 1.0), (384, 224), 768),
     ],
@@ -242,7 +267,8 @@ def test_evaluation__the_far_ends_of_a_strip_make_no_difference(size: tuple[int,
     assert (EvaluationTransform(preprocessing)(image) - in_full).abs().max() < 0.05
 
 
-def test_evaluation__a_strip_of_one_pixel_takes_no_gigabytes() -> None:
+@pytest.mark.parametrize("is_training", [False, True])
+def test_a_strip_of_one_pixel_takes_no_gigabytes(is_training: bool) -> None:
     peaks = []
     resize = Image.Image.resize
 
@@ -252,6 +278,10 @@ def test_evaluation__a_strip_of_one_pixel_takes_no_gigabytes() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "resize", noted)
-        tensor = EvaluationTransform(_preprocessing((384, 384)))(Image.new("RGB", (20_000, 1), "red"))
+        strip, preprocessing = Image.new("RGB", (20_000, 1), "red"), _preprocessing((384, 384))
+        if is_training:
+            tensor = _training((384, 384), crop="resize-small-random-crop")(strip, view=0, position=0)
+        else:
+            tensor = EvaluationTransform(preprocessing)(strip)
     assert tensor[:, 0, 0].tolist() == [1, 0, 0]
-    assert max(peaks) <= 384 * 384 * 18
+    assert max(peaks) <= 448 * 448 * 18

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vitctl.reporting.figures import draw_confusion, draw_contact_sheet, draw_curves
+from vitctl.reporting.first_batches import draw_first_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::vitctl.reporting.fonts.FontWarning")  # as this machine has no font
 
@@ -212,3 +213,25 @@ def test_sheet__the_same_pictures_give_the_same_file(tmp_path: Path) -> None:
         draw_contact_sheet([noise(0, 48)] * 5, ["cat"] * 5, tmp_path / name, columns=4, title="pets")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_sheets__stand_below_each_other_each_of_its_own_size(tmp_path: Path) -> None:
+    """Pixel for pixel, under any names; twice the same bytes."""
+    sheets = [
+        ("step 1: $\\frac{$", [noise(index, 64) for index in range(9)], ["70%: caf\udce9\n30%: 花"] * 9),
+        ("step 2", [noise(index, 64)[:32] for index in range(2)], ["x" * 300, "line"]),
+    ]
+    draw_first_batches(sheets, tmp_path / "sheets.png")
+    with Image.open(tmp_path / "sheets.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    cell, gap, title = 64 + 13 * 2 + 6, 64 // 12, 34
+    assert pixels.shape == (2 * title + 2 * cell + 32 + 19, 8 * (64 + gap), 3)
+    for index in range(9):
+        y, x = title + index // 8 * cell, index % 8 * (64 + gap) + gap // 2
+        np.testing.assert_array_equal(pixels[y : y + 64, x : x + 64], sheets[0][1][index])
+    y = 2 * title + 2 * cell
+    np.testing.assert_array_equal(pixels[y : y + 32, gap // 2 : gap // 2 + 64], sheets[1][1][0])
+    assert has_ink(pixels[2 * cell + title : y])
+    before = (tmp_path / "sheets.png").read_bytes()
+    draw_first_batches(sheets, tmp_path / "sheets.png")
+    assert (tmp_path / "sheets.png").read_bytes() == before

@@ -1,4 +1,4 @@
-"""A step is the same however its batch is divided: with drop path, patch drop, mixing and class weights all at once."""
+"""A step is the same however its batch is divided: with all noise, mixing, augmentation and weights at once."""
 
 import os
 import pickle
@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vitctl.data.augmentation import Augmentation
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.mixing import PairMixing
 from vitctl.data.order import BatchPlan
@@ -27,7 +28,14 @@ from vitctl.training.noise_places import install_noise
 from vitctl.training.step import add_gradients
 
 PREPROCESSING = Preprocessing((16, 16), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
-TRANSFORM = TrainingTransform(PREPROCESSING, crop="random-resized-crop", crop_area=(0.3, 1.0), flip=True, seed=3)
+TRANSFORM = TrainingTransform(
+    PREPROCESSING,
+    crop="random-resized-crop",
+    crop_area=(0.3, 1.0),
+    flip=True,
+    seed=3,
+    augmentation=Augmentation(augment="rand-m9-mstd0.5-inc1", color_jitter=0.3, rotate=10, erasing=0.5),
+)
 CLASS_WEIGHTS = np.array([0.3, 1.0, 3.0])
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 3}
 NUM_IMAGES = 33  # two batches of 16, and one left over
@@ -65,12 +73,15 @@ def batches_of(step: int, *, process_index: int = 0, num_processes: int = 1, **p
     )
 
 
-def step_of(model: nn.Module, step: int, *, micro_batch: int, **how: Any) -> tuple[Tensor, float]:
+def step_of(
+    model: nn.Module, step: int, *, micro_batch: int, label_smoothing: float = 0.1, **plan: Any
+) -> tuple[Tensor, float]:
     """Return the gradient that a process adds in a step, all parameters in a row, and its part of the loss."""
-    batches = batches_of(step, **how)
+    batches = batches_of(step, **plan)
     model.zero_grad()
     accelerator = Accelerator(cpu=True)
-    loss = add_gradients(model, next(batches), micro_batch, accelerator=accelerator, precision="fp32")
+    how = {"accelerator": accelerator, "precision": "fp32", "label_smoothing": label_smoothing}
+    loss = add_gradients(model, next(batches), micro_batch, **how)
     return torch.cat([one.grad.flatten() for one in model.parameters() if one.grad is not None]), float(loss)
 
 
@@ -89,6 +100,7 @@ def test_micro_batches__16_is_2_times_8_and_4_times_4_and_8_times_2(patch_drop: 
         assert parts == pytest.approx(loss, abs=1e-5)
     others = [step_of(model, 0, micro_batch=16), step_of(new_model(drop_path=0.0), 1, micro_batch=16)]
     others.append(step_of(model, 1, micro_batch=16, mixing=None))
+    others.append(step_of(model, 1, micro_batch=16, label_smoothing=0.0))
     assert min(difference(gradient, whole) for gradient, _ in others) > 0.01  # each of these is of effect
 
 
@@ -208,5 +220,5 @@ def test_two_gloo_processes__agree_on_what_fits_the_smaller_memory(tmp_path: Pat
     (first, losses), (second, others) = in_two_processes(FULL_WORKER, tmp_path)
     assert (first, second) == (2, 2)
     assert losses == others
-    expected = [step_of(new_model(), 0, micro_batch=16)[1]]
+    expected = [step_of(new_model(), 0, micro_batch=16, label_smoothing=0.0)[1]]
     assert losses[:1] == pytest.approx(expected, abs=1e-5)

@@ -22,6 +22,7 @@ from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training import trainer
+from vitctl.training.first_batches import FirstBatches
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -201,7 +202,8 @@ def _unsignalled() -> trainer._Training:
     job: Any = SimpleNamespace(processes=OneOfTwo(index=0, count=2), batches=batches, recipe=recipe)
     state: Any = SimpleNamespace(step=1, last=Score(0, None, None))
     recorder: Any = SimpleNamespace(saved_step=None)
-    return trainer._Training(job, state, recorder, StopRequest(), Path("out"), Conversation())
+    pictures = FirstBatches(job, None, None)
+    return trainer._Training(job, state, recorder, StopRequest(), Path("out"), Conversation(), pictures)
 
 
 def test_stop_of_another_process__exit_code_of_its_signal() -> None:

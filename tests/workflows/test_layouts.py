@@ -18,7 +18,10 @@ from vitctl.settings.finetune import FinetuneConfig
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
-NOISY = ("noise.drop_path=0.2", "noise.patch_drop=0.25", "mixing.mixup=0.2", "mixing.cutmix=1.0")
+NOISY = (
+    "noise.drop_path=0.2", "noise.patch_drop=0.25", "mixing.mixup=0.2", "mixing.cutmix=1.0",
+    "images.augment=rand-m9-mstd0.5-inc1", "images.rotate=10", "images.erasing=0.25", "loss.label_smoothing=0.1",
+)  # fmt: skip
 
 
 class Heard(Conversation):

@@ -40,7 +40,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a small run's time, and are tested elsewhere."""
-    for name in ("draw_curves", "draw_confusion", "draw_contact_sheet"):
+    for name in ("draw_curves", "draw_confusion", "draw_contact_sheet", "draw_contact_sheets"):
         monkeypatch.setattr(figures, name, lambda *args, **options: None)
 
 

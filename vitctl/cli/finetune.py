@@ -46,8 +46,9 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained ViT (or CNN) on your images, at a higher resolution if you like.
 
-    Writes a run folder: config.json, metrics.jsonl, summary.json, curves.png, confusion.png, and the
-    weights as timm folders last/ and best/. Same settings, same seed: the same weights.
+    Writes a run folder: first-batches.png (what the model is shown), config.json, metrics.jsonl,
+    summary.json, curves.png, confusion.png, and the weights as timm folders last/ and best/. Same
+    settings, same seed: the same weights.
     """
     settings = merge(config_from_file(config), given) if config else settings_of(FinetuneConfig, given)
     result = run("finetune", settings)

@@ -45,6 +45,18 @@ def normalised(pixels: Tensor, mean: tuple[float, float, float], std: tuple[floa
     return fractions(pixels).sub_(centre).div_(spread)
 
 
+def levels_shown(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """Return the (..., 3, H, W) uint8 levels that normalised ``images``, float of that shape, show: for looking at.
+
+    Args:
+        images: (..., 3, H, W), as ``normalised`` returns them, or mixtures of such.
+        mean: Per channel, 0-1.
+        std: Per channel, > 0.
+    """
+    centre, spread = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
+    return (images.float() * spread + centre).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
 def fractions(pixels: Tensor) -> Tensor:
     """Return (..., 3, H, W) uint8 levels as float32 fractions of the same shape, 0-1."""
     # by a tensor on the device: by a number, CUDA would multiply with 1 / 255, which is another bit here and there

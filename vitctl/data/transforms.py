@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from vitctl.data.augmentation import OFF, Augmentation, Augmenter
 from vitctl.data.pixels import levels_of, normalised
 from vitctl.errors import check_choice
 from vitctl.primitives.compiler_later import compiler_later
@@ -19,7 +20,7 @@ from vitctl.settings.words import CROPS
 
 with compiler_later():
     from timm.data import create_transform
-    from timm.data.transforms import str_to_interp_mode
+    from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
     from torchvision import transforms
 
 MAX_ASPECT = 16  # a centre crop of timm's never shows more than the model's own aspect, with room for rectangles
@@ -70,7 +71,7 @@ def without_far_ends(image: Image.Image) -> Image.Image:
 
 
 class TrainingTransform:
-    """RGB image to (3, H, W) float32 with random cropping and flipping.
+    """RGB image to (3, H, W) float32 with random cropping, flipping and what else is asked for.
 
     The randomness is keyed by (seed, view, image), so it does not depend on which worker process handles an
     image, nor on what was drawn before.
@@ -79,10 +80,13 @@ class TrainingTransform:
         preprocessing: Size, interpolation, mean and std; its crop is for evaluation only.
         crop: ``random-resized-crop`` (Inception: a random part of the image, by area, aspect 3/4 to 4/3),
             ``resize-random-crop`` (BiT, arXiv 1912.11370: squash to 7/6 of the size, cut out a random part),
+            ``resize-small-random-crop`` (big_vision ``configs/transfer.py``, ``resmall_crop``: resize to cover 7/6 of
+            the size, aspect kept, cut out a random part; of a strip longer than 16 times its width the middle),
             ``pad-random-crop`` (CIFAR: resize, pad by an eighth, cut out a random part), ``none`` (squash).
         crop_area: (least, most) fraction of the area, for ``random-resized-crop``.
         flip: Mirror half of the images left to right.
         seed: The run's seed.
+        augmentation: What follows at the size of the model.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class TrainingTransform:
         crop_area: tuple[float, float],
         flip: bool,
         seed: int,
+        augmentation: Augmentation = OFF,
     ) -> None:
         check_choice(crop, CROPS, what="crop")
         size = preprocessing.image_size
@@ -104,6 +109,9 @@ class TrainingTransform:
             steps = [transforms.RandomResizedCrop(size, scale=crop_area, interpolation=mode)]
         elif crop == "resize-random-crop":
             steps = [transforms.Resize(larger, interpolation=mode), transforms.RandomCrop(size)]
+        elif crop == "resize-small-random-crop":
+            cover = ResizeKeepRatio(larger, interpolation=preprocessing.interpolation)
+            steps = [without_far_ends, cover, transforms.RandomCrop(size)]
         elif crop == "pad-random-crop":
             padding = [max(1, size[1] // 8), max(1, size[0] // 8)]
             steps = [squash, transforms.RandomCrop(size, padding=padding)]
@@ -113,9 +121,17 @@ class TrainingTransform:
             steps.append(transforms.RandomHorizontalFlip())
         self._shown_part = transforms.Compose(steps)
         self._preprocessing, self._seed = preprocessing, seed
+        self._augmenter = Augmenter(
+            augmentation,
+            image_size=size,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
         narrowest = 3 / 4  # torchvision's RandomResizedCrop cuts out parts of aspect 3/4 to 4/3
         smallest_crop = math.sqrt(narrowest * crop_area[0]) if crop == "random-resized-crop" else 1.0
-        self.least_side = math.ceil(max(larger if crop == "resize-random-crop" else size) * max(2, 1 / smallest_crop))
+        resized = larger if crop in ("resize-random-crop", "resize-small-random-crop") else size
+        self.least_side = math.ceil(max(resized) * max(2, 1 / smallest_crop))
         """px: a JPEG may be decoded at a fraction of its size that leaves both sides this long, twice the target's
         and enough that no crop is enlarged for it."""
 
@@ -131,7 +147,8 @@ class TrainingTransform:
     def pixels(self, image: Image.Image, *, view: int, position: int) -> Tensor:
         """Return the (3, H, W) uint8 levels of the part of ``image`` that is shown at its ``view``-th showing."""
         with global_randomness(self._seed, "augment", view, position):
-            return levels_of(self._shown_part(image))
+            shown = self._augmenter.drawn_on(self._shown_part(image))
+            return self._augmenter.erased(levels_of(shown))
 
     def finished(self, pixels: Tensor) -> Tensor:
         """Return (..., 3, H, W) uint8 ``pixels``, on any device, as float32."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Annotated
 
 from vitctl.errors import SettingError
+from vitctl.primitives.augment_specs import check_augment
 from vitctl.recipes.keys import Implies, Option, Range, Was
 from vitctl.settings import words
 
@@ -128,8 +129,8 @@ class Images:
     flip: Annotated[bool, Option(("flip",))] = False
     """Mirror half of the training images; not where they seem to show digits or letters."""
     augment: str = "none"
-    """What is done to whole images at random: none, trivial (TrivialAugment), three (3-Augment), or RandAugment as timm
-    spells it, e.g. rand-m9-mstd0.5-inc1."""
+    """What is done to whole images at random: none, trivial (TrivialAugment), three (3-Augment), or RandAugment, AugMix
+    or AutoAugment as timm spells them, e.g. rand-m9-mstd0.5-inc1, augmix-m3-w3, original."""
     color_jitter: NotNegative = 0.0
     """Most that brightness, contrast and saturation are changed by, as a factor beside 1, >= 0; 0 is none."""
     rotate: Annotated[float, Range(ge=0, le=180)] = 0.0
@@ -150,6 +151,7 @@ class Images:
     def __post_init__(self) -> None:
         if self.crop_area[0] > self.crop_area[1]:
             raise SettingError(f"images.crop_area is {list(self.crop_area)}; expected [least, most].")
+        check_augment(self.augment, what="images.augment")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Colours: Okabe and Ito's palette, which colour-blind readers can tell apart, wit
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,28 +136,68 @@ def draw_contact_sheet(
         columns: Pictures per row, >= 1.
         title: What they are.
     """
-    side = next((picture.shape[0] for picture in pictures if picture is not None), 1)
-    num_rows = max(1, -(-len(pictures) // columns))
-    num_lines = max((caption.count("\n") + 1 for caption in captions), default=1)
-    gap, text_height = side // 12, 13 * num_lines + 6
-    cell_height, cell_width = side + text_height, side + gap
-    canvas = np.full((num_rows * cell_height, columns * cell_width, 3), 255, dtype=np.uint8)
+    draw_contact_sheets([(title, pictures, captions)], path, columns=columns)
+
+
+def draw_contact_sheets(
+    sheets: Sequence[tuple[str, Sequence[np.ndarray | None], Sequence[str]]], path: Path, *, columns: int
+) -> None:
+    """Draw grids of pictures below each other, each under its title: see ``draw_contact_sheet``.
+
+    Args:
+        sheets: Title, pictures and captions of each; the pictures of one are (H, W, 3) uint8, all of one size.
+        path: PNG to write.
+        columns: Pictures per row, >= 1.
+    """
+    grids = [_Grid.of(pictures, captions, columns) for _, pictures, captions in sheets]
     dpi, top = 100, 34
-    figure = Figure(figsize=(canvas.shape[1] / dpi, (canvas.shape[0] + top) / dpi), dpi=dpi)
-    axes = figure.add_axes((0, 0, 1, canvas.shape[0] / (canvas.shape[0] + top)))
-    longest = max(4, int(cell_width / 5.2))
-    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        if picture is None:
-            continue
-        y, x = index // columns * cell_height, index % columns * cell_width + gap // 2
-        canvas[y : y + side, x : x + side] = picture
-        lines = [fitted(line, longest) for line in caption.split("\n")]
-        axes.text(x + side / 2, y + side + 3, "\n".join(lines), ha="center", va="top", fontsize=6.5, parse_math=False)
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-    heading = fitted(title, canvas.shape[1] // 7)
-    figure.text(0.01, 1 - 0.5 * top / (canvas.shape[0] + top), heading, va="center", fontsize=9, parse_math=False)
+    height, width = sum(grid.canvas.shape[0] + top for grid in grids), max(grid.canvas.shape[1] for grid in grids)
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    lower = height  # px from below, as a figure counts them
+    for (title, *_), grid in zip(sheets, grids, strict=True):
+        own_height, own_width = grid.canvas.shape[:2]
+        heading = fitted(title, own_width // 7)
+        figure.text(0.01 * width, lower - 0.5 * top, heading, transform=None, va="center", fontsize=9, parse_math=False)
+        upper = lower - top
+        lower = upper - own_height
+        figure.figimage(grid.canvas, 0, lower)  # pixel by pixel; an image of axes is resampled, which takes its time
+        for (x, y), caption in zip(grid.places, grid.captions, strict=True):
+            figure.text(x, upper - y, caption, transform=None, ha="center", va="top", fontsize=6.5, parse_math=False)
     save(figure, path, dpi=dpi)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Pictures of one size on a white canvas.
+
+    Attributes:
+        canvas: (H, W, 3) uint8.
+        places: (x, y) px of the middle of the upper edge of each caption.
+        captions: What stands there, each line as long as it may be.
+    """
+
+    canvas: np.ndarray
+    places: list[tuple[float, float]]
+    captions: list[str]
+
+    @classmethod
+    def of(cls, pictures: Sequence[np.ndarray | None], captions: Sequence[str], columns: int) -> "_Grid":
+        """Lay out pictures, (H, W, 3) each, row by row."""
+        height, width = next((picture.shape[:2] for picture in pictures if picture is not None), (1, 1))
+        num_rows = max(1, -(-len(pictures) // columns))
+        num_lines = max((caption.count("\n") + 1 for caption in captions), default=1)
+        gap, text_height = width // 12, 13 * num_lines + 6
+        cell_height, cell_width = height + text_height, width + gap
+        grid = cls(np.full((num_rows * cell_height, columns * cell_width, 3), 255, dtype=np.uint8), [], [])
+        longest = max(4, int(cell_width / 5.2))
+        for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+            if picture is None:
+                continue
+            y, x = index // columns * cell_height, index % columns * cell_width + gap // 2
+            grid.canvas[y : y + height, x : x + width] = picture
+            grid.places.append((x + width / 2, y + height + 3))
+            grid.captions.append("\n".join(fitted(line, longest) for line in caption.split("\n")))
+        return grid
 
 
 def series_style(number: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from vitctl.primitives.cache import cache_folder
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
+from vitctl.training.header_augmentation import augmentation_setting
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.optimizer_choice import described
@@ -35,7 +36,6 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         "the last step",
         f"fewer than {least:,} validation images to choose by" if num_val else "no validation images",
     )  # fmt: skip
-    augmentation = recipe.images.crop + (", flip" if job.flip else ", no flip")
     threads = (f"{plan.threads.value}, {job.num_workers}", f"{plan.threads.reason}; {plan.workers.reason}")
     return [
         Setting("data", *plan.data),
@@ -53,8 +53,9 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", job.schedule.described(), plan.lr.reason + _tried(job)),
-        Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
+        augmentation_setting(run),
         *_mixing(job),
+        *_loss(job),
         *_noise(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
@@ -156,6 +157,12 @@ def _mixing(job: Job) -> list[Setting]:
     kinds = [f"{key}, alpha {alpha:g}" for key, alpha in vars(job.recipe.mixing).items() if alpha]
     why = "neighbours in the batch" + (", each pair one of the two" if len(kinds) > 1 else "")
     return [Setting("mixing", "; ".join(kinds), why)] if kinds else []
+
+
+def _loss(job: Job) -> list[Setting]:
+    share = job.recipe.loss.label_smoothing
+    why = "in training; the loss of validation is the plain one"
+    return [Setting("loss", f"cross-entropy, label smoothing {share:g}", why)] if share else []
 
 
 def _noise(job: Job) -> list[Setting]:

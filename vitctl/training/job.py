@@ -1,11 +1,12 @@
 """What is trained, and how: a plan with everything built that it needs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
+from vitctl.data.augmentation import Augmentation
 from vitctl.data.imbalance import balanced_class_weights
 from vitctl.data.mixing import PairMixing
 from vitctl.data.order import BalancedOrder, BatchPlan
@@ -91,12 +92,14 @@ class Job:
 
     def training_transform(self) -> TrainingTransform:
         """Return the random transform of the training images."""
+        images = self.recipe.images
         return TrainingTransform(
             self.preprocessing,
-            crop=self.recipe.images.crop,
-            crop_area=self.recipe.images.crop_area,
+            crop=images.crop,
+            crop_area=images.crop_area,
             flip=self.flip,
             seed=self.batches.seed,
+            augmentation=Augmentation(**{key.name: getattr(images, key.name) for key in fields(Augmentation)}),
         )
 
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -73,7 +74,9 @@ class RateSchedule:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Mean cross-entropy over the global batch, before the step; weighted where classes have weights.
+    """Mean cross-entropy over the global batch, before the step, against the labels as they are trained on.
+
+    It is weighted where classes have weights; labels may be mixed and smoothed.
 
     Attributes:
         number: The loss, which the device may still be computing.
@@ -149,6 +152,7 @@ def train_steps(
     clip_norm: float,
     precision: str = "fp32",
     is_filled: bool = False,
+    label_smoothing: float = 0.0,
     pauses: Container[int] = (),
     conversation: Conversation = SILENT,
 ) -> Iterator[StepReport]:
@@ -166,6 +170,7 @@ def train_steps(
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
         precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
         is_filled: Compute with as many images every time, the missing ones of weight 0.
+        label_smoothing: Share of each label that is spread over all classes, 0 to below 1.
         pauses: Steps after which somebody looks at the model.
         conversation: Hears of a micro-batch that became smaller, as the memory was full.
 
@@ -179,8 +184,9 @@ def train_steps(
         lr = schedule.at(state.step + 1)
         set_learning_rate(state.optimizer, lr)
         state.micro_batch = state.micro_batch or batch.micro_batch
-        how = {
-            "accelerator": accelerator, "precision": precision, "is_filled": is_filled, "conversation": conversation
+        how: dict[str, Any] = {
+            "accelerator": accelerator, "precision": precision, "is_filled": is_filled, "conversation": conversation,
+            "label_smoothing": label_smoothing,
         }  # fmt: skip
         if before is None and accelerator.num_processes > 1:
             rehearse(state, model, batch, **how)

@@ -137,6 +137,10 @@ class Recorder:
         if self._folder is not None and score.loss is not None:
             self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
 
+    def place(self, name: str) -> Path | None:
+        """Return where in the run folder a file of that name is; None where nothing is written."""
+        return None if self._folder is None else self._folder.path / name
+
     def remove(self, name: str) -> None:
         """Remove a file of the run folder, if it is there."""
         if self._folder is not None:

@@ -5,6 +5,7 @@
     config.json      every setting, resolved; --config on it repeats the run
     metrics.jsonl    one line per optimiser step and per validation; no clock in it
     speed.jsonl      one line per optimiser step: seconds, images per second
+    first-batches.png  what the model is shown in the first steps
     validation.json  the validation images by name and content, so that evaluate finds them again
     training-images.txt  the training images likewise, so that evaluate recognises them
     checkpoints/     the newest two states to go on from; gone when the run is finished

@@ -28,6 +28,7 @@ def take_step(
     precision: str,
     conversation: Conversation,
     is_filled: bool = False,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Train on one global batch; return its mean loss before the step, and the norm of its gradient.
 
@@ -48,6 +49,7 @@ def take_step(
         precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
         conversation: Hears of a smaller micro-batch.
         is_filled: Compute with exactly as many images at a time, the missing ones of weight 0.
+        label_smoothing: Share of each label that is spread over all classes, 0 to below 1.
     """
     model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
@@ -61,6 +63,7 @@ def take_step(
             precision=precision,
             is_filled=is_filled,
             scaler=state.scaler,
+            label_smoothing=label_smoothing,
         )
         if accelerator.num_processes > 1:
             share = add(state.micro_batch)
@@ -85,6 +88,7 @@ def rehearse(
     precision: str,
     conversation: Conversation,
     is_filled: bool = False,
+    label_smoothing: float = 0.0,
 ) -> None:
     """Find out, before the first step of several processes, how many images all of them have memory for at a time.
 
@@ -96,6 +100,7 @@ def rehearse(
         precision: ``fp32``, ``bf16`` or ``fp16``.
         conversation: Hears of a smaller micro-batch.
         is_filled: As for ``take_step``.
+        label_smoothing: As for ``take_step``.
     """
     model.train()
     bare = getattr(model, "module", model)
@@ -104,7 +109,14 @@ def rehearse(
         """Add the gradients of the first micro-batch: of (B, 3, H, W) images, ``size`` of them or fewer."""
         first = batch.parts(size)[0]
         return add_gradients(
-            bare, first, size, accelerator=accelerator, precision=precision, is_filled=is_filled, scaler=state.scaler
+            bare,
+            first,
+            size,
+            accelerator=accelerator,
+            precision=precision,
+            is_filled=is_filled,
+            scaler=state.scaler,
+            label_smoothing=label_smoothing,
         )
 
     agree_on_size(state, add, accelerator=accelerator, conversation=conversation)
@@ -119,6 +131,7 @@ def add_gradients(
     precision: str,
     is_filled: bool = False,
     scaler: torch.amp.GradScaler | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Add the gradients of the mean loss over the global batch; return this process's share of it, (), float32.
 
@@ -133,15 +146,18 @@ def add_gradients(
         precision: ``fp32``, ``bf16`` or ``fp16``.
         is_filled: Compute with exactly as many, the missing ones of weight 0.
         scaler: Its factor is in the gradients; not in what is returned.
+        label_smoothing: Share of each label that is spread over all classes, 0 to below 1.
     """
     parts = batch.parts(micro_batch)
     *others, last = enumerate(part.filled(micro_batch) for part in parts) if is_filled else enumerate(parts)
     shares, noise = list[Tensor](), noise_of(model)
     with accelerator.no_sync(model) if others else nullcontext():
         for index, part in others:
-            shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler))
+            shares.append(
+                _forward_and_backward(model, part, index, noise, accelerator, precision, scaler, label_smoothing)
+            )
     index, part = last
-    shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler))
+    shares.append(_forward_and_backward(model, part, index, noise, accelerator, precision, scaler, label_smoothing))
     return shares[0] if len(shares) == 1 else torch.stack(shares).sum()
 
 
@@ -153,6 +169,7 @@ def _forward_and_backward(
     accelerator: Accelerator,
     precision: str,
     scaler: torch.amp.GradScaler | None,
+    label_smoothing: float,
 ) -> Tensor:
     """Add the gradients of a process's micro-batch ``index``; return what it adds to the mean loss, (), float32."""
     device = accelerator.device
@@ -165,7 +182,14 @@ def _forward_and_backward(
         forward_in(precision, device),
     ):
         logits = model(batch.images)  # (B, C)
-    share = share_of_loss(logits, batch.labels, batch.weights, weight_global=batch.weight_global, others=batch.others)
+    share = share_of_loss(
+        logits,
+        batch.labels,
+        batch.weights,
+        weight_global=batch.weight_global,
+        others=batch.others,
+        label_smoothing=label_smoothing,
+    )
     # processes average their gradients; times their number, that is the mean over the global batch
     loss = share * accelerator.num_processes
     accelerator.backward(loss if scaler is None else scaler.scale(loss))

@@ -4,10 +4,12 @@ Everything is decided before; see ``vitctl.training.plan`` and the finetune work
 """
 
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from vitctl.conversation import Conversation, Progress
@@ -20,6 +22,7 @@ from vitctl.training.compiled import compiled_for_training
 from vitctl.training.divergence import LossWatch
 from vitctl.training.divergence_told import divergence_is_told
 from vitctl.training.earlier import command_to_go_on
+from vitctl.training.first_batches import FIRST_BATCHES, Draw, FirstBatches
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
@@ -32,7 +35,14 @@ from vitctl.training.validation import check_finite, is_best, validate, validati
 
 @compiler_later()  # torch's optimisers ask for it at every step
 def train(
-    job: Job, state: TrainingState, recorder: Recorder, stop: StopRequest, *, out: Path, conversation: Conversation
+    job: Job,
+    state: TrainingState,
+    recorder: Recorder,
+    stop: StopRequest,
+    *,
+    out: Path,
+    conversation: Conversation,
+    draw: Draw | None = None,
 ) -> None:
     """Train to the end, saving ``last/`` at each validation and ``best/`` when it is found.
 
@@ -43,14 +53,16 @@ def train(
         stop: Looked at after every step.
         out: The run folder, for messages.
         conversation: Shows progress.
+        draw: Draws what the model is shown in the first steps; None draws nothing.
 
     Raises:
         InterruptedRun: ``stop`` was requested; all that was trained is saved.
         Diverged: The loss or a weight is no longer finite; what was saved before stands.
         DataError: An image cannot be read any more; all that was trained is saved.
     """
+    pictures = FirstBatches(job, recorder.place(FIRST_BATCHES), draw)
     with divergence_is_told(job, state, recorder, out):
-        _train(_Training(job, state, recorder, stop, out, conversation))
+        _train(_Training(job, state, recorder, stop, out, conversation, pictures))
 
 
 def _train(run: "_Training") -> None:
@@ -60,10 +72,12 @@ def _train(run: "_Training") -> None:
         bar.begin_at(state.step)
         try:
             run.validate_if_due()  # where the run was stopped before it could
+            run.show_earlier_batches()
             for report in run.steps():
                 state.clock.count(report.num_images, step_s=report.step_s, data_s=report.data_s)
                 # first: this step was taken, whether or not the run is stopped or spoilt below
                 _record(unread.add(report), run, bar)
+                run.pictures.draw_when_complete()
                 if run.is_asked_to_stop():  # before validating, which may take minutes
                     raise StopNow
                 if not run.validate_if_due() and recorder.is_due(state.step):
@@ -102,6 +116,7 @@ class _Training:
     stop: StopRequest
     out: Path
     conversation: Conversation
+    pictures: FirstBatches
 
     def __post_init__(self) -> None:
         self._is_alone = self.job.processes.count == 1
@@ -123,32 +138,43 @@ class _Training:
         yield from train_steps(
             state,
             job.accelerator.prepare(model),
-            self._batches(),
+            self.pictures.watched(self._batches()),
             job.schedule,
             accelerator=job.accelerator,
             clip_norm=job.recipe.optimizer.clip_norm,
             precision=job.precision,
             is_filled=job.is_filled,
+            label_smoothing=job.recipe.loss.label_smoothing,
             pauses=self.pauses,
             conversation=self.conversation,
         )
 
     def _batches(self) -> Iterator[TrainingBatch]:
         """Yield this process's batches; of one process alone, a wait for one is broken off by ``stop``."""
+        batches = self._batches_from(self.state.step, num_workers=self.job.num_workers)
+        # of several processes none may leave a step that the others wait for
+        return _until_stopped(batches, self.stop) if self._is_alone else batches
+
+    def _batches_from(self, step: int, *, num_workers: int) -> Iterator[TrainingBatch]:
         job = self.job
-        batches = training_batches(
+        return training_batches(
             job.train,
             job.training_transform(),
             job.batches,
-            num_workers=job.num_workers,
+            num_workers=num_workers,
             class_weights=job.class_weights,
-            first_step=self.state.step,
+            first_step=step,
             process_index=job.processes.index,
             num_processes=job.processes.count,
             device=job.accelerator.device,
         )
-        # of several processes none may leave a step that the others wait for
-        return _until_stopped(batches, self.stop) if self._is_alone else batches
+
+    def show_earlier_batches(self) -> None:
+        """Draw the first batches where the run was stopped before it could: as they are those of the plan, anew."""
+        if self.state.step and self.pictures.num_missing:
+            batches = self.pictures.watched(self._batches_from(0, num_workers=0))
+            deque(islice(batches, self.pictures.num_missing), maxlen=0)
+            self.pictures.draw_when_complete()
 
     def is_asked_to_stop(self) -> bool:
         """Return whether any process was asked to stop, the same answer in all of them, which end with its code."""

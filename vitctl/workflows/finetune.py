@@ -23,6 +23,7 @@ from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
 from vitctl.primitives.process_group import join_processes
+from vitctl.reporting.first_batches import draw_first_batches
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
@@ -97,8 +98,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                 save_every=config.save_every,
                 saved_step=None if checkpoint is None else checkpoint.step,
             )
-            state = new_state(job)
-            state.clock = clock
+            state = replace(new_state(job), clock=clock)
             with recorder:
                 if checkpoint is not None:
                     restore(state, checkpoint, folder, job, made_with=circumstances)
@@ -109,7 +109,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                     state.linear_probe = ridge.result()
                     recorder.validation(ridge.score)
                     recorder.save(state)  # embedding the training images took its time
-                train(job, state, recorder, stop, out=out, conversation=conversation)
+                train(job, state, recorder, stop, out=out, conversation=conversation, draw=draw_first_batches)
             if state.linear_probe is not None and (advice := doubt(state.linear_probe, state.best.score)):
                 conversation.warn(advice)
             sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")
