@@ -12,6 +12,7 @@ from vitctl.data.order import BalancedOrder, BatchPlan
 from vitctl.data.source import Split
 from vitctl.data.training_data import TrainingData
 from vitctl.data.transforms import TrainingTransform
+from vitctl.models.other_sizes import take_other_sizes
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import ALONE, Processes
@@ -23,6 +24,7 @@ from vitctl.training.noise_places import InstalledNoise, install_noise
 from vitctl.training.plan import Plan, asked_noise
 from vitctl.training.processes import build_accelerator
 from vitctl.training.recomputation import recompute_blocks
+from vitctl.training.sizes import check_steps
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class Job:
         rate, num_steps = self.recipe.rate, self.batches.num_steps
         return RateSchedule(num_steps, round(rate.warmup_fraction * num_steps), self.lr, rate.final_lr)
 
-    def training_transform(self) -> TrainingTransform:
-        """Return the random transform of the training images."""
+    def training_transform(self, size: int | None = None) -> TrainingTransform:
+        """Return the random transform of the training images, to a square of ``size`` px or to the model's own size."""
         return TrainingTransform(
-            self.preprocessing,
+            self.preprocessing if size is None else self.preprocessing.at((size, size)),
             crop=self.recipe.images.crop,
             crop_area=self.recipe.images.crop_area,
             flip=self.flip,
@@ -101,6 +103,20 @@ def build_job(
         recompute_blocks(prepared.model, name=prepared.name)
     mixing = plan.values.mixing
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
+    sizes = plan.values.length.sizes
+    if len(sizes) > 1:
+        take_other_sizes(prepared.model, method=plan.interpolation.value)
+    batches = BatchPlan(
+        len(train),
+        plan.batch.value,
+        plan.length.value,
+        config.seed,
+        balanced,
+        config.micro_batch,
+        PairMixing(**vars(mixing)) if mixing.mixup or mixing.cutmix else None,
+        sizes if len(sizes) > 1 else (),
+    )
+    check_steps(sizes, batches.num_steps)
     return Job(
         model=prepared.model,
         train=train,
@@ -109,15 +125,7 @@ def build_job(
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
         recipe=plan.values,
-        batches=BatchPlan(
-            len(train),
-            plan.batch.value,
-            plan.length.value,
-            config.seed,
-            balanced,
-            config.micro_batch,
-            PairMixing(**vars(mixing)) if mixing.mixup or mixing.cutmix else None,
-        ),
+        batches=batches,
         lr=plan.lr.value,
         flip=plan.flip.value,
         num_workers=plan.workers.value,

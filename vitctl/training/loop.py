@@ -129,6 +129,7 @@ def train_steps(
     clip_norm: float,
     precision: str = "fp32",
     is_filled: bool = False,
+    largest: tuple[int, int] | None = None,
     pauses: Container[int] = (),
     conversation: Conversation = SILENT,
 ) -> Iterator[StepReport]:
@@ -146,6 +147,7 @@ def train_steps(
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
         precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
         is_filled: Compute with as many images every time, the missing ones of weight 0.
+        largest: (H, W) px of the largest images of the run; None where all are of one size.
         pauses: Steps after which somebody looks at the model.
         conversation: Hears of a micro-batch that became smaller, as the memory was full.
 
@@ -163,7 +165,7 @@ def train_steps(
             "accelerator": accelerator, "precision": precision, "is_filled": is_filled, "conversation": conversation
         }  # fmt: skip
         if before is None and accelerator.num_processes > 1:
-            rehearse(state, model, batch, **how)
+            rehearse(state, model, batch, largest=largest, **how)
         mean = take_step(state, model, batch, clip_norm=clip_norm, **how)
         state.step += 1
         loss = StepLoss(LateNumber(mean), state.step, schedule.peak)

@@ -113,8 +113,10 @@ class Recorder:
             return
         seen = min(report.step * self._batches.batch_size, self._batches.num_images_seen)
         epoch = round(seen / self._batches.num_images, 6)
+        sizes = self._batches.sizes
+        size = {"size": sizes[self._batches.stage(report.step - 1)]} if sizes else {}
         self._folder.append(
-            "metrics.jsonl", {"step": report.step, "epoch": epoch, "loss": report.loss.read(), "lr": report.lr}
+            "metrics.jsonl", {"step": report.step, "epoch": epoch, "loss": report.loss.read(), "lr": report.lr, **size}
         )
         speed = {
             "step": report.step,

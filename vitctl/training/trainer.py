@@ -115,6 +115,7 @@ class _Training:
             clip_norm=job.recipe.optimizer.clip_norm,
             precision=job.precision,
             is_filled=job.is_filled,
+            largest=job.preprocessing.image_size if job.batches.sizes else None,
             pauses=self.pauses,
             conversation=self.conversation,
         )
@@ -128,6 +129,7 @@ class _Training:
             job.batches,
             num_workers=job.num_workers,
             class_weights=job.class_weights,
+            smaller=[job.training_transform(size) for size in job.batches.sizes[:-1]],
             first_step=self.state.step,
             process_index=job.processes.index,
             num_processes=job.processes.count,
