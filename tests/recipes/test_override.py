@@ -102,6 +102,8 @@ def test_override__steps_are_what_is_trained() -> None:
         ("images.flip=1", r"images\.flip is 1; expected true or false"),
         ("length.batch_size=1.0", r"length\.batch_size is 1\.0; expected a whole number"),
         ("optimizer.name=adam", r"optimizer\.name is 'adam'; it can be adamw, sgd\. Did you mean 'adamw'"),
+        ("length.sizes=[32,16]", r"length\.sizes is \[32, 16\]; expected rising sizes"),
+        ("length.sizes=[16,16]", r"length\.sizes is \[16, 16\]; expected rising sizes"),
         ("length.steps_rule=fixed", r"length\.steps is 0 but length\.steps_rule is 'fixed'"),
     ],
 )

@@ -1,10 +1,10 @@
 """Images smaller than a model is made for, its parameters as they are: what training at several sizes needs.
 
 The position table keeps the shape of the model's own size, so that weights, moments and checkpoints have one shape all
-along; a forward pass of smaller images resamples it, which gradients go through. timm does the same with
-``dynamic_img_size``. What differs: any of the three interpolations, and matrix products in place of torch's
-``interpolate``, whose gradient is not the same twice on a GPU. A model without a grid of patches takes the images as
-they are.
+along; a forward pass of smaller images resamples it, which gradients go through, as timm does with
+``dynamic_img_size``: bicubic with antialias, whatever brought the table to its own size, as without it many places
+would have no part in a smaller grid. What differs from timm: matrix products in place of torch's ``interpolate``, whose
+gradient is not the same twice on a GPU. A model without a grid of patches takes the images as they are.
 
 Letters: B images, H W px, h w patches, P prefix tokens, D width.
 """
@@ -29,6 +29,7 @@ with compiler_later():
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
+_METHOD = "bicubic-aa"
 _NOWHERE = (1, 1)  # a grid that no run has
 
 
@@ -62,20 +63,18 @@ def _refusal(sizes: Sequence[int], why: str) -> SettingError:
     return SettingError(f"length.sizes is {list(sizes)}, but {why}; expected [] for this model.", field="set")
 
 
-def take_other_sizes(model: nn.Module, *, method: str) -> None:
+def take_other_sizes(model: nn.Module) -> None:
     """Let ``model``, in place, take (B, 3, H, W) of any multiples of its patch; of its own size it is what it was.
 
     What timm writes down of a model says nothing of it: a folder that is saved opens at one size.
 
     Args:
         model: A timm model that ``check_other_sizes`` has let through, at its own size.
-        method: How its position embeddings are resampled: ``paper``, ``bicubic`` or ``bicubic-aa``.
     """
     if geometry_of(model).grid is None:
         return
     changed: Any = model
     open_patches(changed)
-    changed.position_method = method
     changed._pos_embed = types.MethodType(_embed_positions, changed)
     rotary: Any = getattr(changed, "rope", None)
     if hasattr(rotary, "update_feat_shape"):
@@ -101,7 +100,7 @@ def _embed_positions(model: Any, tokens: Tensor) -> Tensor | tuple[Tensor, Tenso
             old_grid=model.patch_embed.grid_size,
             new_grid=(height, width),
             num_prefix_tokens=num_embedded_prefix_tokens(model),
-            method=model.position_method,
+            method=_METHOD,
         )
     rotary: Any = getattr(model, "rope", None)
     if hasattr(rotary, "update_feat_shape"):

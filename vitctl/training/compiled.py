@@ -42,7 +42,9 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
     os.environ.setdefault(_NUM_COMPILERS, "1")
     accelerator = job.accelerator
     conversation.line("compiling the model: a minute or so, less where an earlier run has left files to use again")
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(job.batches.sizes) + 1)
+    # twice for each size, as rotary positions are made when the size changes; beyond the limit nothing is compiled
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 2 * len(job.batches.sizes) + 1)
     model = cast("nn.Module", torch.compile(job.model.to(accelerator.device).train(), dynamic=False))
     buffers = SavedBuffers(job.model)
     try:

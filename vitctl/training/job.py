@@ -105,7 +105,7 @@ def build_job(
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
     sizes = plan.values.length.sizes
     if len(sizes) > 1:
-        take_other_sizes(prepared.model, method=plan.interpolation.value)
+        take_other_sizes(prepared.model)
     batches = BatchPlan(
         len(train),
         plan.batch.value,
