@@ -29,7 +29,7 @@ from vitctl.training.trial import measure_cost
 from vitctl.workflows import finetune
 
 SIZES = ("length.sizes=[8,12,16]",)
-ROTARY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+ROTARY = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SettingsOf = Callable[..., FinetuneConfig]
 
 
