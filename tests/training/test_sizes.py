@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.order import BatchPlan
 from vitctl.errors import InterruptedRun, SettingError
+from vitctl.primitives.compiler_later import COMPILED_FILES
 from vitctl.primitives.interrupts import StopRequest
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training import compiled, step, trainer
@@ -269,3 +271,28 @@ def test_two_processes__losses_of_one(settings: SettingsOf, no_rendering: None, 
         losses.append([line["loss"] for line in lines if "loss" in line])
     assert len(losses[0]) == 6
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of its compiler, about itself
+def test_compiled__losses_are_those_without_it_and_each_size_is_compiled_once(
+    settings: SettingsOf, no_rendering: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMPILED_FILES, str(tmp_path / "compiled"))
+    import torch._dynamo.utils
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    recipe = ("length.sizes=[8,16]", "evaluation.validations=1", "optimizer.name=sgd", "noise.patch_drop=0.25")
+    losses = []
+    for is_compiled in (False, True):
+        out = tmp_path / str(is_compiled)
+        config = settings(steps=4, lr=0.03, set=recipe, out=str(out), compile=is_compiled)
+        finetune.run(config, Conversation())
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+    torch._dynamo.reset()
