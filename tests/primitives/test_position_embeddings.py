@@ -10,7 +10,12 @@ from torch import Tensor
 
 import vitctl.models  # noqa: F401  (makes `import timm` work beside a CPU-only torch)
 from vitctl.errors import SettingError
-from vitctl.primitives.position_embeddings import METHODS, mean_norm, resample_position_embeddings
+from vitctl.primitives.position_embeddings import (
+    METHODS,
+    mean_norm,
+    resample_by_products,
+    resample_position_embeddings,
+)
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "posembed.npz")
 
@@ -174,3 +179,31 @@ def test_mean_norm__shrinks_when_neighbours_are_averaged() -> None:
     table = random_table((4, 4), num_prefix=1)
     larger = resample_position_embeddings(table, old_grid=(4, 4), new_grid=(7, 8), num_prefix_tokens=1, method="paper")
     assert mean_norm(larger, num_prefix_tokens=1) < mean_norm(table, num_prefix_tokens=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grid", [(3, 5), (6, 4), (7, 2), (1, 1)])
+def test_products__equal_resampling(grid: tuple[int, int], method: str) -> None:
+    """Largest difference seen: 7e-7."""
+    table = random_table((6, 4), num_prefix=2)
+    how = {"old_grid": (6, 4), "new_grid": grid, "num_prefix_tokens": 2, "method": method}
+    resampled, expected = resample_by_products(table, **how), resample_position_embeddings(table, **how)
+    torch.testing.assert_close(resampled, expected, rtol=0, atol=2e-6)
+    assert torch.equal(resampled[:, :2], table[:, :2])
+    assert (resampled is table) == (grid == (6, 4))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_products__gradients_are_those_of_finite_differences_whatever_autocast_says(precision: torch.dtype) -> None:
+    how = {"old_grid": (4, 6), "new_grid": (3, 2), "num_prefix_tokens": 1, "method": "bicubic-aa"}
+    table = random_table((4, 6), num_prefix=1).requires_grad_()
+    along = random_table((3, 2), num_prefix=1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        (resample_by_products(table, **how) * along).sum().backward()
+    assert table.grad is not None
+    assert float(table.grad.abs().min()) > 0  # every place has its part in a smaller grid
+    for place, channel in ((0, 1), (5, 0), (24, 3)):
+        moved = table.detach().double()
+        moved[0, place, channel] += 1.0  # it is linear: no step is too long
+        change = (resample_by_products(moved, **how) - resample_by_products(table.detach().double(), **how)) * along
+        assert float(table.grad[0, place, channel]) == pytest.approx(float(change.sum()), abs=1e-6)

@@ -106,6 +106,8 @@ def test_override__steps_are_what_is_trained() -> None:
         ("rate.drop_at=[0.5, 0.5]", r"rate\.drop_at is \[0\.5, 0\.5\]; expected rising shares of the steps"),
         ("rate.drop_at=[1.5]", r"rate\.drop_at is \[1\.5\]; expected"),
         ("rate.drop_factor=1", r"rate\.drop_factor is 1; expected"),
+        ("length.sizes=[32,16]", r"length\.sizes is \[32, 16\]; expected rising sizes"),
+        ("length.sizes=[16,16]", r"length\.sizes is \[16, 16\]; expected rising sizes"),
         ("length.steps_rule=fixed", r"length\.steps is 0 but length\.steps_rule is 'fixed'"),
     ],
 )

@@ -126,6 +126,24 @@ def test_patch_drop__is_timms_given_the_same_ranks(monkeypatch: pytest.MonkeyPat
     assert layer.eval()(tokens) is tokens
 
 
+@pytest.mark.parametrize(("num_patches", "num_kept"), [(12, 7), (6, 3), (1, 1)])
+def test_patch_drop__of_smaller_images_keeps_its_share_of_theirs(num_patches: int, num_kept: int) -> None:
+    noise = KeyedNoise()
+    layer = KeyedPatchDrop(noise, 0.4, num_patches=12, num_prefix=1)
+    noise.follow(batch_of(4000, step=3))
+    assert noise.order is not None
+    places = torch.arange(-1.0, num_patches).view(1, -1, 1).expand(4000, -1, 1)  # the prefix is -1
+    kept = layer(places)[:, :, 0]
+    assert kept.shape == (4000, 1 + num_kept)
+    assert (kept[:, 0] == -1).all()
+    assert (kept.diff(dim=1) > 0).all()
+    often = torch.bincount(kept[:, 1:].flatten().long(), minlength=num_patches) / 4000
+    assert len(often) == num_patches
+    assert float((often - num_kept / num_patches).abs().max()) < 5 * math.sqrt(0.25 / 4000)
+    noise.follow(batch_of(3, step=3, num_global=4000, first_slot=10))
+    assert torch.equal(layer(places[:3])[:, :, 0], kept[10:13])  # they are the slots', however the batch is divided
+
+
 def test_patch_drop__of_a_model_that_turns_by_place_is_timms_given_the_same_ranks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from vitctl.recipes import Recipe, load_recipe, override, recipe_from_settings
 from vitctl.training.plan import (
+    decide_asked_size,
     decide_batch_size,
     decide_flip,
     decide_interpolation,
     decide_lr,
     decide_num_images_seen,
 )
+from vitctl.training.starting_run import StartingRun
 
 
 def nested(recipe: Recipe) -> dict[str, Any]:
@@ -81,6 +83,20 @@ def test_length__images_seen_rule_is_rounded_up_to_whole_batches(num_train: int,
 def test_length__bit_hyperrule(num_train: int, steps: int) -> None:
     recipe = recipe_with(length={"steps_rule": "bit-hyperrule"})
     assert decide_num_images_seen(None, None, recipe, num_train, 512, recipe_name="r").value == 512 * steps
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected", "reason"),
+    [(1.0, 100, "recipe r: 1 epochs; the last batch holds 4"), (2.4, 240, "recipe r: 2.4 epochs")],
+)
+def test_length__epochs_of_the_recipe_are_those_of_the_option(epochs: float, expected: int, reason: str) -> None:
+    recipe = recipe_with(length={"epochs": epochs, "steps_rule": "epochs"})
+    assert decide_num_images_seen(None, None, recipe, 100, 16, recipe_name="r") == (expected, reason)
+    assert decide_num_images_seen(None, 0.5, recipe, 100, 16, recipe_name="r").value == 50
+    assert decide_num_images_seen(3, None, recipe, 100, 16, recipe_name="r").value == 48
+    changed = override(load_recipe("transfer"), [f"length.epochs={epochs}"])
+    found = decide_num_images_seen(None, None, changed, 100, 16, recipe_name="r")
+    assert found == (expected, reason.replace("recipe r", "--set length.epochs"))
 
 
 def test_length__fixed_steps() -> None:
@@ -155,3 +171,31 @@ def test_flip(given: bool | None, changes: list[str], is_flippable: bool, expect
 def test_interpolation(given: str | None, changes: list[str], weights: str, expected: tuple[str, str]) -> None:
     recipe = override(load_recipe("transfer"), changes)
     assert decide_interpolation(given, recipe, weights=weights, recipe_name="r") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "of_run", "expected"),
+    [
+        (None, [], None, None),
+        (None, ["images.size=64"], None, ((64, 64), "--set images.size")),
+        (None, ["length.sizes=[32,64]"], None, ((64, 64), "--set length.sizes")),
+        (None, ["length.sizes=[32,64]", "images.size=64"], None, ((64, 64), "--set images.size")),
+        ((48, 32), ["images.size=64"], None, ((48, 32), "given")),
+        (None, ["images.size=64"], ["images.size=64"], None),  # the run's size, which may have been given beside it
+        (None, ["images.size=64"], ["length.sizes=[32,64]"], None),
+        (None, ["images.size=64"], [], ((64, 64), "--set images.size")),
+        (None, [], ["images.size=64"], None),
+        ((48, 48), ["images.size=64"], ["images.size=64"], ((48, 48), "given")),
+    ],
+)
+def test_image_size(
+    given: tuple[int, int] | None, changes: list[str], of_run: list[str] | None, expected: tuple[object, str] | None
+) -> None:
+    recipe = override(load_recipe("transfer"), changes)
+    run = None if of_run is None else StartingRun("why", "r", override(load_recipe("transfer"), of_run), 8, None)
+    assert decide_asked_size(given, recipe, recipe_name="r", run=run) == expected
+
+
+def test_image_size__of_a_recipe_file_is_the_recipes() -> None:
+    recipe = recipe_with(images={"size": 384})
+    assert decide_asked_size(None, recipe, recipe_name="r") == ((384, 384), "recipe r")

@@ -7,7 +7,7 @@ Letters: B images in a batch, H W px.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -101,6 +101,7 @@ class _Key(NamedTuple):
     weight: float
     num_global: int
     weight_global: float
+    stage: int
 
 
 class _PlanSampler(Sampler[list[_Key]]):
@@ -116,11 +117,12 @@ class _PlanSampler(Sampler[list[_Key]]):
         return self._plan.num_steps - self._first_step
 
     def __iter__(self) -> Iterator[list[_Key]]:
-        for pairs in self._plan.batches(self._first_step):
+        for step, pairs in enumerate(self._plan.batches(self._first_step), self._first_step):
+            stage = self._plan.stage(step)
             total = float(self._image_weights[[position for _, position in pairs]].sum())
             own = [pairs[slot] for slot in self._plan.share(len(pairs), self._index, self._count)]
             yield [
-                _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total)
+                _Key(view, position, float(self._image_weights[position]) if own else 0.0, len(pairs), total, stage)
                 for view, position in own or pairs[:1]
             ]
 
@@ -129,11 +131,11 @@ _TrainingItem = tuple[Tensor, int, _Key]
 
 
 class _TrainingImages(Dataset[_TrainingItem | DataError]):
-    def __init__(self, split: Split, transform: TrainingTransform) -> None:
-        self._split, self._transform = split, transform
+    def __init__(self, split: Split, transforms: Sequence[TrainingTransform]) -> None:
+        self._split, self._transforms = split, transforms
 
     def __getitem__(self, key: _Key) -> _TrainingItem | DataError:
-        transform = self._transform
+        transform = self._transforms[key.stage]
         make = partial(transform.pixels, view=key.view, position=key.position)
         how = {"least_side": transform.least_side, "max_value": transform.max_value}
         tensor = _made(self._split, key.position, make, **how)
@@ -193,6 +195,7 @@ def training_batches(
     *,
     num_workers: int,
     class_weights: np.ndarray | None = None,
+    smaller: Sequence[TrainingTransform] = (),
     first_step: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
@@ -201,6 +204,7 @@ def training_batches(
     """Yield this process's ``TrainingBatch``, on ``device``, for each step of ``plan`` from ``first_step`` on.
 
     The content depends on ``plan`` and ``class_weights``, (C,) or None for 1 each, not on ``num_workers``.
+    ``smaller`` are the transforms of the plan's sizes but the last, which is that of ``transform``.
 
     Raises:
         DataError: An image cannot be read any more.
@@ -208,7 +212,7 @@ def training_batches(
     """
     image_weights = np.ones(len(split)) if class_weights is None else class_weights[split.labels]
     loader: DataLoader[Any] = DataLoader(
-        _TrainingImages(split, transform),
+        _TrainingImages(split, (*smaller, transform)),
         batch_sampler=_PlanSampler(
             plan, image_weights, first_step=first_step, process_index=process_index, num_processes=num_processes
         ),

@@ -76,6 +76,7 @@ class BatchPlan:
         balanced: Shows every class equally often; None shows every image once per epoch.
         micro_batch: Images that a process computes with at a time, >= 1; None is its whole share of a batch.
         mixing: What is done to pairs of neighbours; None leaves every image alone.
+        sizes: px of square images, rising, each for an equal share of the steps; () where all are of one size.
     """
 
     num_images: int
@@ -85,11 +86,24 @@ class BatchPlan:
     balanced: BalancedOrder | None = None
     micro_batch: int | None = None
     mixing: PairMixing | None = None
+    sizes: tuple[int, ...] = ()
 
     @property
     def num_steps(self) -> int:
         """Number of batches."""
         return math.ceil(self.num_images_seen / self.batch_size)
+
+    def stage(self, step: int) -> int:
+        """Return which of the ``sizes`` batch ``step`` (0..num_steps-1) is of: 0 to their number - 1; 0 without any.
+
+        The shares are even, to one step.
+        """
+        return step * len(self.sizes) // self.num_steps
+
+    def steps_of(self, stage: int) -> int:
+        """Return how many steps are of one of the ``sizes``."""
+        first, last = (-(-index * self.num_steps // len(self.sizes)) for index in (stage, stage + 1))
+        return last - first
 
     def share(self, num_images: int, process_index: int, num_processes: int) -> range:
         """Return which slots (places in a global batch of ``num_images``, from 0) one process takes; it may be none.

@@ -12,7 +12,6 @@ import types
 from typing import Any
 
 import torch
-from timm.layers.format import Format
 from timm.layers.pool2d_same import MaxPool2dSame
 from timm.layers.std_conv import StdConv2dSame
 from timm.models.eva import Eva
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from vitctl.errors import ModelError
 from vitctl.models.anatomy import num_embedded_prefix_tokens
 from vitctl.models.geometry import geometry_of, position_table
+from vitctl.models.other_sizes import open_patches
 from vitctl.primitives.image_sizes import format_size
 from vitctl.primitives.position_embeddings import resampling_matrix
 
@@ -90,9 +90,8 @@ def make_size_dynamic(model: nn.Module, *, name: str, method: str) -> nn.Module:
         geometry.grid, num_prefix_tokens=num_embedded_prefix_tokens(copied), method=method
     )
     copied._pos_embed = types.MethodType(_embed_positions, copied)
-    copied.dynamic_img_size = True
+    open_patches(copied)
     embed: Any = copied.patch_embed
-    embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
     embed.register_forward_pre_hook(_check_whole_patches)
     for parent in list(embed.modules()):
         _fix_same_padding(parent)

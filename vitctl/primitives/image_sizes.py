@@ -52,13 +52,22 @@ def nearest_multiples(length: int, step: int) -> tuple[int, ...]:
     return (below, below + step) if below else (step,)
 
 
-def check_divisible(size: tuple[int, int], patch: tuple[int, int], *, model: str) -> None:
+def check_divisible(
+    size: tuple[int, int],
+    patch: tuple[int, int],
+    *,
+    model: str,
+    what: str = "--image-size",
+    field: str = "image_size",
+) -> None:
     """Check that every patch is whole.
 
     Args:
         size: (H, W) px.
         patch: (H, W) px that one token covers.
         model: Name to show.
+        what: Where the size stands, for the message.
+        field: The setting that it is of.
 
     Raises:
         SettingError: A side is not a multiple; the sentence names the two nearest sizes.
@@ -71,7 +80,7 @@ def check_divisible(size: tuple[int, int], patch: tuple[int, int], *, model: str
     else:
         nearest = [format_size((heights[0], widths[0])), format_size((heights[-1], widths[-1]))]
     raise SettingError(
-        f"--image-size {format_size(size)} is not a multiple of the patch of {model} "
+        f"{what} {format_size(size)} is not a multiple of the patch of {model} "
         f"({format_size(patch)} px); the nearest that are: {' and '.join(dict.fromkeys(nearest))}.",
-        field="image_size",
+        field=field,
     )

@@ -70,6 +70,42 @@ def resample_position_embeddings(
     return torch.cat([prefix, rows], dim=1)
 
 
+def resample_by_products(
+    embeddings: Tensor,
+    *,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    num_prefix_tokens: int,
+    method: str,
+) -> Tensor:
+    """Return what ``resample_position_embeddings`` does, to rounding, as matrix products: for forward passes.
+
+    The gradient of torch's ``interpolate`` is not the same twice on a GPU. In float64 where the device has it, which
+    autocast and TF32 leave alone; the products are small.
+
+    Args:
+        embeddings: (1, P + h*w, D) float; rows of the grid in reading order.
+        old_grid: (h, w) of ``embeddings``.
+        new_grid: (h, w) wanted. The same grid gives the same tensor, bit for bit.
+        num_prefix_tokens: P, the leading tokens that have no location.
+        method: ``paper``, ``bicubic`` or ``bicubic-aa``.
+
+    Returns:
+        (1, P + h*w, D) for the new grid, in the dtype of ``embeddings``.
+    """
+    if old_grid == new_grid:
+        return embeddings
+    prefix, patches = embeddings[:, :num_prefix_tokens], embeddings[:, num_prefix_tokens:]
+    exact = torch.float32 if embeddings.device.type == "mps" else torch.float64
+    rows, columns = (
+        resampling_matrix(old, new, method=method, device=embeddings.device).to(exact)
+        for old, new in zip(old_grid, new_grid, strict=True)
+    )
+    taller = torch.matmul(rows, patches.to(exact).reshape(old_grid[0], -1))
+    resampled = torch.matmul(columns, taller.reshape(new_grid[0], old_grid[1], -1))
+    return torch.cat([prefix, resampled.reshape(1, new_grid[0] * new_grid[1], -1).to(embeddings.dtype)], dim=1)
+
+
 def resampling_matrix(num_in: int, num_out: int, *, method: str, device: torch.device | None = None) -> Tensor:
     """Return what ``resample_position_embeddings`` does along one axis as a matrix (M, N), each row summing to 1.
 

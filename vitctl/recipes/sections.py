@@ -106,7 +106,7 @@ class Length:
     """fixed (``steps``); epochs (``epochs``); images-seen: 30 epochs, at least 32k images, at most 256k or 10 epochs;
     bit-hyperrule: 500, 10,000 or 20,000 steps by the number of images."""
     sizes: tuple[Annotated[int, Range(gt=0)], ...] = ()
-    """px, each for an equal share of the steps, in order; the last is what is trained at in the end. None: one size."""
+    """px, rising, each for an equal share of the steps; the last is what is trained at in the end. None: one size."""
 
     def __post_init__(self) -> None:
         for rule, number in (("fixed", "steps"), ("epochs", "epochs")):
@@ -114,6 +114,8 @@ class Length:
                 raise SettingError(
                     f"length.{number} is 0 but length.steps_rule is {rule!r}; expected a number of {number}."
                 )
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise SettingError(f"length.sizes is {list(self.sizes)}; expected rising sizes.")
 
 
 @dataclass(frozen=True, kw_only=True)

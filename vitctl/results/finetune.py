@@ -106,6 +106,18 @@ class GroupReport(Result):
     """Numbers in them."""
 
 
+@dataclass(frozen=True, repr=False)
+class SizeReport(Result):
+    """The steps of one of several image sizes."""
+
+    size: int
+    """px of square images."""
+    steps: int
+    """Optimiser steps of this size."""
+    step_s: float
+    """Seconds of one of them, scaled from a part of one."""
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class DryRunResult(Result):
     """What a run would be and cost; nothing was trained or written."""
@@ -139,10 +151,12 @@ class DryRunResult(Result):
     memory_bytes: int
     """Weights, gradients, optimiser state and the activations of one micro-batch per process; estimated."""
     step_s: float
-    """Seconds of one optimiser step, scaled from a part of one."""
+    """Seconds of one optimiser step, scaled from a part of one; with several image sizes, the mean over all steps."""
     training_s: float
     """Seconds of all steps, without validation and start-up; estimated."""
     groups: tuple[GroupReport, ...]
     """Parameter groups, lowest rate first."""
+    sizes: tuple[SizeReport, ...] = ()
+    """Image sizes, the smallest first; empty where all steps are of one size."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""

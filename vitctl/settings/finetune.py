@@ -103,7 +103,7 @@ class _Training(Settings):
             "NAME|FILE",
             outdates=(
                 "recipe_settings", "set", "lr", "batch_size", "steps", "epochs", "time_limit", "flip",
-                "pos_embed_interp", "head", "pool", "tune", "layer_decay", "lr_scale", "freeze",
+                "image_size", "pos_embed_interp", "head", "pool", "tune", "layer_decay", "lr_scale", "freeze",
             ),
         ),
     ] = None  # fmt: skip

@@ -1,8 +1,8 @@
 """``--compile``: the model as torch's compiler makes it, for the steps of training; validation takes it as it is.
 
-Shapes are fixed, so that it is compiled once: a batch that is shorter than the others is filled up with images of
-weight 0. It is compiled before the first step, which a stop may break off, with its noise in it, and before it is
-wrapped for several processes.
+Shapes are fixed, so that it is compiled once, or once for each image size: a batch that is shorter than the others is
+filled up with images of weight 0. It is compiled before the first step, which a stop may break off, with its noise in
+it, and before it is wrapped for several processes.
 
 Letters: B images in a micro-batch, H W px.
 """
@@ -42,13 +42,18 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
     os.environ.setdefault(_NUM_COMPILERS, "1")
     accelerator = job.accelerator
     conversation.line("compiling the model: a minute or so, less where an earlier run has left files to use again")
+    # twice for each size, as rotary positions are made when the size changes; beyond the limit nothing is compiled
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 2 * len(job.batches.sizes) + 1)
     model = cast("nn.Module", torch.compile(job.model.to(accelerator.device).train(), dynamic=False))
     buffers = SavedBuffers(job.model)
     try:
         # of several processes none may leave what the others wait in
         with stop.breaking() if accelerator.num_processes == 1 else nullcontext():
             size = state.micro_batch or job.batches.largest_micro_batch(accelerator.num_processes)
-            add_gradients(model, _black_images(job, size), size, accelerator=accelerator, precision=job.precision)
+            for side in job.batches.sizes[job.batches.stage(state.step) :] or (None,):
+                black = _black_images(job, size, side)
+                add_gradients(model, black, size, accelerator=accelerator, precision=job.precision)
     except (Exception, StopNow) as error:
         if stop:  # the signal may have ended the compiler too
             raise StopNow from None
@@ -64,8 +69,9 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
     return model
 
 
-def _black_images(job: Job, size: int) -> TrainingBatch:
-    images = torch.zeros(size, 3, *job.preprocessing.image_size, device=job.accelerator.device)  # (B, 3, H, W)
+def _black_images(job: Job, size: int, side: int | None) -> TrainingBatch:
+    image_size = job.preprocessing.image_size if side is None else (side, side)
+    images = torch.zeros(size, 3, *image_size, device=job.accelerator.device)  # (B, 3, H, W)
     labels = torch.zeros(size, dtype=torch.int64, device=images.device)
     weights = torch.zeros(size, device=images.device)
     return TrainingBatch(images, labels, weights, num_global=size, weight_global=1.0, micro_batch=size)

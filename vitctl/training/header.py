@@ -47,6 +47,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("model", loaded.name, plan.model.reason + _arguments(run)),
         _weights(loaded),
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
+        *_sizes(job),
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
@@ -90,17 +91,22 @@ def _speed(run: PreparedRun) -> list[Setting]:
 
 def cost_settings(cost: Cost, job: Job) -> list[Setting]:
     """Return what ``--dry-run`` adds to the header."""
+    mean = ", mean over the image sizes" if cost.sizes else ""
     rows = [
         Setting("parameters", format_count(cost.num_parameters), "trained"),
         Setting("FLOPs per image", format_count(cost.flops_per_image), "forward; a training step takes about 3x"),
         Setting("memory", format_bytes(cost.memory_bytes), "weights, gradients, optimiser, activations; estimated"),
-        Setting("time per step", format_seconds(cost.step_s), "one forward and backward pass, measured and scaled"),
+        Setting(
+            "time per step", format_seconds(cost.step_s), f"one forward and backward pass, measured and scaled{mean}"
+        ),
         Setting(
             "training time",
             format_seconds(cost.training_s),
             f"{job.batches.num_steps:,} steps, no validation",
         ),
     ]
+    for one in cost.sizes:
+        rows.append(Setting(f"at {one.size} px", format_seconds(one.step_s), f"a step, of {one.steps:,}"))
     for group in cost.groups:
         tensors = "1 tensor" if group.num_tensors == 1 else f"{group.num_tensors} tensors"
         rate = f"rate x{group.lr_scale:.3g}, weight decay {group.weight_decay:g}"
@@ -230,6 +236,17 @@ def _resolution(loaded: LoadedModel, resolution: Resolution | None, interpolatio
         )
     )
     return rows
+
+
+def _sizes(job: Job) -> list[Setting]:
+    """Return the sizes that training goes through, where there are several."""
+    batches = job.batches
+    if not batches.sizes:
+        return []
+    steps = [f"{batches.steps_of(stage):,}" for stage in range(len(batches.sizes))]
+    sizes = ", ".join(str(size) for size in batches.sizes)
+    why = f"{', '.join(steps)} steps, one size after the other; validated at {batches.sizes[-1]} px"
+    return [Setting("image sizes", f"{sizes} px", why)]
 
 
 def _grid(geometry: Geometry) -> str:

@@ -13,6 +13,7 @@ from vitctl.data.order import BalancedOrder, BatchPlan
 from vitctl.data.source import Split
 from vitctl.data.training_data import TrainingData
 from vitctl.data.transforms import TrainingTransform
+from vitctl.models.other_sizes import take_other_sizes
 from vitctl.models.prepared import PreparedModel
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import ALONE, Processes
@@ -24,6 +25,7 @@ from vitctl.training.noise_places import InstalledNoise, install_noise
 from vitctl.training.plan import Plan, asked_noise
 from vitctl.training.processes import build_accelerator
 from vitctl.training.recomputation import recompute_blocks
+from vitctl.training.sizes import check_steps
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ class Job:
             drop_factor=rate.drop_factor,
         )
 
-    def training_transform(self) -> TrainingTransform:
-        """Return the random transform of the training images."""
+    def training_transform(self, size: int | None = None) -> TrainingTransform:
+        """Return the random transform of the training images, to a square of ``size`` px or to the model's own size."""
         images = self.recipe.images
         return TrainingTransform(
-            self.preprocessing,
+            self.preprocessing if size is None else self.preprocessing.at((size, size)),
             crop=images.crop,
             crop_area=images.crop_area,
             flip=self.flip,
@@ -114,6 +116,20 @@ def build_job(
         recompute_blocks(prepared.model, name=prepared.name)
     mixing = plan.values.mixing
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
+    sizes = plan.values.length.sizes
+    if len(sizes) > 1:
+        take_other_sizes(prepared.model)
+    batches = BatchPlan(
+        len(train),
+        plan.batch.value,
+        plan.length.value,
+        config.seed,
+        balanced,
+        config.micro_batch,
+        PairMixing(**vars(mixing)) if mixing.mixup or mixing.cutmix else None,
+        sizes if len(sizes) > 1 else (),
+    )
+    check_steps(sizes, batches.num_steps)
     return Job(
         model=prepared.model,
         train=train,
@@ -122,15 +138,7 @@ def build_job(
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
         recipe=plan.values,
-        batches=BatchPlan(
-            len(train),
-            plan.batch.value,
-            plan.length.value,
-            config.seed,
-            balanced,
-            config.micro_batch,
-            PairMixing(**vars(mixing)) if mixing.mixup or mixing.cutmix else None,
-        ),
+        batches=batches,
         lr=plan.lr.value,
         flip=plan.flip.value,
         num_workers=plan.workers.value,

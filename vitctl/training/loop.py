@@ -153,6 +153,7 @@ def train_steps(
     precision: str = "fp32",
     is_filled: bool = False,
     label_smoothing: float = 0.0,
+    largest: tuple[int, int] | None = None,
     pauses: Container[int] = (),
     conversation: Conversation = SILENT,
 ) -> Iterator[StepReport]:
@@ -171,6 +172,7 @@ def train_steps(
         precision: ``fp32``, ``bf16`` or ``fp16``, of the forward pass; weights and loss are fp32 in all of them.
         is_filled: Compute with as many images every time, the missing ones of weight 0.
         label_smoothing: Share of each label that is spread over all classes, 0 to below 1.
+        largest: (H, W) px of the largest images of the run; None where all are of one size.
         pauses: Steps after which somebody looks at the model.
         conversation: Hears of a micro-batch that became smaller, as the memory was full.
 
@@ -189,7 +191,7 @@ def train_steps(
             "label_smoothing": label_smoothing,
         }  # fmt: skip
         if before is None and accelerator.num_processes > 1:
-            rehearse(state, model, batch, **how)
+            rehearse(state, model, batch, largest=largest, **how)
         mean, norm = take_step(state, model, batch, clip_norm=clip_norm, **how)
         state.step += 1
         grad_norm = LateNumber(norm)

@@ -118,19 +118,28 @@ class KeyedPatchDrop(nn.Module):
     def __init__(self, noise: KeyedNoise, rate: float, *, num_patches: int, num_prefix: int) -> None:
         super().__init__()
         self.noise, self.rate = noise, rate
-        self._num_kept, self._num_prefix = max(1, int(num_patches * (1.0 - rate))), num_prefix
+        self._num_patches, self._num_prefix = num_patches, num_prefix
         noise.add_patches(num_patches)
 
-    def kept(self) -> Tensor:
-        """Return which patches are kept: (B, K) int64, ascending."""
+    def kept(self, num_patches: int | None = None) -> Tensor:
+        """Return which patches are kept: (B, K) int64, ascending.
+
+        Args:
+            num_patches: Those of smaller images, fewer than N; None for N. They take the first of the N numbers.
+        """
         assert self.noise.order is not None
+        num_patches = num_patches or self._num_patches
+        num_kept = max(1, int(num_patches * (1.0 - self.rate)))
         # stable: equal numbers must not rank otherwise on another device
-        ranks: Tensor = self.noise.order.argsort(dim=1, stable=True)
-        return ranks[:, : self._num_kept].sort(dim=1).values
+        ranks: Tensor = self.noise.order[:, :num_patches].argsort(dim=1, stable=True)
+        return ranks[:, :num_kept].sort(dim=1).values
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return (B, P + K, D) of ``tokens``, (B, P + N, D)."""
-        return self._of(tokens, self.kept()) if self.training else tokens
+        """Return (B, P + K, D) of ``tokens``, (B, P + N, D), or fewer of smaller images."""
+        return self._of(tokens, self._kept_of(tokens)) if self.training else tokens
+
+    def _kept_of(self, tokens: Tensor) -> Tensor:
+        return self.kept(tokens.shape[1] - self._num_prefix)
 
     def _of(self, tokens: Tensor, kept: Tensor) -> Tensor:
         prefix, patches = tokens[:, : self._num_prefix], tokens[:, self._num_prefix :]
@@ -148,7 +157,7 @@ class KeyedPatchDropWithIndices(KeyedPatchDrop):
         """Return (B, P + K, D) of ``tokens``, (B, P + N, D), and which patches those are, (B, K); None for all."""
         if not self.training:
             return tokens, None
-        kept = self.kept()
+        kept = self._kept_of(tokens)
         return self._of(tokens, kept), kept
 
 

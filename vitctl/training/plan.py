@@ -39,6 +39,7 @@ from vitctl.training.optimizer_choice import check_optimizer
 from vitctl.training.precision import decide_precision
 from vitctl.training.starting_run import StartingRun, starting_run
 
+GIVEN = "given"  # the reason for what an option says
 MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
 
 
@@ -85,9 +86,10 @@ def decide_num_images_seen(
     if steps is not None:
         return Decision(steps * batch_size, "given")
     if epochs is not None:
-        seen = max(1, round(epochs * num_train))
-        short = seen % batch_size
-        return Decision(seen, f"{epochs:g} epochs" + (f"; the last batch holds {short}" if short else ""))
+        return _whole_epochs(epochs, num_train, batch_size)
+    if recipe.length.steps_rule == "epochs":
+        seen, reason = _whole_epochs(recipe.length.epochs, num_train, batch_size)
+        return Decision(seen, f"{_origin(recipe, 'length.epochs', recipe_name)}: {reason}")
     if recipe.length.steps_rule == "images-seen":
         wanted = images_seen_transfer(num_train)
         num_steps = steps_for_images(wanted, batch_size=batch_size)
@@ -95,6 +97,12 @@ def decide_num_images_seen(
     if recipe.length.steps_rule == "bit-hyperrule":
         return Decision(bit_hyperrule_steps(num_train) * batch_size, f"BiT-HyperRule for {num_train:,} images")
     return Decision(recipe.length.steps * batch_size, _origin(recipe, "length.steps", recipe_name))
+
+
+def _whole_epochs(epochs: float, num_train: int, batch_size: int) -> Decision[int]:
+    seen = max(1, round(epochs * num_train))
+    short = seen % batch_size
+    return Decision(seen, f"{epochs:g} epochs" + (f"; the last batch holds {short}" if short else ""))
 
 
 def decide_lr(
@@ -114,6 +122,27 @@ def decide_lr(
         return Decision(lr, origin)
     why = f"{origin}: {rate.lr:g} at batch {rate.lr_at_batch}, {rate.lr_scaling} scaling"
     return Decision(lr, why + ("; --lr is used as it is" if is_overridden(recipe, "rate.lr") else ""))
+
+
+def decide_asked_size(
+    given: tuple[int, int] | None, recipe: Recipe, *, recipe_name: str, run: StartingRun | None = None
+) -> Decision[tuple[int, int]] | None:
+    """Return the (H, W) px that is given, or is the recipe's; None where neither says one.
+
+    Also None where the recipe says the size that the recipe of ``run`` said, which training starts from: a run keeps
+    the size that it was trained at.
+    """
+    if given is not None:
+        return Decision(given, GIVEN)
+    own = _own_size(recipe)
+    if not own or (run is not None and own == _own_size(run.recipe)):
+        return None
+    path = "images.size" if recipe.images.size else "length.sizes"
+    return Decision((own, own), _origin(recipe, path, recipe_name))
+
+
+def _own_size(recipe: Recipe) -> int:
+    return recipe.images.size or (recipe.length.sizes[-1] if recipe.length.sizes else 0)
 
 
 def decide_interpolation(given: str | None, recipe: Recipe, *, weights: str, recipe_name: str) -> Decision[str]:
@@ -222,7 +251,7 @@ class Plan(FirstChoices):
             pos_embed_interp=self.interpolation.value,
             recipe=self.recipe.value,
             steps=None if left_over else num_steps,
-            epochs=config.epochs if left_over else None,
+            epochs=(config.epochs or self.values.length.epochs) if left_over else None,
             batch_size=self.batch.value,
             lr=self.lr.value,
             flip=self.flip.value,

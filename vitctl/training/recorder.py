@@ -119,9 +119,11 @@ class Recorder:
             return
         seen = min(report.step * self._batches.batch_size, self._batches.num_images_seen)
         epoch = round(seen / self._batches.num_images, 6)
+        sizes = self._batches.sizes
+        size = {"size": sizes[self._batches.stage(report.step - 1)]} if sizes else {}
         loss, norm = report.loss.read(), report.grad_norm.read()
         grad_norm = norm if math.isfinite(norm) else None
-        record = {"step": report.step, "epoch": epoch, "loss": loss, "lr": report.lr, "grad_norm": grad_norm}
+        record = {"step": report.step, "epoch": epoch, "loss": loss, "lr": report.lr, "grad_norm": grad_norm, **size}
         self._folder.append("metrics.jsonl", record)
         self.recent.append(record)
         speed = {

@@ -89,6 +89,7 @@ def rehearse(
     conversation: Conversation,
     is_filled: bool = False,
     label_smoothing: float = 0.0,
+    largest: tuple[int, int] | None = None,
 ) -> None:
     """Find out, before the first step of several processes, how many images all of them have memory for at a time.
 
@@ -101,8 +102,11 @@ def rehearse(
         conversation: Hears of a smaller micro-batch.
         is_filled: As for ``take_step``.
         label_smoothing: As for ``take_step``.
+        largest: (H, W) px of black images to do it with, as later ones are larger; None for the batch's own.
     """
     model.train()
+    if largest is not None:
+        batch = batch._replace(images=batch.images.new_zeros(*batch.images.shape[:2], *largest))
     bare = getattr(model, "module", model)
 
     def add(size: int) -> Tensor:

@@ -106,5 +106,6 @@ def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
         step_s=cost.step_s,
         training_s=cost.training_s,
         groups=cost.groups,
+        sizes=cost.sizes,
         left_out=data.left_out,
     )

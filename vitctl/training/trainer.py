@@ -145,6 +145,7 @@ class _Training:
             precision=job.precision,
             is_filled=job.is_filled,
             label_smoothing=job.recipe.loss.label_smoothing,
+            largest=job.preprocessing.image_size if job.batches.sizes else None,
             pauses=self.pauses,
             conversation=self.conversation,
         )
@@ -163,6 +164,7 @@ class _Training:
             job.batches,
             num_workers=num_workers,
             class_weights=job.class_weights,
+            smaller=[job.training_transform(size) for size in job.batches.sizes[:-1]],
             first_step=step,
             process_index=job.processes.index,
             num_processes=job.processes.count,

@@ -14,7 +14,7 @@ from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.primitives.compiler_later import compiler_later
-from vitctl.results.finetune import GroupReport
+from vitctl.results.finetune import GroupReport, SizeReport
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.noise import noise_of
@@ -34,9 +34,10 @@ class Cost:
         num_parameters: That are trained.
         flops_per_image: Forward, one image.
         memory_bytes: Weights, gradients, optimiser state and the activations of one micro-batch per process.
-        step_s: Seconds of one optimiser step.
+        step_s: Seconds of one optimiser step; with several image sizes, the mean over all steps.
         training_s: Seconds of all steps, without validation and start-up.
         groups: Parameter groups, lowest rate first.
+        sizes: What a step of each of several image sizes takes, in order; () where all are of one size.
     """
 
     num_parameters: int
@@ -45,6 +46,22 @@ class Cost:
     step_s: float
     training_s: float
     groups: tuple[GroupReport, ...]
+    sizes: tuple[SizeReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A forward and a backward pass of a few images.
+
+    Attributes:
+        num_images: Those.
+        pass_s: Seconds.
+        activation_bytes: What autograd keeps in between.
+    """
+
+    num_images: int
+    pass_s: float
+    activation_bytes: int
 
 
 def check_batch_norm(job: Job) -> None:
@@ -82,7 +99,7 @@ def check_batch_norm(job: Job) -> None:
 
 @compiler_later()  # torch's optimisers ask for it
 def measure_cost(job: Job) -> Cost:
-    """Run a forward and a backward pass (the second of two is timed) and scale them to the run.
+    """Run a forward and a backward pass (the second of two is timed) at each image size and scale them to the run.
 
     Nothing is trained: no optimiser step is taken, the gradients are dropped, and the running statistics of
     norms are put back.
@@ -90,9 +107,35 @@ def measure_cost(job: Job) -> Cost:
     how = job.recipe.optimizer
     groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
     flops = flops_per_image(job.model, job.preprocessing.image_size)
+    sizes, num_steps = job.batches.sizes, job.batches.num_steps
+    passes = [_measure_pass(job, side) for side in sizes or (None,)]
+    largest = passes[-1]
+    num_processes = job.accelerator.num_processes
+    per_process = len(job.batches.share(job.batches.batch_size, 0, num_processes))
+    at_a_time = job.batches.largest_micro_batch(num_processes)
+    steps = [job.batches.steps_of(stage) for stage in range(len(sizes))] or [num_steps]
+    steps_s = [one.pass_s / one.num_images * per_process for one in passes]
+    training_s = sum(count * step_s for count, step_s in zip(steps, steps_s, strict=True))
+    trained = num_parameters(job.model)
+    optimizer = build_optimizer(groups, lr=job.lr, device=job.accelerator.device, **optimizer_settings(job.recipe))
+    copies = 2 + memory_per_parameter(optimizer)  # weights and gradients
+    return Cost(
+        num_parameters=trained,
+        flops_per_image=flops,
+        memory_bytes=int(trained * _BYTES_PER_FLOAT * copies)
+        + largest.activation_bytes * at_a_time // largest.num_images,
+        step_s=training_s / num_steps,
+        training_s=training_s,
+        groups=tuple(describe_groups(groups)),
+        sizes=tuple(SizeReport(*one) for one in zip(sizes, steps, steps_s, strict=False)),
+    )
+
+
+def _measure_pass(job: Job, side: int | None) -> _Pass:
+    """Return what a pass of squares of ``side`` px takes, or of images of the model's own size."""
     device = job.accelerator.device
     model = job.model.to(device).train()
-    transform = job.training_transform()
+    transform = job.training_transform(side)
     pairs = job.batches.batch(0)[:MAX_TRIAL_IMAGES]
     shown = [
         (job.train.read(p, least_side=transform.least_side, max_value=transform.max_value), view, p)
@@ -124,21 +167,7 @@ def measure_cost(job: Job) -> Cost:
         pass_s = time.perf_counter() - start
     finally:
         buffers.put_back()
-    num_processes = job.accelerator.num_processes
-    per_process = len(job.batches.share(job.batches.batch_size, 0, num_processes))
-    at_a_time = job.batches.largest_micro_batch(num_processes)
-    step_s = pass_s / len(pairs) * per_process
-    trained = num_parameters(job.model)
-    optimizer = build_optimizer(groups, lr=job.lr, device=device, **optimizer_settings(job.recipe))
-    copies = 2 + memory_per_parameter(optimizer)  # weights and gradients
-    return Cost(
-        num_parameters=trained,
-        flops_per_image=flops,
-        memory_bytes=int(trained * _BYTES_PER_FLOAT * copies) + activation_bytes * at_a_time // len(pairs),
-        step_s=step_s,
-        training_s=step_s * job.batches.num_steps,
-        groups=tuple(describe_groups(groups)),
-    )
+    return _Pass(len(pairs), pass_s, activation_bytes)
 
 
 class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):

@@ -17,9 +17,7 @@ from vitctl.evaluation.metrics import confusion
 from vitctl.models.choices import decide_image_size
 from vitctl.models.prepared import open_model
 from vitctl.primitives.cpus import num_cpus
-from vitctl.primitives.decision import Decision
 from vitctl.primitives.files import sha256_of
-from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
 from vitctl.primitives.process_group import join_processes
@@ -34,12 +32,13 @@ from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
 from vitctl.training.noise_places import check_noise
-from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
+from vitctl.training.plan import asked_noise, decide_asked_size, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recomputation import recompute_blocks
 from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
 from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
+from vitctl.training.sizes import check_sizes
 from vitctl.training.state import Best, Clock
 from vitctl.training.summary import describe_cost, doubt, summarise
 from vitctl.training.trainer import new_state, train
@@ -142,9 +141,9 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {spec}")
     opened = open_model(spec, weights=config.weights, seed=config.seed, model_args=config.model_args, is_saved=True)
-    pretrained, wanted = opened.geometry, config.image_size
-    if wanted and pretrained.patch_size:
-        check_divisible(wanted, pretrained.patch_size, model=opened.name)
+    pretrained = opened.geometry
+    wanted = decide_asked_size(config.image_size, recipe, recipe_name=first.recipe.value, run=first.run)
+    check_sizes(opened, wanted, recipe.length.sizes)
     check_noise(opened.model, **asked_noise(recipe), name=opened.name)
     if config.checkpointing:
         recompute_blocks(opened.model, name=opened.name)
@@ -161,13 +160,13 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     )
 
     # after the scan: a size that is not given follows from the images that decode
-    size = Decision(wanted, "given") if wanted else decide_image_size(
+    size = wanted or decide_image_size(
         data.sizes,
         pretrained.image_size,
         pretrained.patch_size,
         is_demo=spec == DEMO,
         as_trained=None if first.run is None else first.run.reason,
-    )  # fmt: skip
+    )
     interpolation = decide_interpolation(
         config.pos_embed_interp, recipe, weights=config.weights, recipe_name=first.recipe.value
     )
