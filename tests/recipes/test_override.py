@@ -101,7 +101,8 @@ def test_override__steps_are_what_is_trained() -> None:
         ("images.flip=True", r"images\.flip is 'True'; expected true or false"),
         ("images.flip=1", r"images\.flip is 1; expected true or false"),
         ("length.batch_size=1.0", r"length\.batch_size is 1\.0; expected a whole number"),
-        ("optimizer.name=adam", r"optimizer\.name is 'adam'; it can be adamw, sgd\. Did you mean 'adamw'"),
+        ("optimizer.name=1", r"optimizer\.name is 1; expected text"),
+        ("rate.schedule=cosin", r"rate\.schedule is 'cosin'; it can be cosine, linear, constant, step\. Did you mean"),
         ("length.steps_rule=fixed", r"length\.steps is 0 but length\.steps_rule is 'fixed'"),
     ],
 )
@@ -128,7 +129,7 @@ def test_override__all_mistakes_at_once() -> None:
         ("rate.lr_scaling=none", {"lr"}),
         ("length.batch_size=8", {"batch_size"}),
         ("length.batch_rule=fixed", {"batch_size"}),
-        ("length.steps=8", {"steps", "epochs"}),
+        ("length.steps=8", {"steps", "epochs", "time_limit"}),
         ("images.flip=true", {"flip"}),
         ("images.pos_embed_interp=paper", {"pos_embed_interp"}),
         ("head.init=zero", {"head"}),
