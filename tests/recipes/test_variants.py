@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.recipes import (
     Published,
@@ -18,6 +19,10 @@ from vitctl.recipes import (
     told_briefly,
     told_together,
 )
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.header import header_settings
+from vitctl.training.summary import config_document
+from vitctl.workflows import finetune
 
 MINE = """
 about = "leaves"
@@ -145,10 +150,12 @@ def test_told__in_a_line_each() -> None:
     results = published_results("vit-paper:cifar10")
     assert told_briefly(results) == "CIFAR-10 98.95 % (ViT-B/16), 98.79 % (ViT-B/32), 99.16 % (ViT-L/16)"
     told, source = told_together(results)
-    assert told.startswith("CIFAR-10 at 384 px: 98.95 % with ViT-B/16 of ImageNet-21k, 98.79 % with ViT-B/32 of")
+    assert told == "CIFAR-10 at 384 px from ImageNet-21k: 98.95 % (ViT-B/16), 98.79 % (ViT-B/32), 99.16 % (ViT-L/16)"
     assert source == "arXiv 2010.11929, table 5"
     assert told_briefly(published_results("augreg-transfer:imagenet")).endswith(", ...")
     assert told_briefly(published_results("vtab-1k")).startswith("VTAB-1k, mean of 19 tasks 72.72 % (ViT-L/16)")
+    both = told_together(published_results("deit3-384"))[0]
+    assert both.endswith("85 % (DeiT-III ViT-B/16 of ImageNet-1k), 86.7 % (DeiT-III ViT-B/16 of ImageNet-21k)")
     assert told_together(()) == ("", "")
 
 
@@ -159,3 +166,25 @@ def test_published__is_at_the_recipes_own_size(name: str) -> None:
     for result in file.published:
         size = file.variant(result.variant, of=name).images.size
         assert size in (0, result.image_size), result
+
+
+# In a run
+
+
+def test_run__has_the_variant_in_its_header_and_its_config(
+    mine: str, image_folder: Path, tiny_model_folder: Path
+) -> None:
+    config = FinetuneConfig(
+        data=str(image_folder), model=str(tiny_model_folder), recipe=f"{mine}:long", device="cpu", dry_run=True
+    )
+    run = finetune.prepare(config, Conversation())
+    (published,) = [row for row in header_settings(run) if row.name == "published"]
+    assert (published.value, published.reason) == ("leaves at 224 px: 91.5 % (ViT-B/16)", "ours")
+    assert run.job.batches.num_steps == 900
+    document = config_document(run.config)
+    assert document["recipe"] == f"{Path(mine).absolute()}:long"
+    assert (document["recipe_settings"]["steps"], document["recipe_settings"]["about"]) == (900, "leaves, for longer")
+    Path(mine).unlink()  # the values are in the configuration
+    again = finetune.prepare(run.config, Conversation())
+    assert (again.job.recipe, again.config) == (run.job.recipe, run.config)
+    assert not [row for row in header_settings(again) if row.name == "published"]

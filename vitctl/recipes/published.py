@@ -45,14 +45,15 @@ def told_briefly(results: Iterable[Published]) -> str:
 
 
 def told_together(results: Iterable[Published]) -> tuple[str, str]:
-    """Return the results in one line, with model, pretraining and size, and where they are from."""
+    """Return the results in one line, with pretraining and size, and where they are from."""
     told, sources = [], dict[str, None]()
     for data, found in _by_data(results).items():
-        percents = (
-            f"{one.percent:g} % with {one.model}{f' of {one.pretrained}' if one.pretrained else ''}" for one in found
-        )
-        sizes = dict.fromkeys(str(one.image_size) for one in found)
-        told.append(f"{data} at {' or '.join(sizes)} px: {', '.join(percents)}")
+        sizes = " or ".join(dict.fromkeys(str(one.image_size) for one in found))
+        pretrained = dict.fromkeys(one.pretrained for one in found)
+        is_one = len(pretrained) == 1
+        percents = (f"{one.percent:g} % ({one.model}{'' if is_one else f' of {one.pretrained}'})" for one in found)
+        start = f" from {found[0].pretrained}" if is_one and found[0].pretrained else ""
+        told.append(f"{data} at {sizes} px{start}: {', '.join(percents)}")
         sources |= dict.fromkeys(one.source for one in found)
     return "; ".join(told), "; ".join(sources)
 
