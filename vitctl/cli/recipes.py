@@ -36,6 +36,7 @@ Examples:
   vitctl recipes show transfer > mine.toml     then: vitctl finetune --recipe mine.toml
   vitctl recipes cp transfer mine.toml         the same, and never over a file of yours
   vitctl recipes check mine.toml
+  vitctl finetune --recipe vit-paper:pets      a variant of a recipe
 """
 
 app = typer.Typer(
