@@ -59,6 +59,8 @@ HOMES = {
     "accelerate": {"training"},
     "matplotlib": {"reporting"},
     "jinja2": {"reporting", "exporting"},
+    "tensorboard": {"reporting"},
+    "wandb": {"reporting"},
     "onnx": {"exporting"},
     "onnxscript": {"exporting"},
     "onnxruntime": {"exporting"},
