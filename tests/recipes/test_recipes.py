@@ -325,7 +325,7 @@ class Blur:
 class LaterOptimizer(Optimizer):
     """A section with a key more."""
 
-    nesterov_decay: Annotated[float, Range(gt=0)] = 1e-8
+    damping: Annotated[float, Range(gt=0)] = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,9 +337,9 @@ class LaterRecipe(Recipe):
 
 
 def test_new_field__is_read_checked_overridden_and_written() -> None:
-    recipe = from_settings({"blur": {"strength": 0.5}, "optimizer": {"nesterov_decay": 1e-6}}, LaterRecipe)
+    recipe = from_settings({"blur": {"strength": 0.5}, "optimizer": {"damping": 1e-6}}, LaterRecipe)
     assert isinstance(recipe, LaterRecipe)
-    assert (recipe.blur, recipe.optimizer.nesterov_decay) == (Blur(strength=0.5), 1e-6)
+    assert (recipe.blur, recipe.optimizer.damping) == (Blur(strength=0.5), 1e-6)
     assert override(recipe, ["blur.strength=1", "blur.steps=3"]).blur == Blur(strength=1.0, steps=3)
     with pytest.raises(SettingError, match=r"blur\.strength is 2; expected a number, 0 to 1\."):
         override(recipe, ["blur.strength=2"])

@@ -13,11 +13,13 @@ from torch import Tensor
 from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.results.finetune import GroupReport
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.noise import noise_of
-from vitctl.training.optimizer import describe_groups, parameter_groups
+from vitctl.training.optimizer import build_optimizer, describe_groups, memory_per_parameter, parameter_groups
+from vitctl.training.optimizer_choice import optimizer_settings
 from vitctl.training.precision import forward_in
 
 MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
@@ -78,6 +80,7 @@ def check_batch_norm(job: Job) -> None:
         )
 
 
+@compiler_later()  # torch's optimisers ask for it
 def measure_cost(job: Job) -> Cost:
     """Run a forward and a backward pass (the second of two is timed) and scale them to the run.
 
@@ -126,11 +129,12 @@ def measure_cost(job: Job) -> Cost:
     at_a_time = job.batches.largest_micro_batch(num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)
-    copies = {"adamw": 4, "sgd": 3}[how.name]  # weights, gradients, and the optimiser's moments
+    optimizer = build_optimizer(groups, lr=job.lr, device=device, **optimizer_settings(job.recipe))
+    copies = 2 + memory_per_parameter(optimizer)  # weights and gradients
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * at_a_time // len(pairs),
+        memory_bytes=int(trained * _BYTES_PER_FLOAT * copies) + activation_bytes * at_a_time // len(pairs),
         step_s=step_s,
         training_s=step_s * job.batches.num_steps,
         groups=tuple(describe_groups(groups)),
