@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vitctl.recipes import Recipe, keys_of
+
 
 def test_models__every_name(run_cli) -> None:
     names = run_cli("models").stdout.split()
@@ -51,11 +53,43 @@ def test_models__nothing_matches(run_cli) -> None:
 
 def test_recipes__ls_and_show(run_cli) -> None:
     names = [entry["name"] for entry in run_cli("recipes", "ls", "--json").json["recipes"]]
-    assert names == ["demo", "demo-pretrain", "transfer", "vit-paper"]
-    for name in names:
+    assert names == [
+        "attention-only", "augreg-transfer", "big-vision-transfer", "bit-hyperrule", "deit3-384", "demo",
+        "demo-pretrain", "linear-probe", "lora", "mae-finetune", "scratch-small", "transfer", "vit-paper", "vtab-1k",
+    ]  # fmt: skip
+    for name in ("demo", "transfer"):
         assert tomllib.loads(run_cli("recipes", "show", name).stdout)
         document = run_cli("recipes", "show", name, "--json").json
-        assert all(entry["source"] for entry in document.values())
+        assert all(set(entry) == {"value", "source"} for entry in document.values())
+        assert all(document[key]["source"] for key in ("lr", "optimizer", "head", "mixing.mixup"))
+
+
+def test_recipes__variants_and_what_was_published(run_cli) -> None:
+    lines = run_cli("recipes", "ls").stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("  vit-paper:cifar10 ")]
+    assert line.split(maxsplit=1)[1].startswith("CIFAR-10 ")
+    assert line.endswith("CIFAR-10 98.95 % (ViT-B/16), 98.79 % (ViT-B/32), 99.16 % (ViT-L/16)")
+    entries = {entry["name"]: entry for entry in run_cli("recipes", "ls", "--json").json["recipes"]}
+    assert entries["demo"]["variants"] == entries["demo"]["published"] == []
+    assert {"name": "vit-paper:cifar10", "about": "CIFAR-10"} in entries["vit-paper"]["variants"]
+    whole, one = (run_cli("recipes", "show", name, "--json").json for name in ("vit-paper", "vit-paper:cifar10"))
+    assert (whole["steps"]["value"], one["steps"]["value"]) == (0, 10_000)
+    assert "cifar10" in whole["variants"]
+    assert {result["variant"] for result in whole["published"]} > {"cifar10", "imagenet-512"}
+    assert {result["variant"] for result in one["published"]} == {"cifar10"}
+    assert one["published"][0] == {
+        "variant": "cifar10", "model": "ViT-B/16", "pretrained": "ImageNet-21k", "data": "CIFAR-10", "image_size": 384,
+        "metric": "top-1", "percent": 98.95, "source": "arXiv 2010.11929, table 5",
+    }  # fmt: skip
+    assert run_cli("recipes", "show", "vit-paper:cifar10").stdout == run_cli("recipes", "show", "vit-paper").stdout
+
+
+def test_recipes__unknown_variant(run_cli) -> None:
+    for command in (["show"], ["check"], ["cp"]):
+        result = run_cli("recipes", *command, "vit-paper:cifar", *["mine.toml"] * (command == ["cp"]))
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "no variant 'cifar'. Did you mean 'cifar10'" in result.stderr
+    assert not Path("mine.toml").exists()
 
 
 def test_recipes__own_file(run_cli, tmp_path) -> None:
@@ -80,15 +114,19 @@ def test_recipes__show_json_keeps_the_names_of_0_1_0(run_cli) -> None:
 def test_recipes__check_a_whole_one_and_a_short_one(run_cli) -> None:
     Path("short.toml").write_text("[rate]\nlr = 1e-3\n")
     Path("mine.toml").write_text('[rate]\nlr = 1e-3\nfinal_lr = { value = 0, source = "ours" }\n')
+    Path("with.toml").write_text("[rate]\nlr = 1e-3\n[variants.a]\nrate.lr = 1e-2\n[variants.b]\n")
+    keys = len([key for key in keys_of(Recipe).values() if key.section])
     for name, line in (
-        ("transfer", "transfer: a recipe of 27 settings\n"),
-        ("short.toml", "short.toml: a recipe of 1 setting; 26 others are at their defaults\n"),
-        ("mine.toml", "mine.toml: a recipe of 2 settings; 25 others are at their defaults\n"),
+        ("transfer", f"transfer: a recipe of 27 settings; {keys - 27} others are at their defaults\n"),
+        ("short.toml", f"short.toml: a recipe of 1 setting; {keys - 1} others are at their defaults\n"),
+        ("mine.toml", f"mine.toml: a recipe of 2 settings; {keys - 2} others are at their defaults\n"),
+        ("with.toml", f"with.toml: a recipe of 1 setting; {keys - 1} others are at their defaults; variants: a, b\n"),
+        ("with.toml:a", f"with.toml:a: a recipe of 1 setting; {keys - 1} others are at their defaults\n"),
     ):
         result = run_cli("recipes", "check", name)
         assert (result.exit_code, result.stdout, result.stderr) == (0, line, "")
     document = run_cli("recipes", "check", "mine.toml", "--json").json
-    assert set(document) == {"recipe", "settings", "defaults", "without_source"}
+    assert set(document) == {"recipe", "settings", "defaults", "without_source", "variants"}
     assert (document["settings"], document["without_source"]) == (2, ["rate.lr"])
     assert "optimizer.name" in document["defaults"]
     assert "rate.lr" not in document["defaults"]
@@ -110,6 +148,8 @@ def test_recipes__cp_writes_the_file_as_it_is(run_cli) -> None:
     assert "--recipe new/mine.toml" in result.stdout
     assert Path("new/mine.toml").read_text() == run_cli("recipes", "show", "vit-paper").stdout
     assert [path.name for path in Path("new").iterdir()] == ["mine.toml"]
+    of_variant = run_cli("recipes", "cp", "vit-paper:cifar10", "other.toml").stdout
+    assert of_variant.endswith("--recipe other.toml:cifar10\n")
     document = run_cli("recipes", "cp", "new/mine.toml", "again.toml", "--json").json
     assert document == {"recipe": "new/mine.toml", "file": str(Path("again.toml").absolute())}
 

@@ -17,6 +17,7 @@ from vitctl.recipes import (
     list_recipes,
     load_recipe,
     override,
+    recipe_file,
     recipe_from_settings,
     recipe_path,
 )
@@ -52,7 +53,16 @@ def test_recipes__those_of_the_package() -> None:
     assert {"demo", "transfer", "vit-paper"} <= set(list_recipes())
 
 
-@pytest.mark.parametrize("name", list_recipes())
+def every_recipe() -> list[str]:
+    """Return the names of the recipes in the package and of all their variants."""
+    return [
+        f"{name}:{variant}" if variant else name
+        for name in list_recipes()
+        for variant in ("", *recipe_file(name).variants)
+    ]
+
+
+@pytest.mark.parametrize("name", every_recipe())
 def test_recipe__every_value_has_a_source(name: str) -> None:
     """What is not given is off, or at its default, as ``vitctl recipes check`` lists; what changes a thing is given."""
     recipe = load_recipe(name)
@@ -64,7 +74,7 @@ def test_recipe__every_value_has_a_source(name: str) -> None:
         assert source.strip(), path
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", every_recipe())
 def test_recipe__settings_make_the_same_recipe(name: str) -> None:
     recipe = load_recipe(name)
     assert from_settings(json.loads(json.dumps(nested(recipe)))) == recipe
@@ -142,7 +152,7 @@ def test_steps_without_a_rule__are_the_steps() -> None:
 
 def test_file_of_0_1_0__means_what_it_meant() -> None:
     recipe = load_recipe(str(GOLDEN / "recipe-0.1.0.toml"))
-    assert nested(recipe) == {
+    written = {
         "about": "leaf diseases, 4,000 photos",
         "optimizer": {
             "name": "adamw", "betas": [0.9, 0.999], "momentum": 0.0, "weight_decay": 0.05, "clip_norm": 1.0,
@@ -154,11 +164,15 @@ def test_file_of_0_1_0__means_what_it_meant() -> None:
             "crop": "random-resized-crop", "crop_area": [0.3, 1.0], "flip": True, "evaluation_crop": "model",
             "pos_embed_interp": "bicubic-aa",
         },
-        "mixing": {"mixup": 0.0, "cutmix": 0.0},
-        "noise": {"drop_path": 0.0, "patch_drop": 0.0},
         "head": {"init": "ridge"},
         "evaluation": {"validations": 10, "select_best_from": 500},
     }  # fmt: skip
+    for section, values in nested(recipe).items():
+        if section == "about":
+            assert values == written["about"]
+            continue
+        off = nested(Recipe())[section]  # what came later
+        assert values == off | written.get(section, {}), section
     assert recipe.sources["images.flip"] == "leaves have no left and right"
 
 
@@ -181,9 +195,11 @@ def test_flat_settings__have_the_names_of_0_1_0() -> None:
     flat = flat_settings(load_recipe("vit-paper"))
     values = json.loads(json.dumps({name: given.value for name, given in flat.items()}))
     assert {name: value for name, value in values.items() if "." not in name} == SETTINGS_OF_0_1_0
-    later = {name: value for name, value in values.items() if "." in name}  # by their paths, and off
-    assert later == {"mixing.mixup": 0.0, "mixing.cutmix": 0.0, "noise.drop_path": 0.0, "noise.patch_drop": 0.0}
-    assert all(given.source for given in flat.values())
+    later = {path for path in values if "." in path}  # by their paths, and off
+    assert {"mixing.mixup", "noise.patch_drop", "rate.schedule", "tuning.mode", "averaging.method"} < later
+    keys = keys_of(Recipe)
+    assert all(flat[path].value == keys[path].default for path in later)
+    assert all(flat[name].source for name in SETTINGS_OF_0_1_0)
 
 
 # Mistakes
@@ -214,14 +230,14 @@ def test_one_mistake__is_one_sentence(settings: dict[str, Any], sentence: str) -
 
 def test_all_mistakes__are_told_at_once() -> None:
     text = mistakes_in({
-        "optimizer": {"momentun": 0.9, "weight_decay": -1, "name": 1},
+        "optimizer": {"momentun": 0.9, "weight_decay": -1, "final_norm": "heads"},
         "images": {"flip": "no", "crop_area": [0.9, 0.1], "crop": "none"},
         "length": {"steps_rule": "fixed"},
     })  # fmt: skip
     first, *others = text.split("\n")
     assert first == "Recipe mine.toml has 5 mistakes:"
     for line, start in zip(
-        others, ("unknown setting 'momentun'", "optimizer.weight_decay is -1", "optimizer.name is 1",
+        others, ("unknown setting 'momentun'", "optimizer.weight_decay is -1", "optimizer.final_norm is 'heads'",
                  "images.flip is 'no'", "length.steps is 0"), strict=True
     ):  # fmt: skip
         assert line.strip().startswith(start)
@@ -245,6 +261,7 @@ def test_all_mistakes__are_told_at_once() -> None:
         ("images.flip", 1, "true or false"),
         ("images.flip", "true", "true or false"),
         ("optimizer.name", 1, "text"),
+        ("optimizer.final_norm", 1, "block, head"),
         ("optimizer.betas", [0.9], "a list of 2, each a number, 0 to below 1"),
         ("optimizer.betas", [0.9, 0.99, 0.999], "a list of 2"),
         ("optimizer.betas", ["a", "b"], "a list of 2"),
@@ -268,7 +285,7 @@ def test_types__are_strict(path: str, value: Any, expected: str) -> None:
         ("optimizer.clip_norm", -1.0), ("rate.final_lr", -1.0), ("length.steps", -1), ("optimizer.betas", [-0.1, 0.9]),
         ("evaluation.select_best_from", -1), ("optimizer.layer_decay", 0.0), ("optimizer.layer_decay", 1.1),
         ("rate.warmup_fraction", -0.1), ("rate.warmup_fraction", 1.1), ("images.crop_area", [0.0, 1.0]),
-        ("images.crop_area", [0.5, 0.4]), ("images.crop_area", [0.5, 1.5]), ("rate.schedule", "cos"),
+        ("images.crop_area", [0.5, 0.4]), ("images.crop_area", [0.5, 1.5]), ("optimizer.final_norm", "heads"),
         ("rate.lr_scaling", "log"), ("length.batch_rule", "half"), ("length.steps_rule", "auto"),
         ("images.crop", "center"), ("images.evaluation_crop", "border"), ("images.pos_embed_interp", "linear"),
     ],

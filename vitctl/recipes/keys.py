@@ -4,7 +4,10 @@ A field says everything about its key: name and type, default, and in ``Annotate
 ``Was``, ``Implies``, ``Option``). Reading, ``--set``, ``recipes check`` and ``--json`` go by this list.
 """
 
+import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 MarkerT = TypeVar("MarkerT")
@@ -100,14 +103,19 @@ class Key:
         return [mark for mark in getattr(self.kind, "__metadata__", ()) if isinstance(mark, kind)]
 
 
-def sections_of(recipe_class: type[Any]) -> dict[str, Any]:
+def sections_of(recipe_class: type[Any]) -> Mapping[str, Any]:
     """Return the class of each section."""
     hints = get_type_hints(recipe_class, include_extras=True)
     return {f.name: hints[f.name] for f in fields(recipe_class) if is_dataclass(hints[f.name])}
 
 
-def keys_of(recipe_class: type[Any]) -> dict[str, Key]:
+def keys_of(recipe_class: Any) -> Mapping[str, Key]:
     """Return every key by its path, in order."""
+    return _keys_of(recipe_class)
+
+
+@functools.cache  # reading asks for it at every value
+def _keys_of(recipe_class: Any) -> Mapping[str, Key]:
     sections = sections_of(recipe_class)
     hints = get_type_hints(recipe_class, include_extras=True)
     keys = [
@@ -118,7 +126,7 @@ def keys_of(recipe_class: type[Any]) -> dict[str, Key]:
     for section, section_class in sections.items():
         hints = get_type_hints(section_class, include_extras=True)
         keys += [Key(section, f.name, hints[f.name], f.default) for f in fields(section_class)]
-    return {key.path: key for key in keys}
+    return MappingProxyType({key.path: key for key in keys})
 
 
 _NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

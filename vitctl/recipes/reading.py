@@ -50,18 +50,27 @@ def recipe_from_settings(settings: Mapping[str, Any], *, where: str, recipe_clas
     Raises:
         SettingError: Keys are unknown, or values of the wrong type or out of range; it lists all of them.
     """
+    return changed(recipe_class(), settings, where=where)
+
+
+def changed(recipe: RecipeT, settings: Mapping[str, Any], *, where: str) -> RecipeT:
+    """Return ``recipe`` with these settings, given as for ``recipe_from_settings``, in place of its own.
+
+    Raises:
+        SettingError: Keys are unknown, or values of the wrong type or out of range; it lists all of them.
+    """
     given: dict[str, Given] = {}
     mistakes: list[str] = []
     for heading, name, entry in _entries(settings):
         try:
-            key, found = _find(heading, name, recipe_class), _value(heading, name, entry)
+            key, found = _find(heading, name, type(recipe)), _value(heading, name, entry)
             if key.path in given:
                 raise SettingError(f"{key.path} stands there twice; keep one.")
         except SettingError as error:
             mistakes.append(str(error))
         else:
             given[key.path] = found
-    return _rebuilt(recipe_class(), given, mistakes, where=where)
+    return _rebuilt(recipe, given, mistakes, where=where)
 
 
 def override(recipe: RecipeT, overrides: Iterable[str]) -> RecipeT:

@@ -99,7 +99,7 @@ class _Training(Settings):
     recipe: Annotated[
         str | None,
         Opt(
-            "How to train ('vitctl recipes ls'); demo for the demo model, else transfer.",
+            "How to train ('vitctl recipes ls'), with :VARIANT behind it; demo for the demo model, else transfer.",
             "NAME|FILE",
             outdates=(
                 "recipe_settings", "set", "lr", "batch_size", "steps", "epochs", "time_limit", "flip",

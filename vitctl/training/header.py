@@ -13,6 +13,7 @@ from vitctl.primitives.cache import cache_folder
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
+from vitctl.recipes import published_results, told_together
 from vitctl.training.header_augmentation import augmentation_setting
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
@@ -51,6 +52,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
+        *_published(plan.recipe.value),
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", job.schedule.described(), plan.lr.reason + _tried(job)),
@@ -67,6 +69,11 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *([_cache(job, data)] if run.config.cache == "resized" else []),
         *([] if run.config.dry_run else [Setting("run folder", str(plan.out.value), plan.out.reason)]),
     ]
+
+
+def _published(recipe_name: str) -> list[Setting]:
+    told, source = told_together(published_results(recipe_name))
+    return [Setting("published", told, source)] if told else []
 
 
 def _arguments(run: PreparedRun) -> str:

@@ -27,11 +27,10 @@ from vitctl.recipes import (
     SET,
     Recipe,
     as_document,
-    list_recipes,
+    lasting_name,
     load_recipe,
     override,
     recipe_from_settings,
-    recipe_path,
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
@@ -304,8 +303,7 @@ def decide_recipe(
     elif config.recipe is None and run is not None:
         name, recipe, why = run.recipe_name, run.recipe, run.reason
     else:
-        if name not in list_recipes():
-            name = str(recipe_path(name))
+        name = lasting_name(name)
         recipe = load_recipe(name)
         why = "given" if config.recipe else f"the default for {'the demo model' if is_demo else 'a pretrained model'}"
     if config.set:
