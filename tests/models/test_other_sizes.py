@@ -95,7 +95,7 @@ def test_a_cnn__is_left_as_it_is() -> None:
     [
         ("vit_tiny_patch16_224", (100, 224), r"length\.sizes: 100 is not a multiple of the patch of m \(16 px\)"),
         ("swin_tiny_patch4_window7_224", (112, 224), "m is made for one size"),
-        ("beit_base_patch16_224", (112, 224), "m is made for one size"),
+        pytest.param("beit_base_patch16_224", (112, 224), "m is made for one size", marks=pytest.mark.slow),
         pytest.param("mixer_s16_224", (112, 224), "m is made for one size", marks=pytest.mark.slow),
         pytest.param("maxvit_tiny_tf_224", (112, 224), "m is made for one size", marks=pytest.mark.slow),
         pytest.param(

@@ -130,6 +130,7 @@ def test_a_rehearsal__is_of_the_largest_size(settings: SettingsOf, monkeypatch: 
     assert seen == [(3, 3, 16, 16, 3), (3, 3, 8, 8, 3)]
 
 
+@pytest.mark.slow  # the compiler's settings are in the compiler
 @pytest.mark.parametrize(("first_step", "sides"), [(0, [8, 12, 16]), (4, [12, 16]), (7, [16])])
 def test_what_is_compiled__are_the_sizes_still_to_come(
     settings: SettingsOf, monkeypatch: pytest.MonkeyPatch, first_step: int, sides: list[int]
