@@ -16,8 +16,8 @@ def fit_head(
 ) -> tuple[str, str]:
     """Give the model a head for ``class_names`` unless it has one; return what was done, and why.
 
-    A run or timm folder whose classes are these keeps its head. The demo model's never is: its classes are
-    numbers that stand for clothes.
+    A run or timm folder whose classes are these keeps its head, unless its tokens are pooled otherwise now. The demo
+    model's is never kept: its classes are numbers that stand for clothes.
 
     Args:
         loaded: The model; changed in place.
@@ -26,10 +26,11 @@ def fit_head(
         seed: For ``random``.
         is_given: The user asked for the method, so that no head is kept.
     """
-    if loaded.class_names == class_names and loaded.name != DEMO and not is_given:
+    if loaded.class_names == class_names and loaded.name != DEMO and not is_given and not loaded.is_pooled_anew:
         return "kept", f"its {len(class_names)} classes are these"
     replace_head(loaded.model, len(class_names), method="zero" if method == "ridge" else method, seed=seed)
     why = "random weights" if loaded.report is None else "the pretrained classes are others"
+    why = "its own is of another pooling" if loaded.is_pooled_anew else why
     how = "closed form (ridge)" if method == "ridge" else f"{method} initialisation"
     return f"new, {how}, {len(class_names)} outputs", "given" if is_given else why
 

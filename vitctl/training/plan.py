@@ -133,6 +133,13 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
 
 
+def decide_pool(given: str | None, recipe: Recipe, *, recipe_name: str) -> Decision[str]:
+    """Return what the head sees of a ViT's tokens, one of ``HEAD_POOLS``."""
+    if given is not None:
+        return Decision(given, "given")
+    return Decision(recipe.head.pool, _origin(recipe, "head.pool", recipe_name))
+
+
 def asked_noise(recipe: Recipe) -> dict[str, float | None]:
     """Return what a recipe says of each kind of noise, by key; None where nothing, so that the model's own stays."""
     rates = vars(recipe.noise).items()

@@ -1,0 +1,30 @@
+"""The model to train, opened and held against what is asked of it, before any image is read."""
+
+from vitctl.models.pooling import with_pooling
+from vitctl.models.prepared import PreparedModel, open_model
+from vitctl.primitives.image_sizes import check_divisible
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.noise_places import check_noise
+from vitctl.training.plan import FirstChoices, asked_noise, decide_pool
+from vitctl.training.recomputation import recompute_blocks
+
+
+def open_to_train(config: FinetuneConfig, first: FirstChoices) -> PreparedModel:
+    """Return the model at its own size, with the pooling that its head is to see.
+
+    Raises:
+        ModelError: It cannot be loaded.
+        SettingError: It cannot be trained as it is asked for: pooled, at this size, with this noise, recomputed.
+    """
+    recipe = first.values
+    opened = open_model(
+        first.model.value, weights=config.weights, seed=config.seed, model_args=config.model_args, is_saved=True
+    )
+    opened = with_pooling(opened, decide_pool(config.pool, recipe, recipe_name=first.recipe.value).value)
+    patch_size = opened.geometry.patch_size
+    if config.image_size and patch_size:
+        check_divisible(config.image_size, patch_size, model=opened.name)
+    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
+    if config.checkpointing:
+        recompute_blocks(opened.model, name=opened.name)
+    return opened
