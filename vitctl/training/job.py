@@ -17,6 +17,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.kept_features import Keeping, KeptFeatures, decide_keeping
 from vitctl.training.loop import RateSchedule
 from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.noise_places import InstalledNoise, install_noise
@@ -41,10 +42,11 @@ class Job:
         num_workers: Processes that read images.
         accelerator: Device and processes.
         precision: ``fp32``, ``bf16`` or ``fp16``; see ``vitctl.training.precision``.
-        is_compiled: Take the steps with a compiled model.
+        is_compiled: Take the steps with a compiled model; not those of a head on kept features.
         processes: Those that share the work; every method of theirs is for all of them to call.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
         noise: What the model leaves out at random; it is in the model already.
+        keeping: Whether the features that the head sees are computed once.
     """
 
     model: nn.Module
@@ -62,6 +64,12 @@ class Job:
     processes: Processes = ALONE
     class_weights: np.ndarray | None = None
     noise: InstalledNoise = InstalledNoise()
+    keeping: Keeping = Keeping()
+
+    @property
+    def kept(self) -> KeptFeatures | None:
+        """The features that the head sees, where they are computed once."""
+        return self.keeping.kept
 
     @property
     def selects_best(self) -> bool:
@@ -101,6 +109,14 @@ def build_job(
         recompute_blocks(prepared.model, name=prepared.name)
     mixing = plan.values.mixing
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
+    keeping = decide_keeping(
+        prepared.model,
+        plan.values,
+        flip=plan.flip.value,
+        is_noisy=bool(noise.branch_rate or noise.patch_rate),
+        num_images=len(train) + (0 if data.val is None else len(data.val)),
+        image_size=prepared.image_size,
+    )
     return Job(
         model=prepared.model,
         train=train,
@@ -123,8 +139,9 @@ def build_job(
         num_workers=plan.workers.value,
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
         precision=plan.precision.value,
-        is_compiled=config.compile,
+        is_compiled=config.compile and keeping.kept is None,
         processes=processes,
         class_weights=weights,
         noise=noise,
+        keeping=keeping,
     )

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.workers import LostWorkerError
@@ -17,7 +19,9 @@ from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.training.compiled import compiled_for_training
 from vitctl.training.earlier import command_to_go_on
+from vitctl.training.head_alone import head_batches, training_features
 from vitctl.training.job import Job
+from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
 from vitctl.training.precision import build_scaler
@@ -105,11 +109,15 @@ class _Training:
             StopNow: The user asked to stop while the model was compiled, or in a wait for images.
         """
         job, state = self.job, self.state
-        model = compiled_for_training(job, state, self.stop, self.conversation) if job.is_compiled else job.model
+        model: nn.Module = job.model
+        if job.is_compiled:
+            model = compiled_for_training(job, state, self.stop, self.conversation)
+        elif job.kept is not None:
+            model = job.kept.head
         yield from train_steps(
             state,
             job.accelerator.prepare(model),
-            self._batches(),
+            self._batches() if job.kept is None else head_batches(job, self._features(job.kept), first_step=state.step),
             job.schedule,
             accelerator=job.accelerator,
             clip_norm=job.recipe.optimizer.clip_norm,
@@ -135,6 +143,11 @@ class _Training:
         )
         # of several processes none may leave a step that the others wait for
         return _until_stopped(batches, self.stop) if self._is_alone else batches
+
+    def _features(self, kept: KeptFeatures) -> Tensor:
+        """Return the features of the training images, which are computed now, before the time of a step counts."""
+        with self.stop.breaking() if self._is_alone else nullcontext():
+            return training_features(self.job, kept, self.conversation, is_stopping=lambda: bool(self.stop))
 
     def is_asked_to_stop(self) -> bool:
         """Return whether any process was asked to stop, the same answer in all of them, which end with its code."""
