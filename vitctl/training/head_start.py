@@ -97,7 +97,7 @@ def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> Ri
     processes = job.processes
     if job.kept is not None and is_shown_alike(job):
         kept = training_features(job, job.kept, conversation)
-        batches = (part.flatten(1).numpy() for part in in_parts(kept, MIN_EVALUATION_BATCH))
+        batches: Iterator[np.ndarray] = (part.flatten(1).numpy() for part in in_parts(kept, MIN_EVALUATION_BATCH))
     else:
         batches = _embedded(job, conversation, name=name)
     head = fit_ridge_head(
