@@ -1,6 +1,7 @@
 """What is trained, and how: a plan with everything built that it needs."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -19,10 +20,13 @@ from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.loop import RateSchedule
 from vitctl.training.micro_batches import has_batch_norm
-from vitctl.training.noise_places import InstalledNoise, install_noise
-from vitctl.training.plan import Plan, asked_noise
+from vitctl.training.noise_places import InstalledNoise, check_noise, install_noise
+from vitctl.training.optimizer import parameter_groups
+from vitctl.training.plan import FirstChoices, Plan, asked_noise
 from vitctl.training.processes import build_accelerator
 from vitctl.training.recomputation import recompute_blocks
+from vitctl.training.trained import check_tuning, choose_trained
+from vitctl.training.tuning import parse_scales
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Job:
         train: Training images.
         val: Validation images, or None.
         preprocessing: Of validation; size, mean and std of training.
-        recipe: Optimiser, schedule, augmentation, selection.
+        recipe: Optimiser, schedule, augmentation, selection; what goes before it, of what is trained, is in it.
         batches: Which images make up each step.
         lr: Peak rate as used.
         flip: Mirror half of the training images.
@@ -79,6 +83,17 @@ class Job:
         rate, num_steps = self.recipe.rate, self.batches.num_steps
         return RateSchedule(num_steps, round(rate.warmup_fraction * num_steps), self.lr, rate.final_lr)
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups, of a model that is not wrapped for several processes, which changes names."""
+        how = self.recipe.optimizer
+        return parameter_groups(
+            self.model,
+            weight_decay=how.weight_decay,
+            layer_decay=how.layer_decay,
+            final_norm=how.final_norm,
+            scales=parse_scales(self.recipe.tuning.lr_scale),
+        )
+
     def training_transform(self) -> TrainingTransform:
         """Return the random transform of the training images."""
         return TrainingTransform(
@@ -90,6 +105,20 @@ class Job:
         )
 
 
+def check_model(config: FinetuneConfig, first: FirstChoices, opened: PreparedModel) -> None:
+    """Check, before its images are looked at, that a model can be trained as asked.
+
+    Raises:
+        SettingError: It has no place for the noise, no such parts to train, or timm cannot compute its blocks twice.
+    """
+    recipe = first.values
+    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
+    pool = config.pool or recipe.head.pool
+    check_tuning(opened.model, first.tuning.tuning, name=opened.name, has_its_head=pool == "model")
+    if config.checkpointing:
+        recompute_blocks(opened.model, name=opened.name)
+
+
 def build_job(
     config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel, processes: Processes = ALONE
 ) -> Job:
@@ -97,9 +126,10 @@ def build_job(
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
+    recipe, mixing = plan.recipe_as_used, plan.values.mixing
+    choose_trained(prepared.model, recipe.tuning, seed=config.seed, name=prepared.name)
     if config.checkpointing:
         recompute_blocks(prepared.model, name=prepared.name)
-    mixing = plan.values.mixing
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
     return Job(
         model=prepared.model,
@@ -108,7 +138,7 @@ def build_job(
         preprocessing=replace(
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
-        recipe=plan.values,
+        recipe=recipe,
         batches=BatchPlan(
             len(train),
             plan.batch.value,

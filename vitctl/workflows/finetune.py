@@ -31,11 +31,9 @@ from vitctl.training.earlier import moved_data_are_told, settings_to_go_on
 from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
-from vitctl.training.job import Job, build_job
-from vitctl.training.noise_places import check_noise
-from vitctl.training.plan import asked_noise, decide_interpolation, first_choices, make_plan
+from vitctl.training.job import Job, build_job, check_model
+from vitctl.training.plan import decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.recomputation import recompute_blocks
 from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
 from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
@@ -145,9 +143,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     pretrained, wanted = opened.geometry, config.image_size
     if wanted and pretrained.patch_size:
         check_divisible(wanted, pretrained.patch_size, model=opened.name)
-    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
-    if config.checkpointing:
-        recompute_blocks(opened.model, name=opened.name)
+    check_model(config, first, opened)
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
