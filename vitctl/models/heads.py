@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
+from vitctl.models.anatomy import attention_pooling
 from vitctl.models.build import LoadedModel, replace_head
 from vitctl.settings.words import DEMO
 
@@ -44,6 +45,19 @@ def _heads(model: nn.Module) -> tuple[nn.Module, ...]:
     """Return what the model calls its classifier: one, or two of a distilled model."""
     found = model.get_classifier()  # type: ignore[operator]  # timm's method
     return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def head_paths(model: nn.Module) -> tuple[str, ...]:
+    """Return where the head is, as paths of modules: what pools by attention, and the classifier or classifiers.
+
+    Attention pooling is of the head, as it is new where a model is given one (``--pool map``), and elsewhere was made
+    for other classes. A norm before the classifier is not: a linear layer after it can do what its weights can.
+    """
+    named = getattr(model, "pretrained_cfg", None) or {}
+    named = named.get("classifier") or () if hasattr(named, "get") else getattr(named, "classifier", None) or ()
+    parts = {id(part) for part in (*_heads(model), attention_pooling(model)) if part is not None}
+    found = [path for path, module in model.named_modules() if path and id(module) in parts]
+    return tuple(dict.fromkeys((*found, *((named,) if isinstance(named, str) else named))))
 
 
 def _is_linear(layer: nn.Module) -> bool:

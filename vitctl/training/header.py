@@ -20,6 +20,7 @@ from vitctl.training.plan import asked_noise, decide_pool
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
+from vitctl.training.tuning_header import trained_settings
 
 
 def header_settings(run: PreparedRun) -> list[Setting]:
@@ -51,6 +52,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_pool(run),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
+        *trained_settings(job),
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
@@ -108,6 +110,9 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
         tensors = "1 tensor" if group.num_tensors == 1 else f"{group.num_tensors} tensors"
         rate = f"rate x{group.lr_scale:.3g}, weight decay {group.weight_decay:g}"
         rows.append(Setting("group", rate, f"{tensors}, {group.num_parameters:,} parameters"))
+    frozen = [parameter.numel() for parameter in job.model.parameters() if not parameter.requires_grad]
+    if frozen:
+        rows.append(Setting("group", "frozen", f"{len(frozen)} tensors, {sum(frozen):,} parameters"))
     return rows
 
 

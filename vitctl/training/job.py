@@ -1,6 +1,7 @@
 """What is trained, and how: a plan with everything built that it needs."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -21,9 +22,12 @@ from vitctl.training.kept_features import Keeping, KeptFeatures, decide_keeping
 from vitctl.training.loop import RateSchedule
 from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.noise_places import InstalledNoise, install_noise
+from vitctl.training.optimizer import parameter_groups
 from vitctl.training.plan import Plan, asked_noise
 from vitctl.training.processes import build_accelerator
 from vitctl.training.recomputation import recompute_blocks
+from vitctl.training.trained import choose_trained
+from vitctl.training.tuning import parse_scales
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Job:
         train: Training images.
         val: Validation images, or None.
         preprocessing: Of validation; size, mean and std of training.
-        recipe: Optimiser, schedule, augmentation, selection.
+        recipe: Optimiser, schedule, augmentation, selection; what goes before it, of what is trained, is in it.
         batches: Which images make up each step.
         lr: Peak rate as used.
         flip: Mirror half of the training images.
@@ -87,6 +91,17 @@ class Job:
         rate, num_steps = self.recipe.rate, self.batches.num_steps
         return RateSchedule(num_steps, round(rate.warmup_fraction * num_steps), self.lr, rate.final_lr)
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups, of a model that is not wrapped for several processes, which changes names."""
+        how = self.recipe.optimizer
+        return parameter_groups(
+            self.model,
+            weight_decay=how.weight_decay,
+            layer_decay=how.layer_decay,
+            final_norm=how.final_norm,
+            scales=parse_scales(self.recipe.tuning.lr_scale),
+        )
+
     def training_transform(self) -> TrainingTransform:
         """Return the random transform of the training images."""
         return TrainingTransform(
@@ -105,15 +120,15 @@ def build_job(
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
+    recipe, mixing = plan.recipe_as_used, plan.values.mixing
+    choose_trained(prepared.model, recipe.tuning, seed=config.seed, name=prepared.name)
     if config.checkpointing:
         recompute_blocks(prepared.model, name=prepared.name)
-    mixing = plan.values.mixing
     noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
     keeping = decide_keeping(
         prepared.model,
-        plan.values,
+        recipe,
         flip=plan.flip.value,
-        is_noisy=bool(noise.branch_rate or noise.patch_rate),
         num_images=len(train) + (0 if data.val is None else len(data.val)),
         image_size=prepared.image_size,
     )
@@ -124,7 +139,7 @@ def build_job(
         preprocessing=replace(
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
-        recipe=plan.values,
+        recipe=recipe,
         batches=BatchPlan(
             len(train),
             plan.batch.value,

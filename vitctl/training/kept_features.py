@@ -17,6 +17,8 @@ from vitctl.models.build import classifiers
 from vitctl.primitives.formatting import format_bytes
 from vitctl.primitives.memory import free_bytes
 from vitctl.recipes import Recipe
+from vitctl.training.frozen import set_training
+from vitctl.training.noise import KeyedDropPath, KeyedPatchDrop
 
 _SHARE_OF_MEMORY = 0.5  # guess: the rest is for images under way, and for whoever else is here
 _BYTES_PER_FLOAT = 4
@@ -73,7 +75,7 @@ class Keeping:
 
 
 def decide_keeping(
-    model: nn.Module, recipe: Recipe, *, flip: bool, is_noisy: bool, num_images: int, image_size: tuple[int, int]
+    model: nn.Module, recipe: Recipe, *, flip: bool, num_images: int, image_size: tuple[int, int]
 ) -> Keeping:
     """Return whether the features of all images are to be kept.
 
@@ -81,14 +83,14 @@ def decide_keeping(
         model: A timm model in evaluation mode, whose parameters say which of them learn.
         recipe: How it is trained.
         flip: Images are mirrored.
-        is_noisy: Branches or patches are dropped at random.
         num_images: For training and validation.
         image_size: (H, W) px.
     """
     classifier = sole_trained_layer(model)
     if classifier is None:
-        return Keeping()
-    varies = _what_varies(model, recipe, flip=flip, is_noisy=is_noisy)
+        is_of_head = recipe.tuning.mode == "head"
+        return Keeping(why_not="the head is more than one layer" if is_of_head else None)
+    varies = _what_varies(model, recipe, flip=flip)
     if varies is not None:
         return Keeping(why_not=varies)
     head = HeadOnFeatures(classifier)
@@ -110,10 +112,11 @@ def sole_trained_layer(model: nn.Module) -> nn.Module | None:
     return found[0] if len(found) == 1 and trained and trained <= own else None
 
 
-def _what_varies(model: nn.Module, recipe: Recipe, *, flip: bool, is_noisy: bool) -> str | None:
+def _what_varies(model: nn.Module, recipe: Recipe, *, flip: bool) -> str | None:
     """Return in words what makes an image's features others in another step; None where nothing does."""
     images, mixing = recipe.images, recipe.mixing
-    modules = list(model.modules())
+    at_random = [module for module in set_training(model).modules() if module.training]  # what is frozen is still
+    model.eval()
     found = {
         f"images are cropped at random (images.crop {images.crop})": images.crop != "none",
         "images are mirrored (--no-flip would not)": flip,
@@ -121,9 +124,9 @@ def _what_varies(model: nn.Module, recipe: Recipe, *, flip: bool, is_noisy: bool
         "images are changed at random": any(getattr(images, key) for key in _CHANGES),
         "images are mixed": bool(mixing.mixup or mixing.cutmix),
         "the size of the images changes": len(set(recipe.length.sizes)) > 1,
-        "branches or patches are dropped": is_noisy,
-        "the model has dropout": any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules),
-        "the model has BatchNorm": any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in modules),
+        "patches are dropped": any(isinstance(one, (KeyedPatchDrop, KeyedDropPath)) for one in at_random),
+        "the model has dropout": any(isinstance(one, nn.Dropout) and one.p > 0 for one in at_random),
+        "the model has BatchNorm": any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in at_random),
     }
     return next((words for words, is_so in found.items() if is_so), None)
 

@@ -15,14 +15,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitctl.conversation import Conversation
 from vitctl.primitives.out_of_memory import is_out_of_memory
+from vitctl.training.frozen import is_frozen
 from vitctl.training.state import TrainingState
 
 _MOMENTS = 2  # tensors that AdamW keeps for each parameter; other optimisers keep no more
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether a model normalises each image by the others that are computed with it."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    """Return whether a model in training normalises each image by the others that are computed with it."""
+    return any(isinstance(module, _BatchNorm) and not is_frozen(module) for module in model.modules())
 
 
 def kinds_by_division(model: nn.Module) -> list[str]:

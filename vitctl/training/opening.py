@@ -7,6 +7,7 @@ from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.noise_places import check_noise
 from vitctl.training.plan import FirstChoices, asked_noise, decide_pool
 from vitctl.training.recomputation import recompute_blocks
+from vitctl.training.trained import check_tuning
 
 
 def open_to_train(config: FinetuneConfig, first: FirstChoices) -> PreparedModel:
@@ -14,7 +15,8 @@ def open_to_train(config: FinetuneConfig, first: FirstChoices) -> PreparedModel:
 
     Raises:
         ModelError: It cannot be loaded.
-        SettingError: It cannot be trained as it is asked for: pooled, at this size, with this noise, recomputed.
+        SettingError: It cannot be trained as it is asked for: pooled, at this size, with this noise, these
+            parts, recomputed.
     """
     recipe = first.values
     opened = open_model(
@@ -25,6 +27,7 @@ def open_to_train(config: FinetuneConfig, first: FirstChoices) -> PreparedModel:
     if config.image_size and patch_size:
         check_divisible(config.image_size, patch_size, model=opened.name)
     check_noise(opened.model, **asked_noise(recipe), name=opened.name)
+    check_tuning(opened.model, first.tuning.tuning, name=opened.name)
     if config.checkpointing:
         recompute_blocks(opened.model, name=opened.name)
     return opened

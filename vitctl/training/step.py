@@ -11,6 +11,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
+from vitctl.training.frozen import set_training
 from vitctl.training.losses import share_of_loss
 from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
 from vitctl.training.noise import KeyedNoise, noise_of
@@ -46,7 +47,7 @@ def take_step(
         conversation: Hears of a smaller micro-batch.
         is_filled: Compute with exactly as many images at a time, the missing ones of weight 0.
     """
-    model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
+    set_training(model)  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
     bare = getattr(bare, "_orig_mod", bare)  # of a compiled one
     with batch_bytes_told(bare, batch.images):
@@ -95,7 +96,7 @@ def rehearse(
         conversation: Hears of a smaller micro-batch.
         is_filled: As for ``take_step``.
     """
-    model.train()
+    set_training(model)
     bare = getattr(model, "module", model)
 
     def add(size: int) -> Tensor:

@@ -23,7 +23,7 @@ from vitctl.training.head_alone import head_batches, training_features
 from vitctl.training.job import Job
 from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
-from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.optimizer import build_optimizer
 from vitctl.training.precision import build_scaler
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import Best, TrainingState
@@ -219,9 +219,10 @@ def new_state(job: Job) -> TrainingState:
     """Return the state before the first step."""
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
     how = job.recipe.optimizer
-    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
     device = job.accelerator.device
-    optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device)
+    optimizer = build_optimizer(
+        job.groups(), name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device
+    )
     return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
 
 

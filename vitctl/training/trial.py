@@ -14,10 +14,11 @@ from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.results.finetune import GroupReport
+from vitctl.training.frozen import num_all_parameters, set_training
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.noise import noise_of
-from vitctl.training.optimizer import describe_groups, parameter_groups
+from vitctl.training.optimizer import describe_groups
 from vitctl.training.precision import forward_in
 
 MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
@@ -85,10 +86,10 @@ def measure_cost(job: Job) -> Cost:
     norms are put back.
     """
     how = job.recipe.optimizer
-    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
+    groups = job.groups()
     flops = flops_per_image(job.model, job.preprocessing.image_size)
     device = job.accelerator.device
-    model = job.model.to(device).train()
+    model = set_training(job.model.to(device))
     transform = job.training_transform()
     pairs = job.batches.batch(0)[:MAX_TRIAL_IMAGES]
     shown = [
@@ -126,11 +127,12 @@ def measure_cost(job: Job) -> Cost:
     at_a_time = job.batches.largest_micro_batch(num_processes)
     step_s = pass_s / len(pairs) * per_process
     trained = num_parameters(job.model)
-    copies = {"adamw": 4, "sgd": 3}[how.name]  # weights, gradients, and the optimiser's moments
+    copies = {"adamw": 3, "sgd": 2}[how.name]  # gradients, and the optimiser's moments
+    num_numbers = num_all_parameters(job.model) + trained * copies
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=trained * _BYTES_PER_FLOAT * copies + activation_bytes * at_a_time // len(pairs),
+        memory_bytes=num_numbers * _BYTES_PER_FLOAT + activation_bytes * at_a_time // len(pairs),
         step_s=step_s,
         training_s=step_s * job.batches.num_steps,
         groups=tuple(describe_groups(groups)),
