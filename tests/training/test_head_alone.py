@@ -25,6 +25,7 @@ from vitctl.training import going_on, job, kept_features, trainer
 from vitctl.training.head_alone import training_features, validation_logits
 from vitctl.training.header import header_settings
 from vitctl.training.kept_features import Keeping, decide_keeping
+from vitctl.training.trial import measure_cost
 from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
@@ -240,3 +241,13 @@ def test_head_that_is_not_the_end__is_not_taken_for_the_model() -> None:
     found = decide_keeping(Scaled().eval(), recipe, flip=False, num_images=1, image_size=(4, 4))
     assert found.kept is None
     assert found.why_not == "the model does more with what its classifier says"
+
+
+def test_cost__is_of_the_features_once_and_of_the_head_in_every_step(config: Callable[..., FinetuneConfig]) -> None:
+    job = finetune.prepare(config("out"), Conversation()).job
+    kept, plain = measure_cost(job), measure_cost(replace(job, keeping=Keeping()))
+    assert kept.step_s < plain.step_s
+    assert kept.embedding_s is not None
+    assert kept.training_s == pytest.approx(kept.embedding_s + kept.step_s * job.batches.num_steps)
+    assert plain.embedding_s is None
+    assert kept.memory_bytes - plain.memory_bytes == 4 * 36 * 16

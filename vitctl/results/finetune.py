@@ -145,7 +145,9 @@ class DryRunResult(Result):
     step_s: float
     """Seconds of one optimiser step, scaled from a part of one."""
     training_s: float
-    """Seconds of all steps, without validation and start-up; estimated."""
+    """Seconds of all steps, without validation and start-up, with ``embedding_s``; estimated."""
+    embedding_s: float | None = None
+    """Seconds of computing the features of the training images once; None where every step computes them."""
     groups: tuple[GroupReport, ...]
     """Parameter groups, lowest rate first."""
     left_out: Mapping[str, int] = field(default_factory=dict)

@@ -103,7 +103,7 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
         Setting(
             "training time",
             format_seconds(cost.training_s),
-            f"{job.batches.num_steps:,} steps, no validation",
+            f"{job.batches.num_steps:,} steps, no validation" + _embedding(cost),
         ),
     ]
     for group in cost.groups:
@@ -114,6 +114,11 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
     if frozen:
         rows.append(Setting("group", "frozen", f"{len(frozen)} tensors, {sum(frozen):,} parameters"))
     return rows
+
+
+def _embedding(cost: Cost) -> str:
+    seconds = cost.embedding_s
+    return "" if seconds is None else f"; {format_seconds(seconds)} of it for the features, once"
 
 
 def listed(names: tuple[str, ...], most: int = 10) -> str:

@@ -108,6 +108,7 @@ def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
         memory_bytes=cost.memory_bytes,
         step_s=cost.step_s,
         training_s=cost.training_s,
+        embedding_s=cost.embedding_s,
         groups=cost.groups,
         left_out=data.left_out,
     )

@@ -3,6 +3,7 @@
 Letters: B images.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.results.finetune import GroupReport
 from vitctl.training.frozen import num_all_parameters, set_training
 from vitctl.training.job import Job
+from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.noise import noise_of
 from vitctl.training.optimizer import describe_groups
@@ -34,8 +36,9 @@ class Cost:
         flops_per_image: Forward, one image.
         memory_bytes: Weights, gradients, optimiser state and the activations of one micro-batch per process.
         step_s: Seconds of one optimiser step.
-        training_s: Seconds of all steps, without validation and start-up.
+        training_s: Seconds of all steps, without validation and start-up; with ``embedding_s``.
         groups: Parameter groups, lowest rate first.
+        embedding_s: Seconds of computing the features of the training images once; None where every step does it.
     """
 
     num_parameters: int
@@ -44,6 +47,7 @@ class Cost:
     step_s: float
     training_s: float
     groups: tuple[GroupReport, ...]
+    embedding_s: float | None = None
 
 
 def check_batch_norm(job: Job) -> None:
@@ -125,18 +129,41 @@ def measure_cost(job: Job) -> Cost:
     num_processes = job.accelerator.num_processes
     per_process = len(job.batches.share(job.batches.batch_size, 0, num_processes))
     at_a_time = job.batches.largest_micro_batch(num_processes)
-    step_s = pass_s / len(pairs) * per_process
+    step_s, embedding_s = pass_s / len(pairs) * per_process, None
+    if job.kept is not None:  # nothing but the head was differentiated, so that features take what the pass took
+        embedding_s = pass_s / len(pairs) * math.ceil(len(job.train) / num_processes)
+        step_s = _head_step_s(job, job.kept, per_process)
     trained = num_parameters(job.model)
     copies = {"adamw": 3, "sgd": 2}[how.name]  # gradients, and the optimiser's moments
     num_numbers = num_all_parameters(job.model) + trained * copies
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=num_numbers * _BYTES_PER_FLOAT + activation_bytes * at_a_time // len(pairs),
+        memory_bytes=num_numbers * _BYTES_PER_FLOAT
+        + activation_bytes * at_a_time // len(pairs)
+        + (0 if job.kept is None else job.kept.num_bytes),
         step_s=step_s,
-        training_s=step_s * job.batches.num_steps,
+        training_s=step_s * job.batches.num_steps + (embedding_s or 0.0),
         groups=tuple(describe_groups(groups)),
+        embedding_s=embedding_s,
     )
+
+
+def _head_step_s(job: Job, kept: KeptFeatures, num_images: int) -> float:
+    """Return the seconds of a forward and a backward pass of the head on so many features, the second of two."""
+    device, seconds = job.accelerator.device, 0.0
+    features = torch.zeros(num_images, *kept.shape, device=device)
+    labels = torch.zeros(num_images, dtype=torch.int64, device=device)
+    for _ in range(2):
+        start = time.perf_counter()
+        with forward_in(job.precision, device):
+            loss = F.cross_entropy(kept.head(features), labels)
+        job.accelerator.backward(loss)
+        kept.head.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+    return seconds
 
 
 class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
