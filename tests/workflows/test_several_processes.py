@@ -59,6 +59,7 @@ def check_equal(one: dict[str, Any], many: dict[str, Any], folder: str) -> None:
     [
         ["--head", "ridge"],
         ["--class-weights", "balanced"],
+        ["--tune", "head", "--no-flip", "--set", "images.crop=none", "--micro-batch", "2"],
         ["--sampler", "balanced", "--cache", "resized", "--num-workers", "1"],
     ],
     ids=" ".join,

@@ -63,7 +63,7 @@ def take_step(
         if accelerator.num_processes > 1:
             share = add(state.micro_batch)
         else:
-            share = gradients_that_fit(state, add, num_images=len(batch.images), conversation=conversation)
+            share = gradients_that_fit(state, add, model=bare, num_images=len(batch.images), conversation=conversation)
     if state.scaler is not None:
         scaled_step(state.scaler, state.optimizer, clip_norm=clip_norm)
     else:
