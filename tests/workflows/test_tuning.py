@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("no_rendering")
 @pytest.fixture
 def config(image_folder: Path, tiny_model_folder: Path) -> FinetuneConfig:
     return FinetuneConfig(
-        data=str(image_folder), model=str(tiny_model_folder), batch_size=8, num_workers=0, val_fraction=0.2, steps=4,
-        save_every="1", out="out", set=("evaluation.validations=2", "noise.drop_path=0.2"),
+        data=str(image_folder), model=str(tiny_model_folder), batch_size=8, num_workers=0, val_fraction=0.2, steps=3,
+        save_every="1", out="out", set=("evaluation.validations=1", "noise.drop_path=0.2"),
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def bytes_of(folder: str) -> dict[str, bytes]:
 
 def check_goes_on(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> FinetuneResult:
     whole = run(replace(config, out="whole"))
-    stopped_after(2, config, monkeypatch)
+    stopped_after(1, config, monkeypatch)
     again = run(config)
     assert bytes_of("out") == bytes_of("whole")
     assert again.weights_sha256 == whole.weights_sha256
@@ -96,6 +96,7 @@ def test_lora__goes_on_with_the_same_bytes_and_leaves_plain_weights(
     assert json.loads(Path("out/summary.json").read_text())["num_trained_parameters"] == result.num_trained_parameters
 
 
+@pytest.mark.slow
 def test_head__goes_on_with_the_same_bytes(
     config: FinetuneConfig, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

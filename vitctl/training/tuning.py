@@ -27,7 +27,9 @@ class Mode:
         number: What the number after the colon is, and its letter and an example; None where it takes none.
         lr_factor: On the rate of a recipe that is meant for all weights, > 0.
         has_layer_decay: Whether the layer decay of such a recipe counts.
-        source: Of both.
+        source: Of both. Measured on 2026-11-29, demo, 800 digits at 16 px, 120 steps, of rates x1/3 to x10 of the
+            recipe's: all weights are best at x1 (NLL 0.16), lora:8, norm and bias at x10 (0.20, 0.32, 0.34; at x3 0.21,
+            0.34, 0.35); head gains little (0.37 at x1, 0.35 at x10, 0.58 at x100).
     """
 
     number: tuple[str, str, int] | None = None
