@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv
 	$(PYTHON) -m venv .venv
 	sed -E '/^torch(vision)?==/d' $(PINS) > .venv/constraints.txt
 	$(PIP)
-	$(PIP) --editable '.[dev,onnx,hf,heic]'
+	$(PIP) --editable '.[dev,onnx,hf,heic,tensorboard]'
 	@touch $@
 
 demo: setup ## fine-tune the embedded ViT at a higher resolution, evaluate it (3 minutes)

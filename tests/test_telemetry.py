@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ def test_commands_open_no_network_socket(image_folder: Path, tiny_model_folder: 
         ["fewshot-eval", "--model", model, *data, "--shots", "1", "--out", "fewshot"],
         ["inspect", "distance", "run", "--out", "distance"],
         ["export", "run", "--to", "onnx"],
+        ["log", "run"],
+        *([["log", "run", "--to", "wandb"]] if find_spec("wandb") else []),
         ["models"],
         ["recipes", "ls"],
         ["recipes", "show", "transfer"],

@@ -37,7 +37,7 @@ from vitctl.telemetry import switch_off as _switch_off_telemetry
 _switch_off_telemetry()
 
 if TYPE_CHECKING:
-    from vitctl.api import data_report, evaluate, export, fewshot_eval, finetune, inspect, load, predict
+    from vitctl.api import data_report, evaluate, export, fewshot_eval, finetune, inspect, load, log, predict
     from vitctl.classifier import Classifier
     from vitctl.results import (
         DataReport,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         FinetuneResult,
         InspectAllResult,
         InspectResult,
+        LogResult,
         PredictResult,
     )
 
@@ -65,6 +66,7 @@ __all__ = [
     "InspectAllResult",
     "InspectResult",
     "InterruptedRun",
+    "LogResult",
     "ModelError",
     "PredictResult",
     "SettingError",
@@ -78,6 +80,7 @@ __all__ = [
     "finetune",
     "inspect",
     "load",
+    "log",
     "predict",
 ]
 
@@ -92,6 +95,7 @@ _HOMES = {
     "FinetuneResult": "vitctl.results",
     "InspectAllResult": "vitctl.results",
     "InspectResult": "vitctl.results",
+    "LogResult": "vitctl.results",
     "PredictResult": "vitctl.results",
     "data_report": "vitctl.api",
     "evaluate": "vitctl.api",
@@ -100,6 +104,7 @@ _HOMES = {
     "finetune": "vitctl.api",
     "inspect": "vitctl.api",
     "load": "vitctl.api",
+    "log": "vitctl.api",
     "predict": "vitctl.api",
 }
 

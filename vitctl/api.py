@@ -25,6 +25,7 @@ from vitctl.settings.export import ExportConfig
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.log import LogConfig
 from vitctl.settings.option import Described, Settings, described
 from vitctl.settings.predict import PredictConfig
 from vitctl.settings.reading import settings_from_python, values_from_python
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vitctl.results.fewshot_eval import FewshotResult
     from vitctl.results.finetune import DryRunResult, FinetuneResult
     from vitctl.results.inspect_model import InspectAllResult, InspectResult
+    from vitctl.results.log import LogResult
     from vitctl.results.predict import PredictResult
 
 PathLike = str | os.PathLike[str]
@@ -238,6 +240,22 @@ def data_report(data: PathLike, *, verbose: bool = False, **settings: Any) -> "D
     """
     config = settings_from_python(DataConfig, {"data": data, **settings}, where="vitctl.data_report")
     return cast("DataReport", _run("data", config, verbose=verbose))
+
+
+@_takes(LogConfig)
+def log(run: PathLike, *, verbose: bool = False, **settings: Any) -> "LogResult":
+    """Write a run for a tracker, TensorBoard or Weights & Biases, from its own files: ``vitctl log``.
+
+    Args:
+        run: Run folder: finished, stopped or still running.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: There is no such run, its files or the output cannot be used, or the tracker is not installed.
+    """
+    settled = settings_from_python(LogConfig, {"run": run, **settings}, where="vitctl.log")
+    return cast("LogResult", _run("log", settled, verbose=verbose))
 
 
 def load(

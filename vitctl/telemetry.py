@@ -7,10 +7,12 @@ VARIABLES = {
     "ORT_DISABLE_TELEMETRY": "1",
     # also what transformers goes by, and what the hub is told about torch and the calling program
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # wandb, for 'vitctl log', sends its own errors to its makers
+    "WANDB_ERROR_REPORTING": "false",
 }
-"""Each is read once, when its package is imported: onnxruntime, huggingface_hub. DO_NOT_TRACK is read by the latter
-alone, which has been told. accelerate, matplotlib, timm and torch report nothing; ``datasets`` counts downloads, which
-``vitctl.data.sources.hub`` turns off."""
+"""Each is read once, when its package is imported: onnxruntime, huggingface_hub, wandb. DO_NOT_TRACK is read by the
+second alone, which has been told. accelerate, matplotlib, tensorboard, timm and torch report nothing; ``datasets``
+counts downloads, which ``vitctl.data.sources.hub`` turns off."""
 
 
 def switch_off() -> None:

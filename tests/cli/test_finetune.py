@@ -53,7 +53,7 @@ def test_metrics__one_line_per_step_and_validation_and_no_clock(run_cli, argumen
     assert len(steps) + len(validations) == len(lines)  # and none is both
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
     assert [line["step"] for line in validations] == [0, 1, 2, 3, 4]  # 0: the closed-form head before training
-    assert all(set(line) == {"step", "epoch", "loss", "lr"} for line in steps)
+    assert all(set(line) == {"step", "epoch", "loss", "lr", "grad_norm"} for line in steps)
     assert all(set(line) == {"step", "val_loss", "val_top1"} for line in validations)
 
 

@@ -152,3 +152,12 @@ def test_closed_pipe__of_a_list_that_was_begun() -> None:
     script = f"{sys.executable} -m vitctl models | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("demo\n0\n", "")
+
+
+def test_recipes__check_knows_the_optimisers(run_cli) -> None:
+    Path("mine.toml").write_text('[optimizer]\nname = "adamm"\n')
+    result = run_cli("recipes", "check", "mine.toml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "optimizer.name is 'adamm'; expected adamw, sgd, or a name of timm's" in result.stderr
+    Path("mine.toml").write_text('[optimizer]\nname = "lion"\n')
+    assert run_cli("recipes", "check", "mine.toml").exit_code == 0

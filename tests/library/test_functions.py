@@ -18,6 +18,7 @@ from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.log import LogConfig
 from vitctl.settings.option import Described, described
 from vitctl.settings.predict import PredictConfig
 
@@ -27,6 +28,7 @@ FUNCTIONS: dict[Callable[..., Any], Mapping[str, Described]] = {
     vitctl.fewshot_eval: described(FewshotEvalConfig),
     vitctl.inspect: every_setting(),
     vitctl.export: described(ExportConfig),
+    vitctl.log: described(LogConfig),
     vitctl.predict: described(PredictConfig),
     vitctl.data_report: described(DataConfig),
 }

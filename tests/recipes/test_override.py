@@ -101,7 +101,11 @@ def test_override__steps_are_what_is_trained() -> None:
         ("images.flip=True", r"images\.flip is 'True'; expected true or false"),
         ("images.flip=1", r"images\.flip is 1; expected true or false"),
         ("length.batch_size=1.0", r"length\.batch_size is 1\.0; expected a whole number"),
-        ("optimizer.name=adam", r"optimizer\.name is 'adam'; it can be adamw, sgd\. Did you mean 'adamw'"),
+        ("rate.schedule=cos", r"rate\.schedule is 'cos'; it can be cosine, linear, constant, step\. Did you mean 'cos"),
+        ("rate.schedule=step", r"rate\.schedule is 'step' but rate\.drop_at is empty; expected shares of the steps"),
+        ("rate.drop_at=[0.5, 0.5]", r"rate\.drop_at is \[0\.5, 0\.5\]; expected rising shares of the steps"),
+        ("rate.drop_at=[1.5]", r"rate\.drop_at is \[1\.5\]; expected"),
+        ("rate.drop_factor=1", r"rate\.drop_factor is 1; expected"),
         ("length.steps_rule=fixed", r"length\.steps is 0 but length\.steps_rule is 'fixed'"),
     ],
 )

@@ -214,14 +214,14 @@ def test_one_mistake__is_one_sentence(settings: dict[str, Any], sentence: str) -
 
 def test_all_mistakes__are_told_at_once() -> None:
     text = mistakes_in({
-        "optimizer": {"momentun": 0.9, "weight_decay": -1, "name": "adam"},
+        "optimizer": {"momentun": 0.9, "weight_decay": -1, "name": 1},
         "images": {"flip": "no", "crop_area": [0.9, 0.1], "crop": "none"},
         "length": {"steps_rule": "fixed"},
     })  # fmt: skip
     first, *others = text.split("\n")
     assert first == "Recipe mine.toml has 5 mistakes:"
     for line, start in zip(
-        others, ("unknown setting 'momentun'", "optimizer.weight_decay is -1", "optimizer.name is 'adam'",
+        others, ("unknown setting 'momentun'", "optimizer.weight_decay is -1", "optimizer.name is 1",
                  "images.flip is 'no'", "length.steps is 0"), strict=True
     ):  # fmt: skip
         assert line.strip().startswith(start)
@@ -244,7 +244,7 @@ def test_all_mistakes__are_told_at_once() -> None:
         ("length.batch_size", "64", "a whole number"),
         ("images.flip", 1, "true or false"),
         ("images.flip", "true", "true or false"),
-        ("optimizer.name", 1, "adamw, sgd"),
+        ("optimizer.name", 1, "text"),
         ("optimizer.betas", [0.9], "a list of 2, each a number, 0 to below 1"),
         ("optimizer.betas", [0.9, 0.99, 0.999], "a list of 2"),
         ("optimizer.betas", ["a", "b"], "a list of 2"),
@@ -268,7 +268,7 @@ def test_types__are_strict(path: str, value: Any, expected: str) -> None:
         ("optimizer.clip_norm", -1.0), ("rate.final_lr", -1.0), ("length.steps", -1), ("optimizer.betas", [-0.1, 0.9]),
         ("evaluation.select_best_from", -1), ("optimizer.layer_decay", 0.0), ("optimizer.layer_decay", 1.1),
         ("rate.warmup_fraction", -0.1), ("rate.warmup_fraction", 1.1), ("images.crop_area", [0.0, 1.0]),
-        ("images.crop_area", [0.5, 0.4]), ("images.crop_area", [0.5, 1.5]), ("optimizer.name", "adam"),
+        ("images.crop_area", [0.5, 0.4]), ("images.crop_area", [0.5, 1.5]), ("rate.schedule", "cos"),
         ("rate.lr_scaling", "log"), ("length.batch_rule", "half"), ("length.steps_rule", "auto"),
         ("images.crop", "center"), ("images.evaluation_crop", "border"), ("images.pos_embed_interp", "linear"),
     ],
@@ -308,7 +308,7 @@ class Blur:
 class LaterOptimizer(Optimizer):
     """A section with a key more."""
 
-    eps: Annotated[float, Range(gt=0)] = 1e-8
+    damping: Annotated[float, Range(gt=0)] = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,9 +320,9 @@ class LaterRecipe(Recipe):
 
 
 def test_new_field__is_read_checked_overridden_and_written() -> None:
-    recipe = from_settings({"blur": {"strength": 0.5}, "optimizer": {"eps": 1e-6}}, LaterRecipe)
+    recipe = from_settings({"blur": {"strength": 0.5}, "optimizer": {"damping": 1e-6}}, LaterRecipe)
     assert isinstance(recipe, LaterRecipe)
-    assert (recipe.blur, recipe.optimizer.eps) == (Blur(strength=0.5), 1e-6)
+    assert (recipe.blur, recipe.optimizer.damping) == (Blur(strength=0.5), 1e-6)
     assert override(recipe, ["blur.strength=1", "blur.steps=3"]).blur == Blur(strength=1.0, steps=3)
     with pytest.raises(SettingError, match=r"blur\.strength is 2; expected a number, 0 to 1\."):
         override(recipe, ["blur.strength=2"])

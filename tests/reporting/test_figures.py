@@ -47,6 +47,25 @@ def test_curves__are_drawn(tmp_path: Path, num_steps: int, validate_after: tuple
     assert has_orange == bool(validate_after)
 
 
+@pytest.mark.parametrize("norms", [[1.0, 20.0, 300.0, 4.0], [None, 2.0, None, 0.5], [0.0, 0.0, 1e30, 1e-30]])
+def test_curves__of_norms_are_a_fourth(tmp_path: Path, norms: list[float | None]) -> None:
+    metrics = write_metrics(tmp_path / "metrics.jsonl", num_steps=4, validate_after=(4,))
+    draw_curves(metrics, tmp_path / "before.png")
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = [line | {"grad_norm": norms[line["step"] - 1]} if "loss" in line else line for line in lines]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    draw_curves(metrics, tmp_path / "curves.png")
+    assert check_picture(tmp_path / "curves.png").shape[1] > check_picture(tmp_path / "before.png").shape[1]
+
+
+@pytest.mark.parametrize("norms", [[None, None], [0.0, 0.0]])
+def test_curves__without_a_norm_that_can_be_drawn_have_three(tmp_path: Path, norms: list[float | None]) -> None:
+    lines = [{"step": step, "loss": 1.0, "lr": 1e-3, "grad_norm": norm} for step, norm in enumerate(norms, 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert check_picture(tmp_path / "curves.png").shape[1] == 1430
+
+
 def test_curves__validations_without_images_count_as_none(tmp_path: Path) -> None:
     metrics = write_metrics(tmp_path / "metrics.jsonl", num_steps=5, validate_after=())
     with metrics.open("a", encoding="utf-8") as file:

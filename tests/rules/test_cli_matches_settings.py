@@ -14,6 +14,7 @@ from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
 from vitctl.settings.fewshot_eval import FewshotEvalConfig
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.log import LogConfig
 from vitctl.settings.models import ModelsConfig
 from vitctl.settings.option import Settings, described
 from vitctl.settings.predict import PredictConfig
@@ -30,6 +31,7 @@ CONFIGS: dict[str, type[Settings]] = {
     "data": DataConfig,
     "fewshot-eval": FewshotEvalConfig,
     "export": ExportConfig,
+    "log": LogConfig,
     **{f"inspect {name}": settings for name, settings in settings_classes().items()},
 }
 # fields that the command makes of what stands without a name, or that only a file holds

@@ -13,7 +13,7 @@ from vitctl.cli.app import app
 NAMED = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 # options of other programs that a text may name
-OTHER_PROGRAMS = {"--nproc-per-node": "torchrun", "--upgrade": "pip"}
+OTHER_PROGRAMS = {"--nproc-per-node": "torchrun", "--upgrade": "pip", "--logdir": "tensorboard"}
 
 
 def options_of(command: Any) -> set[str]:

@@ -109,6 +109,20 @@ def test_clipping__changes_the_result(accelerator: Accelerator) -> None:
     assert moved(start, free) > 0.1
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_grad_norm__is_that_of_all_gradients_before_clipping(accelerator: Accelerator, clip_norm: float) -> None:
+    (batch,), model = random_batches(4), small_vit()
+    model.get_parameter("pos_embed").requires_grad_(False)
+    by_hand = copy.deepcopy(model).train()
+    F.cross_entropy(by_hand(batch.images), batch.labels).backward()
+    gradients = [one.grad.double() for one in by_hand.parameters() if one.grad is not None]
+    expected = math.sqrt(sum(float(gradient.pow(2).sum()) for gradient in gradients))
+    schedule = RateSchedule(num_steps=1, num_warmup_steps=0, peak=1e-3, final=0.0)
+    (report,) = train(model, [batch], accelerator, schedule=schedule, clip_norm=clip_norm)
+    assert report.grad_norm.read() == pytest.approx(expected, rel=1e-5)
+    assert expected > 0.1
+
+
 def moved(before: nn.Module, after: nn.Module) -> float:
     pairs = zip(before.parameters(), after.parameters(), strict=True)
     return math.sqrt(sum(float((b - a).detach().pow(2).sum()) for b, a in pairs))

@@ -14,12 +14,12 @@ from torch import nn
 from vitctl.errors import ModelError
 from vitctl.models.checkpoints import read_checkpoint, write_tensors
 from vitctl.primitives.compiler_later import compiler_later
+from vitctl.training.optimizer_choice import usable_names
 from vitctl.training.optimizer_state import optimizer_state, restore_optimizer
 
 VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 3}
 USUAL = ["adamw", "sgd", "lamb"]  # moments; none at first; a tensor in the group
-OTHERS = """sgdw csgdw lambc clamb muon adamuon nadamuon lion cadamw nadamw adopt mars laprop adan adafactor madgrad
-    rmsproptf radam adamp novograd lars lookahead_adamw adafactorbv""".split()
+OTHERS = [name for name in [*usable_names(), "lookahead_adamw", "lookahead_sgd"] if name not in USUAL]
 TORCHS: dict[str, dict[str, Any]] = {
     "AdamW": {"amsgrad": True}, "SGD": {"momentum": 0.9, "nesterov": True}, "Adagrad": {}, "NAdam": {}, "Adamax": {},
 }  # fmt: skip

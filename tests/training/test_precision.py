@@ -218,6 +218,8 @@ def test_skipped_steps__are_told(
     said = run_cli("finetune", "--data", image_folder, "--model", tiny_model_folder, "--steps", 2, "--val-fraction", 0,
                    "--precision", "fp16", "--num-workers", 0, "--out", "out")  # fmt: skip
     assert "2 of 2 steps: their gradients were too large for fp16" in said.stdout
+    lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert [line["grad_norm"] for line in lines] == [None, None]  # infinite, which JSON has no word for
     summary = json.loads(Path("out/summary.json").read_text())
     assert (summary["precision"], summary["optimizer_implementation"], summary["num_skipped_steps"]) == (
         "fp16", "loop", 2

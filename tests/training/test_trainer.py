@@ -94,10 +94,10 @@ def test_device_behind__an_interrupted_run_lacks_no_step(
 def test_device_behind__an_interrupted_run_does_not_save_spoilt_weights(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = []
+    losses = []  # of each step the norm of its gradient, then its loss
 
     def late(value: torch.Tensor) -> StillComputing:
-        losses.append(value if len(losses) != 3 else value * torch.nan)
+        losses.append(value if len(losses) != 7 else value * torch.nan)
         return StillComputing(losses[-1])
 
     monkeypatch.setattr("vitctl.training.loop.LateNumber", late)

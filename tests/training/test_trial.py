@@ -96,8 +96,14 @@ def test_memory__activations_grow_with_the_batch(tiny_model_folder: Path, image_
 
 def test_memory__sgd_keeps_one_moment_less_than_adamw(tiny_model_folder: Path, image_folder: Path) -> None:
     adamw = measure_cost(make_job(tiny_model_folder, image_folder))
-    sgd = measure_cost(make_job(tiny_model_folder, image_folder, changes=("optimizer.name=sgd",)))
+    changes = ("optimizer.name=sgd", "optimizer.momentum=0.9")
+    sgd, plain, lion = (
+        measure_cost(make_job(tiny_model_folder, image_folder, changes=given))
+        for given in (changes, changes[:1], ("optimizer.name=lion",))
+    )
     assert adamw.memory_bytes - sgd.memory_bytes == 4 * adamw.num_parameters
+    assert sgd.memory_bytes - plain.memory_bytes == 4 * adamw.num_parameters
+    assert lion.memory_bytes == sgd.memory_bytes
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(9, 2), (8, 2), (7, 4), (2, 3)])

@@ -51,7 +51,20 @@ def training(image_folder: Path, tiny_model_folder: Path) -> list[str]:
 def check_equal(one: dict[str, Any], many: dict[str, Any], folder: str) -> None:
     assert len(losses("one")) == one["steps"] == many["steps"]
     assert losses(folder) == pytest.approx(losses("one"), abs=1e-5)
+    assert losses(folder, "grad_norm") == pytest.approx(losses("one", "grad_norm"), rel=1e-4)
     assert many["last"]["loss"] == pytest.approx(one["last"]["loss"], abs=1e-4)
+
+
+def test_finetune__that_diverges_is_told_once(training: list[str]) -> None:
+    for option, value in (("--lr", "1000"), ("--epochs", "4")):
+        training[training.index(option) + 1] = value
+    done = run(*COMMAND, *training, "--save-every", "1", "--out", "two", "--num-processes", "2", code=2)
+    assert done.stderr.count("became nan at step") == 1
+    assert done.stderr.count("The images of step") == 1
+    document = json.loads(Path("two/diverged.json").read_text())
+    last = document["step"] - (document["what"] == "loss")  # the validation after a step sees it first
+    assert [record["step"] for record in document["last_steps"]] == list(range(1, last + 1))
+    assert len(document["images"]) == 7
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def _add_commands() -> None:
         finetune,
         guide,
         inspect_model,
+        log,
         models,
         predict,
         recipes,
@@ -156,6 +157,7 @@ def _add_commands() -> None:
     )(inspect_model.inspect)
     app.command("export", epilog=export.EXAMPLES)(export.export)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+    app.command("log", epilog=log.EXAMPLES)(log.log)
     app.command("models", epilog=models.EXAMPLES)(models.models)
     app.add_typer(recipes.app, name="recipes")
     app.command("guide", epilog=guide.EXAMPLES)(guide.guide)

@@ -77,8 +77,10 @@ def check(
     Settings that it does not have are at their defaults, which --json names.
     """
     from vitctl.recipes import keys_of, load_recipe
+    from vitctl.workflows.recipes import check_values
 
     recipe = load_recipe(file)
+    check_values(recipe)
     keys = [path for path, key in keys_of(type(recipe)).items() if key.section]
     given = [path for path in keys if path in recipe.sources]
     defaults = [path for path in keys if path not in recipe.sources]

@@ -9,6 +9,7 @@ Ranges are checked where values come in, by ``recipe_from_settings`` and ``overr
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 from vitctl.errors import SettingError
@@ -24,17 +25,19 @@ class Optimizer:
     """What a step does with the gradients."""
 
     name: Annotated[str, Was("optimizer")] = "adamw"
-    """adamw or sgd (torch's), or another by timm's name: lamb, lion, muon..."""
+    """adamw or sgd (torch's), or another by timm's name: lamb, lion, muon...; also with ``lookahead_`` before it."""
     betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.999)
-    """Of adamw: decay per step of the means of gradient and squared gradient, each 0 to below 1."""
+    """Of adamw and its like: decay per step of the means of gradient and squared gradient, each 0 to below 1; adamw's
+    are the own ones in any other of timm's."""
     eps: NotNegative = 0.0
     """What adaptive ones add to a denominator, >= 0; 0: the optimiser's own."""
     momentum: NotNegative = 0.0
-    """Of sgd and its like, >= 0; 0 is none."""
+    """Of sgd and its like, >= 0; 0 is none, in those of timm's that take one its own, 0.9."""
     nesterov: bool = False
     """Of sgd: look ahead by the momentum."""
     weight_decay: NotNegative = 0.0
-    """Share of a weight taken off per step, times the rate, >= 0; 0 is none. Not on vectors, tokens, position
+    """Share of a weight taken off per step, times the rate, >= 0; 0 is none; some optimisers add it to the gradient
+    instead. Not on vectors, tokens, position
     embeddings."""
     clip_norm: NotNegative = 0.0
     """Largest global norm of the gradient, >= 0; 0 clips nothing."""
@@ -65,11 +68,19 @@ class Rate:
     decay_from: words.DecayFrom = "warmup-end"
     """Where cosine and linear begin: warmup-end, or start, so that the warm-up hides their first part (timm)."""
     drop_at: tuple[Fraction, ...] = ()
-    """Of step: shares of the steps, rising, after which the rate is multiplied by ``drop_factor``."""
+    """Of step: shares of the steps, 0-1, rising, after which the rate is multiplied by ``drop_factor``."""
     drop_factor: Annotated[float, Range(gt=0, lt=1)] = 0.1
     """Of step, above 0 to below 1."""
     grid: tuple[Annotated[float, Range(gt=0)], ...] = ()
     """Rates that the source tried, each > 0, of which it kept the best on held-out images; for who tries them."""
+
+    def __post_init__(self) -> None:
+        if self.schedule == "step" and not self.drop_at:
+            raise SettingError(
+                "rate.schedule is 'step' but rate.drop_at is empty; expected shares of the steps, e.g. [0.5, 0.75]."
+            )
+        if any(later <= before for before, later in pairwise(self.drop_at)):
+            raise SettingError(f"rate.drop_at is {list(self.drop_at)}; expected rising shares of the steps.")
 
     def peak_lr(self, batch_size: int) -> float:
         """Return the peak rate at ``batch_size`` images, scaled as ``lr_scaling`` says."""

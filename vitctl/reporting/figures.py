@@ -27,7 +27,10 @@ MAX_LABEL_LENGTH = 18
 
 
 def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None) -> None:
-    """Draw loss, validation accuracy and learning rate over the steps of a ``metrics.jsonl``.
+    """Draw loss, validation accuracy, learning rate and norm of the gradient over the steps of a ``metrics.jsonl``.
+
+    The norm is that before clipping, on a logarithmic axis; steps that were skipped are gaps, and a file from before
+    norms were written has none.
 
     Args:
         metrics: The file of a run.
@@ -37,8 +40,11 @@ def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None
     records = [parse_document(line, dict[str, Any]) for line in metrics.read_text(encoding="utf-8").splitlines()]
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if record.get("val_loss") is not None]
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    loss_axes, accuracy_axes, lr_axes = figure.subplots(1, 3)
+    norms = np.array([record.get("grad_norm") or np.nan for record in steps], dtype=float)
+    has_norms = not np.isnan(norms).all()
+    figure = Figure(figsize=(14 if has_norms else 11, 3.4), layout="constrained")
+    all_axes = figure.subplots(1, 4 if has_norms else 3)
+    loss_axes, accuracy_axes, lr_axes = all_axes[:3]
     step, loss = [r["step"] for r in steps], np.array([r["loss"] for r in steps])
     loss_axes.plot(step, loss, color=BLUE, alpha=0.25, linewidth=0.8)
     loss_axes.plot(step, _smooth(loss), color=BLUE, linewidth=1.6, label="training (smoothed)")
@@ -60,8 +66,10 @@ def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None
     loss_axes.legend(frameon=False)
     lr_axes.plot(step, [r["lr"] for r in steps], color=GREY)
     lr_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    titles = ("loss (cross-entropy, nats)", "validation top-1 (%)", "learning rate")
-    for axes, title in zip((loss_axes, accuracy_axes, lr_axes), titles, strict=True):
+    if has_norms:
+        all_axes[3].semilogy(step, norms, color=BLUE, linewidth=0.8)
+    titles = ("loss (cross-entropy, nats)", "validation top-1 (%)", "learning rate", "norm of the gradient")
+    for axes, title in zip(all_axes, titles, strict=False):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("optimiser step")
         axes.set_xlim(0, step[-1] * 1.02)

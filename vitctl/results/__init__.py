@@ -9,6 +9,7 @@ from vitctl.results.export import ExportResult
 from vitctl.results.fewshot_eval import FewshotResult
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.results.inspect_model import InspectAllResult, InspectResult
+from vitctl.results.log import LogResult
 from vitctl.results.models import ModelsResult
 from vitctl.results.predict import PredictResult
 from vitctl.results.recipes import RecipeResult, RecipesResult
@@ -25,6 +26,7 @@ __all__ = [
     "InspectResult",
     "JsonObject",
     "JsonValue",
+    "LogResult",
     "ModelsResult",
     "PredictResult",
     "RecipeResult",

@@ -66,6 +66,9 @@ OUTPUTS = ("logits", "probabilities", "embedding", "tokens")
 NPZ_LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")
 MIN_OPSET, MAX_OPSET = 18, 25
 
+# --- log: each is the name of its package, too
+TRACKERS = ("tensorboard", "wandb")
+
 # --- inspect
 FUSIONS = ("mean", "max", "min")
 GRANULARITIES = ("block", "sublayer")

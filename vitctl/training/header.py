@@ -16,6 +16,7 @@ from vitctl.primitives.formatting import format_bytes, format_count, format_seco
 from vitctl.primitives.image_sizes import format_size
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
+from vitctl.training.optimizer_choice import described
 from vitctl.training.plan import asked_noise, decide_pool
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
@@ -29,7 +30,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
     recipe, num_val = job.recipe, len(data.val) if data.val else 0
     skipped = f"{len(data.skipped)} left out because they cannot be read" if data.skipped else ""
     how, least = recipe.optimizer, recipe.evaluation.select_best_from
-    optimizer = f"{how.name}, weight decay {how.weight_decay:g}, layer decay {how.layer_decay:g}"
+    optimizer = f"{described(recipe)}, weight decay {how.weight_decay:g}, layer decay {how.layer_decay:g}"
     accelerator, names, counts = job.accelerator, data.train.class_names, data.train.counts()
     processes = f" over {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     selection = ("lowest validation loss", f"{num_val:,} validation images") if job.selects_best else (
@@ -55,7 +56,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *trained_settings(job),
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
-        Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
+        Setting("learning rate", job.schedule.described(), plan.lr.reason + _tried(job)),
         Setting("augmentation", augmentation, f"flip: {plan.flip.reason}"),
         *_mixing(job),
         *_noise(job),
@@ -182,6 +183,11 @@ def _noise(job: Job) -> list[Setting]:
     asked = asked_noise(job.recipe).values()
     why = "the model's own rates" if all(rate is None for rate in asked) else "as the recipe says"
     return [Setting("noise", ", ".join(parts), f"{why}; keyed by step and place in the batch")] if parts else []
+
+
+def _tried(job: Job) -> str:
+    rates = job.recipe.rate.grid
+    return f"; its source tried {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
 
 
 def _length(job: Job) -> str:

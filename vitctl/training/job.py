@@ -89,7 +89,17 @@ class Job:
     def schedule(self) -> RateSchedule:
         """The learning rate of every step."""
         rate, num_steps = self.recipe.rate, self.batches.num_steps
-        return RateSchedule(num_steps, round(rate.warmup_fraction * num_steps), self.lr, rate.final_lr)
+        return RateSchedule(
+            num_steps,
+            round(rate.warmup_fraction * num_steps),
+            self.lr,
+            rate.final_lr,
+            kind=rate.schedule,
+            warmup_start=rate.warmup_lr,
+            decay_from=rate.decay_from,
+            drop_at=rate.drop_at,
+            drop_factor=rate.drop_factor,
+        )
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups, of a model that is not wrapped for several processes, which changes names."""

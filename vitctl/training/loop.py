@@ -15,9 +15,9 @@ from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
-from vitctl.errors import SettingError
 from vitctl.primitives.late_number import LateNumber
-from vitctl.primitives.schedule import learning_rate
+from vitctl.primitives.schedule import drop_steps, learning_rate
+from vitctl.training.divergence import diverged
 from vitctl.training.optimizer import set_learning_rate
 from vitctl.training.state import TrainingState
 from vitctl.training.step import rehearse, take_step
@@ -27,12 +27,17 @@ SILENT = Conversation()
 
 @dataclass(frozen=True)
 class RateSchedule:
-    """Linear warm-up, then a cosine; see ``vitctl.primitives.schedule``."""
+    """A linear warm-up, then what ``kind`` says; see ``vitctl.primitives.schedule``, also for the attributes."""
 
     num_steps: int
     num_warmup_steps: int
     peak: float
     final: float
+    kind: str = "cosine"
+    warmup_start: float = 0.0
+    decay_from: str = "warmup-end"
+    drop_at: tuple[float, ...] = ()
+    drop_factor: float = 0.1
 
     def at(self, step: int) -> float:
         """Return the rate of step 1..num_steps."""
@@ -42,16 +47,28 @@ class RateSchedule:
             num_warmup_steps=self.num_warmup_steps,
             peak=self.peak,
             final=self.final,
+            schedule=self.kind,
+            warmup_start=self.warmup_start,
+            decay_from=self.decay_from,
+            drop_at=self.drop_at,
+            drop_factor=self.drop_factor,
         )
 
-
-def diverged(what: str, value: float, *, step: int, peak_lr: float) -> SettingError:
-    """Return the error for a run whose numbers are no longer finite."""
-    return SettingError(
-        f"The {what} became {value} at step {step} (peak learning rate {peak_lr:.3g}); expected a finite number. Try a "
-        f"lower rate, e.g. --lr {peak_lr / 3:.1g}.",
-        field="lr",
-    )
+    def described(self) -> str:
+        """Return it in words, from its peak on: ``0.001, linear to 0 after 50 steps of warm-up``."""
+        text, warmup = f"{self.peak:.3g}, {self.kind}", self.num_warmup_steps
+        if self.kind == "step":
+            steps = [f"{step:,}" for step in drop_steps(self.drop_at, self.num_steps)]
+            after = f"{'step' if len(steps) == 1 else 'steps'} {', '.join(steps)}"
+            text = f"{self.peak:.3g}, times {self.drop_factor:g} after {after}"
+        elif self.kind != "constant":
+            text += f" to {min(self.final, self.peak):.3g}"
+        if not warmup:
+            return text
+        is_hidden = self.decay_from == "start" and self.kind in ("cosine", "linear")
+        link = ", begun beneath" if is_hidden else ", with" if self.kind == "step" else " after"
+        start = f" from {self.warmup_start:.3g}" if self.warmup_start else ""
+        return f"{text}{link} {warmup:,} {'step' if warmup == 1 else 'steps'} of warm-up{start}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,7 @@ class StepLoss:
         """Return it, waiting for the device if need be.
 
         Raises:
-            SettingError: It is no longer a finite number.
+            Diverged: It is no longer a finite number.
         """
         loss = self.number.read()
         if not math.isfinite(loss):
@@ -88,6 +105,8 @@ class StepReport:
         step: 1..num_steps.
         loss: Of the global batch, before the step.
         lr: Peak group's learning rate in this step.
+        grad_norm: Global norm of the gradient before clipping, which the device may still be computing; it is here
+            when the loss is. Not finite in a step that fp16 skipped.
         num_images: Images in the global batch.
         data_s: Seconds spent waiting for images.
         step_s: Seconds of the whole step, waiting included; on CUDA until the step before it was done.
@@ -96,6 +115,7 @@ class StepReport:
     step: int
     loss: StepLoss
     lr: float
+    grad_norm: LateNumber
     num_images: int
     data_s: float
     step_s: float
@@ -150,7 +170,7 @@ def train_steps(
         conversation: Hears of a micro-batch that became smaller, as the memory was full.
 
     Raises:
-        SettingError: The loss is no longer a finite number.
+        Diverged: The loss is no longer a finite number.
     """
     before: StepLoss | None = None
     step_start = time.perf_counter()
@@ -164,13 +184,15 @@ def train_steps(
         }  # fmt: skip
         if before is None and accelerator.num_processes > 1:
             rehearse(state, model, batch, **how)
-        mean = take_step(state, model, batch, clip_norm=clip_norm, **how)
+        mean, norm = take_step(state, model, batch, clip_norm=clip_norm, **how)
         state.step += 1
+        grad_norm = LateNumber(norm)
         loss = StepLoss(LateNumber(mean), state.step, schedule.peak)
         # first the older one, so that a run that diverged says at which step
         if before is not None:
             before.read()
         if loss.number.is_here or state.step in pauses:
             loss.read()
-        yield StepReport(state.step, loss, lr, batch.num_global, data_s, time.perf_counter() - step_start)
+        step_s = time.perf_counter() - step_start
+        yield StepReport(state.step, loss, lr, grad_norm, batch.num_global, data_s, step_s)
         before, step_start = loss, time.perf_counter()

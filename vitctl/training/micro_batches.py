@@ -16,9 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vitctl.conversation import Conversation
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.training.frozen import is_frozen
+from vitctl.training.optimizer import memory_per_parameter
 from vitctl.training.state import TrainingState
-
-_MOMENTS = 2  # tensors that AdamW keeps for each parameter; other optimisers keep no more
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -97,8 +96,9 @@ def _is_full(state: TrainingState, add: Callable[[int], Tensor]) -> bool:
     """Return whether a rehearsal fills the memory; nothing of it is left."""
     buffers = SavedBuffers(state.model)
     try:
-        moments = 0 if state.optimizer.state else _MOMENTS
-        room = [torch.empty_like(one) for one in state.model.parameters() if one.requires_grad for _ in range(moments)]
+        moments = 0.0 if state.optimizer.state_dict()["state"] else memory_per_parameter(state.optimizer)
+        trained = (one for one in state.model.parameters() if one.requires_grad)
+        room = [torch.empty(int(one.numel() * moments), dtype=one.dtype, device=one.device) for one in trained]
         add(state.micro_batch)
         del room
     except Exception as error:

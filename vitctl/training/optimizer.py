@@ -1,7 +1,7 @@
 """The optimiser and its parameter groups: which tensors decay, and at which rate each layer learns."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,14 +9,19 @@ from torch import nn
 
 from vitctl.models.anatomy import norm_after_blocks
 from vitctl.primitives.compiler_later import compiler_later
+from vitctl.recipes.sections import Optimizer
 from vitctl.results.finetune import GroupReport
 from vitctl.settings.words import FinalNorm
 from vitctl.training.lora import FACTOR_PATTERNS
 
 with compiler_later():
-    from timm.optim import param_groups_layer_decay
+    from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 CPU = torch.device("cpu")
+TORCHS = ("adamw", "sgd")
+"""Those that are torch's own, with all settings as the recipe says; every other is timm's."""
+_ADAMW = Optimizer()
+_ROWS, _COLUMNS = 160, 192  # large enough that a row is next to nothing beside the matrix
 
 
 def parameter_groups(
@@ -73,25 +78,88 @@ def build_optimizer(
     lr: float,
     betas: tuple[float, float],
     momentum: float,
+    eps: float = 0.0,
+    nesterov: bool = False,
     device: torch.device = CPU,
 ) -> torch.optim.Optimizer:
-    """Return torch's AdamW or SGD over ``groups``; the loop sets the rate before every step.
+    """Return torch's AdamW or SGD, or another of timm's, over ``groups``; the loop sets the rate before every step.
 
-    On CUDA it is the fused one: a kernel for many tensors, which also skips a step of fp16 without asking Python. Its
-    bits are others than those of torch's plain loop, so that a CPU keeps the loop.
+    On CUDA torch's are the fused ones: a kernel for many tensors, which also skips a step of fp16 without asking
+    Python. Their bits are others than those of torch's plain loop, so that a CPU keeps the loop.
 
     Args:
         groups: As ``parameter_groups`` gives them; the parameters may still be elsewhere than on ``device``.
-        name: ``adamw`` or ``sgd``.
+        name: ``adamw``, ``sgd``, or one of timm's; see ``vitctl.training.optimizer_choice``.
         lr: Peak rate, > 0.
-        betas: Of adamw.
-        momentum: Of sgd.
+        betas: Of adamw and its like.
+        momentum: Of sgd and its like.
+        eps: Of adaptive ones; 0 is the optimiser's own.
+        nesterov: Of sgd.
         device: Where steps will be taken.
     """
+    if name not in TORCHS:
+        return _timms_optimizer(groups, name=name, lr=lr, betas=betas, momentum=momentum, eps=eps)
     is_fused = True if device.type == "cuda" else None  # None leaves the choice to torch
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=is_fused)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=is_fused)
+        own: dict[str, Any] = {"eps": eps} if eps else {}
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=is_fused, **own)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=is_fused)
+
+
+def _timms_optimizer(
+    groups: list[dict[str, Any]], *, name: str, lr: float, betas: tuple[float, float], momentum: float, eps: float
+) -> torch.optim.Optimizer:
+    """Return timm's optimiser ``name`` over ``groups``, as ``timm.optim.create_optimizer_v2`` builds it.
+
+    A value that is AdamW's default, or 0, leaves it its own: Lion's betas, e.g., are not AdamW's.
+
+    Args:
+        groups: As ``parameter_groups`` gives them.
+        name: As timm spells it, with or without ``lookahead_`` before it (arXiv 1907.08610).
+        lr: Peak rate, > 0.
+        betas: AdamW's default leaves the optimiser its own.
+        momentum: 0 leaves it timm's, 0.9 where it takes one.
+        eps: 0 leaves it its own.
+    """
+    given: dict[str, Any] = {}
+    if betas != _ADAMW.betas:
+        given["betas"] = betas
+    if momentum != _ADAMW.momentum:
+        given["momentum"] = momentum
+    if eps != _ADAMW.eps:
+        given["eps"] = eps
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(groups, opt=name, lr=lr, **given)
+    return optimizer
+
+
+def memory_per_parameter(optimizer: torch.optim.Optimizer) -> float:
+    """Return how many times the memory of a large matrix an optimiser takes to remember its gradients, >= 0.
+
+    It takes a step with a matrix that is not the model's (lookahead as many as it waits before it remembers): 2 for
+    AdamW, 0 for plain SGD, next to 0 for Adafactor, which keeps a row and a column. Nothing of that is left in it.
+    """
+    device = optimizer.param_groups[0]["params"][0].device
+    matrix = torch.ones(_ROWS, _COLUMNS, device=device, requires_grad=True)
+    matrix.grad = torch.ones_like(matrix)
+    groups = list(optimizer.param_groups)
+    # in place: a wrapper (lookahead) shares the list with what it wraps
+    optimizer.param_groups[:] = [{**groups[0], "params": [matrix]}]
+    try:
+        for _ in range(groups[0].get("lookahead_k", 1)):
+            optimizer.step()
+        state = getattr(optimizer, "_base_optimizer", optimizer).state.pop(matrix, {})
+    finally:
+        optimizer.param_groups[:] = groups
+    return _num_bytes(state) / (matrix.numel() * matrix.element_size())
+
+
+def _num_bytes(value: Any) -> int:
+    """Return the bytes of the tensors in what is remembered of a parameter; counts of steps are none."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size() if value.ndim else 0
+    if isinstance(value, Mapping):
+        return sum(map(_num_bytes, value.values()))
+    return sum(map(_num_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 def implementation_of(optimizer: torch.optim.Optimizer) -> str:

@@ -35,6 +35,7 @@ from vitctl.recipes import (
 )
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
+from vitctl.training.optimizer_choice import check_optimizer
 from vitctl.training.precision import decide_precision
 from vitctl.training.starting_run import StartingRun, starting_run
 from vitctl.training.tuning import BY_RECIPE, TuningChoice, TuningOptions
@@ -285,6 +286,7 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
     are_given = (config.image_size, config.batch_size, config.recipe or config.recipe_settings)
     run = None if all(are_given) else starting_run(model.value)
     recipe, values = decide_recipe(config, is_demo=model.value == DEMO, run=run)
+    check_optimizer(values)
     return FirstChoices(
         data_spec=data_spec,
         device=device,

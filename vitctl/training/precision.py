@@ -4,11 +4,12 @@ fp16 has a range of its own to stay in: the loss is multiplied before the backwa
 the range is skipped (arXiv 1710.03740, section 3.2; the rule for the factor is torch's ``GradScaler``).
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitctl.errors import UnavailableError
 from vitctl.primitives.decision import Decision
@@ -106,23 +107,39 @@ def build_scaler(precision: str, device: torch.device) -> LossScaler | None:
     return LossScaler(device.type) if precision == "fp16" else None
 
 
-def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, *, clip_norm: float) -> None:
+def clipped(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
+    """Scale the gradients down to the global norm ``clip_norm``, if it is above that; return what it was, ().
+
+    It is ``torch.nn.utils.clip_grad_norm_``, but that 0 clips nothing. Nothing is read from the device.
+
+    Args:
+        parameters: (A, ...) each; those without a gradient are left out.
+        clip_norm: Largest norm, >= 0.
+    """
+    with_gradients = [one for one in parameters if one.grad is not None]
+    norm = torch.nn.utils.get_total_norm([one.grad for one in with_gradients if one.grad is not None])
+    if clip_norm:
+        torch.nn.utils.clip_grads_with_norm_(with_gradients, clip_norm, norm)
+    return norm
+
+
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, *, clip_norm: float) -> Tensor:
     """Take the step of fp16: take ``scaler``'s factor out of the gradients, clip, update or skip, adapt the factor.
+
+    Returns the global norm of the gradients before clipping, (); it is not finite where the step is skipped.
 
     Args:
         scaler: Whose factor is in the gradients.
-        optimizer: Of the parameters.
+        optimizer: Of the parameters, (A, ...) each.
         clip_norm: Largest global norm of the gradient; 0 clips nothing.
     """
     scaler.unscale_(optimizer)
-    parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
-    norm = torch.nn.utils.get_total_norm([one.grad for one in parameters])
-    if clip_norm:
-        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    norm = clipped((one for group in optimizer.param_groups for one in group["params"]), clip_norm)
     if isinstance(scaler, LossScaler):
         scaler.count(norm)
     scaler.step(optimizer)
     scaler.update()
+    return norm
 
 
 def num_skipped(scaler: torch.amp.GradScaler | None) -> int:

@@ -1,7 +1,9 @@
 """What a run writes while it goes on: metrics, speeds, weights, checkpoints."""
 
+import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,6 +33,8 @@ from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.run_folder import RunFolder, new_run_folder
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import config_document
+
+NUM_RECENT = 10  # steps that a run which has diverged looks back on
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Recorder:
 
     Attributes:
         saved_step: Of the newest checkpoint, on disk or on its way there; None before the first.
+        recent: The last lines of ``metrics.jsonl`` on steps of this process; none where nothing is written.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saving")
         self._saving: Future[None] | None = None
         self.saved_step = saved_step
+        self.recent: deque[Mapping[str, object]] = deque(maxlen=NUM_RECENT)
 
     def __enter__(self) -> Self:
         return self
@@ -114,9 +120,11 @@ class Recorder:
             return
         seen = min(report.step * self._batches.batch_size, self._batches.num_images_seen)
         epoch = round(seen / self._batches.num_images, 6)
-        self._folder.append(
-            "metrics.jsonl", {"step": report.step, "epoch": epoch, "loss": report.loss.read(), "lr": report.lr}
-        )
+        loss, norm = report.loss.read(), report.grad_norm.read()
+        grad_norm = norm if math.isfinite(norm) else None
+        record = {"step": report.step, "epoch": epoch, "loss": loss, "lr": report.lr, "grad_norm": grad_norm}
+        self._folder.append("metrics.jsonl", record)
+        self.recent.append(record)
         speed = {
             "step": report.step,
             "step_s": round(report.step_s, 6),
@@ -129,6 +137,30 @@ class Recorder:
         """Add a validation to ``metrics.jsonl``, if there were images to validate on."""
         if self._folder is not None and score.loss is not None:
             self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the run folder, if it is there."""
+        if self._folder is not None:
+            (self._folder.path / name).unlink(missing_ok=True)
+
+    def keep(self, name: str, document: object) -> bool:
+        """Write one JSON file, when the run folder stays after an error; return whether."""
+        if self._folder is None or not self.is_worth_keeping:
+            return False
+        self._folder.write_json(name, document)
+        return True
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Whether the run folder stays after an error, as something is on disk or on its way there."""
+        return self.saved_step is not None or (self._folder is not None and self._folder.is_worth_keeping)
+
+    @property
+    def has_last(self) -> bool:
+        """Whether weights of a validation are in ``last/``, once what is on its way there is on disk."""
+        with suppress(OSError):
+            self.wait()
+        return self._folder is not None and (self._folder.path / "last").is_dir()
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is to be saved after ``step``, validations apart."""

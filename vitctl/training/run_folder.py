@@ -8,6 +8,7 @@
     validation.json  the validation images by name and content, so that evaluate finds them again
     training-images.txt  the training images likewise, so that evaluate recognises them
     checkpoints/     the newest two states to go on from; gone when the run is finished
+    diverged.json    of a run whose loss is no longer finite: the step, the images of its batch, the steps until then
     summary.json     the result, as --json prints it: there when the run is finished
     last/ best/      timm folders
 """

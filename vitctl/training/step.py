@@ -15,7 +15,7 @@ from vitctl.training.frozen import set_training
 from vitctl.training.losses import share_of_loss
 from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
 from vitctl.training.noise import KeyedNoise, noise_of
-from vitctl.training.precision import forward_in, scaled_step
+from vitctl.training.precision import clipped, forward_in, scaled_step
 from vitctl.training.state import TrainingState
 
 
@@ -29,8 +29,11 @@ def take_step(
     precision: str,
     conversation: Conversation,
     is_filled: bool = False,
-) -> Tensor:
-    """Train on one global batch; return its mean loss before the step, still on the device: (), float32.
+) -> tuple[Tensor, Tensor]:
+    """Train on one global batch; return its mean loss before the step, and the norm of its gradient.
+
+    Both are still on the device: (), float32. The norm is that of all trained parameters together, before clipping,
+    the same in every process; of fp16 without the scaler's factor, and not finite where the step is skipped.
 
     The loss is the mean over the *global* batch, so it does not depend on how many processes share the batch, nor on
     how many images each computes with at a time.
@@ -65,14 +68,13 @@ def take_step(
         else:
             share = gradients_that_fit(state, add, model=bare, num_images=len(batch.images), conversation=conversation)
     if state.scaler is not None:
-        scaled_step(state.scaler, state.optimizer, clip_norm=clip_norm)
+        norm = scaled_step(state.scaler, state.optimizer, clip_norm=clip_norm)
     else:
-        if clip_norm:
-            accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+        norm = clipped(model.parameters(), clip_norm)
         state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     loss: Tensor = accelerator.reduce(share, reduction="sum")
-    return loss
+    return loss, norm
 
 
 def rehearse(

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ from vitctl.errors import DataError, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.training.compiled import compiled_for_training
+from vitctl.training.divergence import LossWatch
+from vitctl.training.divergence_told import divergence_is_told
 from vitctl.training.earlier import command_to_go_on
 from vitctl.training.head_alone import head_batches, training_features
 from vitctl.training.job import Job
 from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer
+from vitctl.training.optimizer_choice import optimizer_settings
 from vitctl.training.precision import build_scaler
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import Best, TrainingState
@@ -46,10 +50,15 @@ def train(
 
     Raises:
         InterruptedRun: ``stop`` was requested; all that was trained is saved.
-        SettingError: The loss is no longer finite.
+        Diverged: The loss or a weight is no longer finite; what was saved before stands.
         DataError: An image cannot be read any more; all that was trained is saved.
     """
-    run = _Training(job, state, recorder, stop, out, conversation)
+    with divergence_is_told(job, state, recorder, out):
+        _train(_Training(job, state, recorder, stop, out, conversation))
+
+
+def _train(run: "_Training") -> None:
+    job, state, recorder, stop, conversation = run.job, run.state, run.recorder, run.stop, run.conversation
     unread = UnreadReports()
     with conversation.progress("training", job.batches.num_steps, "steps") as bar:
         bar.begin_at(state.step)
@@ -58,19 +67,19 @@ def train(
             for report in run.steps():
                 state.clock.count(report.num_images, step_s=report.step_s, data_s=report.data_s)
                 # first: this step was taken, whether or not the run is stopped or spoilt below
-                _record(unread.add(report), recorder, bar)
+                _record(unread.add(report), run, bar)
                 if run.is_asked_to_stop():  # before validating, which may take minutes
                     raise StopNow
                 if not run.validate_if_due() and recorder.is_due(state.step):
-                    _record(unread.rest(), recorder, bar)
+                    _record(unread.rest(), run, bar)
                     run.save()
         except StopNow:  # here, out of a wait for images, or out of a validation
-            _record(unread.rest(), recorder, bar)  # before saving: weights that are spoilt are refused
+            _record(unread.rest(), run, bar)  # before saving: weights that are spoilt are refused
             run.save_at_the_end()
             job.processes.end_together()
             raise run.interrupted() from None
         except (DataError, LostWorkerError) as error:
-            _record(unread.rest(), recorder, bar)
+            _record(unread.rest(), run, bar)
             run.save_at_the_end()
             raise type(error)(f"{error} {run.saved()}".rstrip(), **_field_of(error)) from error
         except Exception as error:
@@ -78,7 +87,7 @@ def train(
                 raise
             raise run.interrupted() from error  # what broke (a compiler) was asked to stop as well
         finally:
-            _record(unread.rest(), recorder, bar)  # no step is missing, whatever ended the run
+            _record(unread.rest(), run, bar)  # no step is missing, whatever ended the run
     # too few validation images to choose by: best/ is what the last step left, and is written once
     if not job.selects_best:
         recorder.save(state, ["best"])
@@ -101,6 +110,11 @@ class _Training:
     def __post_init__(self) -> None:
         self._is_alone = self.job.processes.count == 1
         self.pauses = set(validation_steps(self.job.batches.num_steps, self.job.recipe.evaluation.validations))
+
+    @cached_property
+    def watch(self) -> LossWatch:
+        """Looks out for a loss that is finite and much too high."""
+        return LossWatch(len(self.job.train.class_names), peak_lr=self.job.lr)
 
     def steps(self) -> Iterator[StepReport]:
         """Yield what each step did.
@@ -161,7 +175,7 @@ class _Training:
 
         Raises:
             StopNow: The user asked to stop.
-            SettingError: The weights are no longer finite; what was saved before stands.
+            Diverged: The weights are no longer finite; what was saved before stands.
         """
         job, state = self.job, self.state
         if state.step not in self.pauses or state.last.step == state.step:
@@ -187,7 +201,7 @@ class _Training:
         """Save a checkpoint, and weights as the folders ``names``.
 
         Raises:
-            SettingError: The weights are no longer finite.
+            Diverged: The weights are no longer finite.
         """
         check_finite(self.job, self.state.last)
         self.recorder.save(self.state, names, is_ending=is_ending)
@@ -218,11 +232,8 @@ class _Training:
 def new_state(job: Job) -> TrainingState:
     """Return the state before the first step."""
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
-    how = job.recipe.optimizer
     device = job.accelerator.device
-    optimizer = build_optimizer(
-        job.groups(), name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device
-    )
+    optimizer = build_optimizer(job.groups(), lr=job.lr, device=device, **optimizer_settings(job.recipe))
     return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
 
 
@@ -236,9 +247,11 @@ def _until_stopped(batches: Iterator[TrainingBatch], stop: StopRequest) -> Itera
         yield batch
 
 
-def _record(reports: Iterable[StepReport], recorder: Recorder, bar: Progress) -> None:
+def _record(reports: Iterable[StepReport], run: _Training, bar: Progress) -> None:
     for report in reports:
-        recorder.step(report)
+        run.recorder.step(report)
+        if warning := run.watch.add(report.step, report.loss.read()):
+            run.conversation.warn(warning)
         bar.advance(
             loss=f"loss {report.loss.read():.3f}",
             lr=f"lr {report.lr:.1e}",

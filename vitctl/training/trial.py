@@ -14,13 +14,15 @@ from torch import Tensor
 from vitctl.data.loader import TrainingBatch
 from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
+from vitctl.primitives.compiler_later import compiler_later
 from vitctl.results.finetune import GroupReport
 from vitctl.training.frozen import num_all_parameters, set_training
 from vitctl.training.job import Job
 from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.noise import noise_of
-from vitctl.training.optimizer import describe_groups
+from vitctl.training.optimizer import build_optimizer, describe_groups, memory_per_parameter
+from vitctl.training.optimizer_choice import optimizer_settings
 from vitctl.training.precision import forward_in
 
 MAX_TRIAL_IMAGES = 8  # enough to measure by, quick on a CPU
@@ -83,13 +85,13 @@ def check_batch_norm(job: Job) -> None:
         )
 
 
+@compiler_later()  # torch's optimisers ask for it
 def measure_cost(job: Job) -> Cost:
     """Run a forward and a backward pass (the second of two is timed) and scale them to the run.
 
     Nothing is trained: no optimiser step is taken, the gradients are dropped, and the running statistics of
     norms are put back.
     """
-    how = job.recipe.optimizer
     groups = job.groups()
     flops = flops_per_image(job.model, job.preprocessing.image_size)
     device = job.accelerator.device
@@ -134,12 +136,13 @@ def measure_cost(job: Job) -> Cost:
         embedding_s = pass_s / len(pairs) * math.ceil(len(job.train) / num_processes)
         step_s = _head_step_s(job, job.kept, per_process)
     trained = num_parameters(job.model)
-    copies = {"adamw": 3, "sgd": 2}[how.name]  # gradients, and the optimiser's moments
+    optimizer = build_optimizer(groups, lr=job.lr, device=device, **optimizer_settings(job.recipe))
+    copies = 1 + memory_per_parameter(optimizer)  # gradients, and what the optimiser keeps
     num_numbers = num_all_parameters(job.model) + trained * copies
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=num_numbers * _BYTES_PER_FLOAT
+        memory_bytes=int(num_numbers * _BYTES_PER_FLOAT)
         + activation_bytes * at_a_time // len(pairs)
         + (0 if job.kept is None else job.kept.num_bytes),
         step_s=step_s,

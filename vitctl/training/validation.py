@@ -12,9 +12,9 @@ from vitctl.conversation import Conversation
 from vitctl.evaluation.classify import split_logits
 from vitctl.evaluation.metrics import mean_nll, top_k_accuracy, wilson_interval
 from vitctl.results.finetune import Score
+from vitctl.training.divergence import diverged
 from vitctl.training.head_alone import validation_logits
 from vitctl.training.job import Job
-from vitctl.training.loop import diverged
 from vitctl.training.plan import evaluation_batch_size
 from vitctl.training.state import Best
 
@@ -81,7 +81,7 @@ def check_finite(job: Job, score: Score) -> None:
     """Refuse weights that a last, too long step has spoilt; the loss of a step is from before it.
 
     Raises:
-        SettingError: The validation loss, or a weight, is no longer a finite number.
+        Diverged: The validation loss, or a weight, is no longer a finite number.
     """
     if score.loss is not None and not math.isfinite(score.loss):
         raise diverged("validation loss", score.loss, step=score.step, peak_lr=job.lr)

@@ -1,0 +1,150 @@
+"""What to tune: accuracy, time, memory of every ``--tune`` mode from the demo weights; the table of the guide finetune.
+
+``python tests/benchmarks/tuning.py --out runs/tuning --photos FOLDER``, an hour and a half on one core for two sets of
+images and three seeds, half as much again with photos of your own; ``--jobs 2`` runs two at a time, each with a thread.
+Every run is a folder below ``--out``: what is there is not trained again, so it can be stopped and started.
+
+Digits are scikit-learn's; of Fashion-MNIST 2,000 training and 2,000 test images are taken, as many of each class.
+Seconds are the processor's, of the training command as a whole, which count what it takes and not what else the machine
+does; memory is the most that it held at once, Python and torch included (an import alone holds some 500 MB).
+"""
+
+import argparse
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MODES = ("full", "head", "attention", "norm", "bias", "last:2", "lora:8")
+FASHION = "/usr/share/datasets/fashion-mnist"
+NUM_OF_A_CLASS = 200  # of Fashion-MNIST's, for training and for testing
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        data: Name of the images.
+        spec: Where they are.
+        mode: What is tuned.
+        seed: Of the run.
+        options: The rest of the command.
+    """
+
+    data: str
+    spec: str
+    mode: str
+    seed: int
+    options: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.data}-{self.mode.replace(':', '')}-{self.seed}"
+
+
+def write_fashion(source: Path, target: Path) -> None:
+    """Write the first 200 images of each class of Fashion-MNIST's two parts as PNG files, ``PART/CLASS/N.png``."""
+    for part, name in (("train", "train"), ("test", "t10k")):
+        pixels = np.frombuffer(
+            gzip.decompress((source / f"{name}-images-idx3-ubyte.gz").read_bytes()), np.uint8, -1, 16
+        )
+        labels = np.frombuffer(gzip.decompress((source / f"{name}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, -1, 8)
+        for label in range(10):
+            folder = target / part / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in np.flatnonzero(labels == label)[:NUM_OF_A_CLASS]:
+                Image.fromarray(pixels.reshape(-1, 28, 28)[place]).save(folder / f"{place}.png")
+
+
+def train(cell: Cell, out: Path) -> dict[str, float]:
+    """Train and test one cell, or read what it came to before."""
+    run, told = out / cell.name, out / f"{cell.name}.json"
+    if told.is_file():
+        return json.loads(told.read_text())  # type: ignore[no-any-return]
+    command = [
+        sys.executable, "-m", "vitctl", "finetune", "--json", "--data", cell.spec, "--model", "demo", "--out", str(run),
+        "--tune", cell.mode, "--seed", str(cell.seed), "--num-workers", "0", "--num-threads", "1", *cell.options,
+    ]  # fmt: skip
+    with (out / f"{cell.name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert process.stdout is not None
+        document = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed; see {out / cell.name}.log")
+    summary = json.loads(document)
+    tested = subprocess.run(
+        [sys.executable, "-m", "vitctl", "evaluate", str(run), "--split", "test", "--json", "--num-workers", "0"],
+        check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    found = {
+        "top1": json.loads(tested.stdout)["top1"],
+        "seconds": usage.ru_utime + usage.ru_stime,
+        "memory_mb": usage.ru_maxrss / 1000,
+        "num_trained_parameters": summary["num_trained_parameters"],
+    }
+    told.write_text(json.dumps(found))
+    print(f"{cell.name}: {found['top1']:.2%}, {found['seconds']:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def rows(names: list[str], seeds: int, found: dict[str, dict[str, float]], num_parameters: float) -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield "| images | `--tune` | test accuracy: mean (each seed) | trained | seconds | memory |"
+    yield "|---|---|---|---|---|---|"
+    for data, mode in product(names, MODES):
+        cells = [found[f"{data}-{mode.replace(':', '')}-{seed}"] for seed in range(seeds)]
+        tops = [100 * one["top1"] for one in cells]
+        each = ", ".join(f"{top:.1f}" for top in tops)
+        seconds, memory = (np.mean([one[key] for one in cells]) for key in ("seconds", "memory_mb"))
+        share = cells[0]["num_trained_parameters"] / num_parameters
+        yield (
+            f"| {data} | `{mode}` | {np.mean(tops):.1f} % ({each}) | {share:.2%} | {seconds:.0f} | {memory:,.0f} MB |"
+        )
+
+
+def main() -> None:
+    """Train what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--photos", type=Path, help="a third set of images, with a split test")
+    parser.add_argument("--fashion", type=Path, default=Path(FASHION), help="the four IDX files of Fashion-MNIST")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--size", type=int, default=48, help="px")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if not (given.out / "fashion" / "test").is_dir():
+        write_fashion(given.fashion, given.out / "fashion")
+    data = {"digits": "digits", "fashion": str(given.out / "fashion")}
+    if given.photos is not None:
+        data["photos"] = str(given.photos)
+    options = ("--steps", str(given.steps), "--image-size", str(given.size), "--set", "evaluation.validations=1")
+    seeds = range(given.seeds)
+    # a seed of everything first, so that a table can be drawn early
+    cells = [Cell(name, data[name], mode, seed, options) for seed, name, mode in product(seeds, data, MODES)]
+    with ThreadPoolExecutor(given.jobs) as jobs:
+        found = dict(
+            zip((cell.name for cell in cells), jobs.map(lambda cell: train(cell, given.out), cells), strict=True)
+        )
+    whole = found[f"{next(iter(data))}-full-0"]["num_trained_parameters"]
+    print("\n".join(rows(list(data), given.seeds, found, whole)))
+
+
+if __name__ == "__main__":
+    main()
