@@ -24,8 +24,11 @@ from vitctl.data.sources.digits import ArrayImages
 from vitctl.data.transforms import TrainingTransform
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.preprocessing import Preprocessing
+from vitctl.recipes.sections import Tuning
+from vitctl.training.frozen import set_training
 from vitctl.training.noise_places import install_noise
 from vitctl.training.step import add_gradients
+from vitctl.training.trained import choose_trained
 
 PREPROCESSING = Preprocessing((16, 16), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
 TRANSFORM = TrainingTransform(
@@ -56,6 +59,16 @@ def new_model(*, drop_path: float = 0.2, patch_drop: float = 0.25, name: str = "
         nn.init.normal_(model.get_classifier().weight, std=0.5)
     install_noise(model, drop_path=drop_path, patch_drop=patch_drop, name="tiny")
     return model.train()
+
+
+def few_trained(mode: str) -> nn.Module:
+    """Return the same model of which a part is trained."""
+    model = new_model()
+    choose_trained(model, Tuning(mode=mode), seed=0, name="tiny")
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_b"):
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    return set_training(model)
 
 
 def batches_of(step: int, *, process_index: int = 0, num_processes: int = 1, **plan: Any) -> Iterator[TrainingBatch]:
@@ -102,6 +115,16 @@ def test_micro_batches__16_is_2_times_8_and_4_times_4_and_8_times_2(patch_drop: 
     others.append(step_of(model, 1, micro_batch=16, mixing=None))
     others.append(step_of(model, 1, micro_batch=16, label_smoothing=0.0))
     assert min(difference(gradient, whole) for gradient, _ in others) > 0.01  # each of these is of effect
+
+
+@pytest.mark.parametrize("mode", ["last:2", "lora:4"])
+def test_micro_batches__of_few_weights_too(mode: str) -> None:
+    model = few_trained(mode)
+    whole, loss = step_of(model, 1, micro_batch=16)
+    for micro_batch in (8, 4, 5):
+        gradient, parts = step_of(model, 1, micro_batch=micro_batch)
+        assert difference(gradient, whole) < 1e-6
+        assert parts == pytest.approx(loss, abs=1e-5)
 
 
 @pytest.mark.parametrize("num_processes", [2, 3, 4])
@@ -163,6 +186,11 @@ accelerator.end_training()
 """
 
 
+FEW_WORKER = WORKER.replace("import new_model, step_of", "import few_trained, step_of").replace(
+    "new_model()", "few_trained(sys.argv[1].rpartition('/')[2])"
+)
+
+
 FULL_WORKER = """
 import pickle, sys
 import vitctl.models
@@ -210,6 +238,17 @@ def in_two_processes(script: str, folder: Path) -> list[Any]:
 def test_two_gloo_processes_times_2_times_4__average_to_the_gradient_of_16(tmp_path: Path) -> None:
     whole, loss = step_of(new_model(), 1, micro_batch=16)
     found = in_two_processes(WORKER, tmp_path)
+    for gradient, _ in found:
+        assert difference(torch.from_numpy(gradient), whole) < 1e-6
+    assert sum(part for _, part in found) == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["last:2", "lora:4", "head"])
+def test_two_gloo_processes__of_few_weights_too(mode: str, tmp_path: Path) -> None:
+    whole, loss = step_of(few_trained(mode), 1, micro_batch=16)
+    (tmp_path / mode).mkdir()
+    found = in_two_processes(FEW_WORKER, tmp_path / mode)
     for gradient, _ in found:
         assert difference(torch.from_numpy(gradient), whole) < 1e-6
     assert sum(part for _, part in found) == pytest.approx(loss, abs=1e-5)

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import vitctl.models  # noqa: F401  (makes `import timm` work beside a CPU-only torch)
+from vitctl.recipes.sections import Tuning
 from vitctl.training.optimizer import build_optimizer, describe_groups, parameter_groups, set_learning_rate
+from vitctl.training.trained import choose_trained
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "num_classes": 3}
 ARCHITECTURES = (
@@ -153,3 +155,71 @@ def test_describe_groups__counts_every_number_once_lowest_rate_first() -> None:
     keys = [(report.lr_scale, report.weight_decay) for report in reports]
     assert keys == sorted(keys)
     assert len(set(keys)) == len(keys)
+
+
+# --- rules of rates
+
+
+def rates(model: nn.Module, **how: Any) -> dict[str, float]:
+    found = group_of_each_tensor(model, parameter_groups(model, **{"weight_decay": 0.05, "layer_decay": 0.65} | how))
+    return {name: group["lr_scale"] for name, group in found.items()}
+
+
+def layer_of_mae(name: str, num_layers: int) -> int:
+    """Return the layer of a parameter as MAE's util/lr_decay.py counts, written from its rule."""
+    if name in TOKENS or name.startswith("patch_embed"):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks") else num_layers
+
+
+@pytest.mark.parametrize("global_pool", ["token", "avg"])  # with a norm after the blocks, or after the pooling
+def test_final_norm__of_the_head_is_maes_rule(global_pool: str) -> None:
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", depth=12, global_pool=global_pool, **SMALL)
+    assert any(name.startswith("norm" if global_pool == "token" else "fc_norm") for name, _ in model.named_parameters())
+    found, num_layers = rates(model, final_norm="head"), 13
+    expected = {name: 0.65 ** (num_layers - layer_of_mae(name, num_layers)) for name, _ in model.named_parameters()}
+    assert found == pytest.approx(expected)
+    of_timm = rates(model)
+    differing = {name.split(".")[0] for name in found if found[name] != of_timm[name]}
+    assert differing == ({"norm"} if global_pool == "token" else set())  # a norm after the pooling is timm's head's too
+
+
+def test_scales__multiply_the_rate_and_the_last_one_counts() -> None:
+    model = build("vit_tiny_patch16_224")
+    plain = rates(model)
+    found = rates(model, scales=(("bias$", 3.0), ("^blocks.1", 0.5), (r"blocks\.1.*norm", 7.0)))
+    for name, rate in plain.items():
+        is_second = name.startswith("blocks.1")
+        factor = 7.0 if is_second and "norm" in name else 0.5 if is_second else 3.0 if name.endswith("bias") else 1.0
+        assert found[name] == pytest.approx(rate * factor), name
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "eva02_base_patch14_224"])
+@pytest.mark.parametrize("mode", ["full", "head", "attention", "norm", "bias", "last:1", "lora:2"])
+def test_groups__every_trained_parameter_is_in_exactly_one(name: str, mode: str) -> None:
+    with torch.device("meta"):
+        model = build(name)
+    choose_trained(model, Tuning(mode=mode), seed=0, name=name)
+    how = {"final_norm": "head", "scales": (("weight", 2.0), ("head", 3.0))}
+    found = group_of_each_tensor(model, parameter_groups(model, weight_decay=0.05, layer_decay=0.75, **how))
+    assert set(found) == {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(not group["params"] == [] for group in found.values())
+    assert found["head.weight"]["lr_scale"] == 3.0
+
+
+def test_groups__without_rules_are_timms_own() -> None:
+    from timm.optim import param_groups_layer_decay
+
+    model = build("vit_tiny_patch16_224")
+    own = parameter_groups(model, weight_decay=0.05, layer_decay=0.75)
+    timms = param_groups_layer_decay(
+        model, weight_decay=0.05, layer_decay=0.75, no_weight_decay_list=model.no_weight_decay()
+    )
+    assert len(own) == len(timms)
+    for group, other in zip(own, timms, strict=True):
+        assert {key: value for key, value in group.items() if key != "params"} == {
+            key: value for key, value in other.items() if key != "params"
+        }
+        assert list(map(id, group["params"])) == list(map(id, other["params"]))

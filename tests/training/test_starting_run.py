@@ -11,7 +11,9 @@ from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.recipes import as_document, load_recipe, override
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.plan import decide_tuning
 from vitctl.training.starting_run import starting_run
+from vitctl.training.tuning import TuningOptions
 from vitctl.workflows.finetune import prepare
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -68,15 +70,55 @@ def test_rate__kept_only_where_it_was_given_beside_the_recipe(tmp_path: Path) ->
     write_run(tmp_path, lr=of_recipe)
     found = starting_run(str(tmp_path))
     assert found is not None
-    assert found.rate(found.recipe, 16) is None
+    assert found.rate(found.recipe, 16, found.tuning) is None
     write_run(tmp_path, lr=of_recipe / 3)
     found = starting_run(str(tmp_path))
     assert found is not None
-    kept = found.rate(found.recipe, 16)
+    kept = found.rate(found.recipe, 16, found.tuning)
     assert kept is not None
     assert kept.value == of_recipe / 3
-    assert found.rate(found.recipe, 32) is None
-    assert found.rate(override(found.recipe, ["rate.final_lr=0"]), 16) is None
+    assert found.rate(found.recipe, 32, found.tuning) is None
+    assert found.rate(override(found.recipe, ["rate.final_lr=0"]), 16, found.tuning) is None
+
+
+LORA = {"tune": "lora:4", "layer_decay": 1.0, "lr_scale": ["lora_b=4"], "freeze": None}
+
+
+def test_rate__of_few_weights_is_the_recipes_too(tmp_path: Path) -> None:
+    of_recipe = load_recipe("demo").rate.peak_lr(16)
+    write_run(tmp_path, lr=10 * of_recipe, **LORA)
+    found = starting_run(str(tmp_path))
+    assert found is not None
+    assert found.lr is None
+    write_run(tmp_path, lr=of_recipe, **LORA)
+    found = starting_run(str(tmp_path))
+    assert found is not None
+    assert found.rate(found.recipe, 16, found.tuning) is not None
+    assert found.rate(found.recipe, 16, TuningOptions(tune="full").on(found.recipe)) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("lora:4", 1.0, ("lora_b=4",))),
+        ({"tune": "lora:4", "lr_scale": ("head=2",)}, ("lora:4", 1.0, ("head=2",))),
+        ({"tune": "full"}, ("full", 0.75, ())),  # nothing of what was said of another mode
+        ({"layer_decay": 0.5}, ("lora:4", 0.5, ("lora_b=4",))),
+        ({"set": ("optimizer.layer_decay=0.6",)}, ("lora:4", 0.6, ("lora_b=4",))),
+        ({"set": ("tuning.mode=bias",)}, ("bias", 1.0, ("lora_b=4",))),
+        ({"recipe": "transfer"}, ("full", 0.75, ())),
+    ],
+)
+def test_tuning__is_kept_with_the_recipe(
+    tmp_path: Path, given: dict[str, Any], expected: tuple[str, float, tuple[str, ...]]
+) -> None:
+    write_run(tmp_path, **LORA | {"recipe": "transfer"})
+    config = FinetuneConfig(model=str(tmp_path), **given)
+    run = starting_run(str(tmp_path))
+    assert run is not None
+    recipe = override(run.recipe, config.set or ())
+    choice = decide_tuning(config, recipe, run)
+    assert (choice.tuning.mode, choice.layer_decay, choice.tuning.lr_scale) == expected
 
 
 @pytest.mark.parametrize(

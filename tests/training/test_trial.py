@@ -63,6 +63,16 @@ def test_cost__frozen_parameters_are_not_counted(job: Job) -> None:
     assert measure_cost(job).num_parameters == whole - table.numel()
 
 
+def test_memory__gradients_and_moments_are_those_of_what_is_trained(job: Job) -> None:
+    whole = measure_cost(job)
+    for parameter in job.model.parameters():
+        parameter.requires_grad_(parameter.ndim == 1)
+    few = measure_cost(job)
+    saved = 3 * 4 * (whole.num_parameters - few.num_parameters)  # a gradient and two moments, float32
+    assert whole.memory_bytes - few.memory_bytes >= saved  # and activations
+    assert few.memory_bytes > 4 * whole.num_parameters
+
+
 def test_cost__time_of_a_run_is_that_of_its_steps(job: Job) -> None:
     cost = measure_cost(job)
     assert cost.step_s > 0

@@ -72,6 +72,7 @@ def test_finetune__that_diverges_is_told_once(training: list[str]) -> None:
     [
         ["--head", "ridge"],
         ["--class-weights", "balanced"],
+        ["--tune", "head", "--no-flip", "--set", "images.crop=none", "--micro-batch", "2"],
         ["--sampler", "balanced", "--cache", "resized", "--num-workers", "1"],
     ],
     ids=" ".join,

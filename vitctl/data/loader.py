@@ -104,7 +104,7 @@ class _Key(NamedTuple):
     stage: int
 
 
-class _PlanSampler(Sampler[list[_Key]]):
+class PlanSampler(Sampler[list[_Key]]):
     """Yields this process's share of every global batch; a process is never left without an image."""
 
     def __init__(
@@ -143,14 +143,15 @@ class _TrainingImages(Dataset[_TrainingItem | DataError]):
 
 
 class _EvaluationImages(Dataset[Tensor | DataError]):
-    def __init__(self, split: Split, transform: PixelTransform) -> None:
-        self._split, self._transform = split, transform
+    def __init__(self, split: Split, transform: PixelTransform, least_side: int | None) -> None:
+        self._split, self._transform, self._least_side = split, transform, least_side
 
     def __len__(self) -> int:
         return len(self._split)
 
     def __getitem__(self, position: int) -> Tensor | DataError:
-        return _made(self._split, position, self._transform.pixels, max_value=self._transform.max_value)
+        how = {"least_side": self._least_side, "max_value": self._transform.max_value}
+        return _made(self._split, position, self._transform.pixels, **how)
 
 
 def _made(split: Split, position: int, make: Callable[[Image.Image], Tensor], **how: int | None) -> Tensor | DataError:
@@ -213,7 +214,7 @@ def training_batches(
     image_weights = np.ones(len(split)) if class_weights is None else class_weights[split.labels]
     loader: DataLoader[Any] = DataLoader(
         _TrainingImages(split, (*smaller, transform)),
-        batch_sampler=_PlanSampler(
+        batch_sampler=PlanSampler(
             plan, image_weights, first_step=first_step, process_index=process_index, num_processes=num_processes
         ),
         num_workers=num_workers,
@@ -242,16 +243,24 @@ def _mixed(batch: TrainingBatch, mixing: PairMixing) -> TrainingBatch:
 
 
 def evaluation_batches(
-    split: Split, transform: PixelTransform, *, batch_size: int, num_workers: int, device: torch.device = CPU
+    split: Split,
+    transform: PixelTransform,
+    *,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device = CPU,
+    least_side: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield (B, 3, H, W) float32 batches of ``split`` on ``device``, in order; the last may be short.
+
+    With ``least_side``, px, a JPEG may be decoded at a fraction of its size, as for training.
 
     Raises:
         DataError: An image cannot be read any more.
         LostWorkerError: A process that reads images is gone.
     """
     loader: DataLoader[Any] = DataLoader(
-        _EvaluationImages(split, transform),
+        _EvaluationImages(split, transform, least_side),
         batch_size=batch_size,
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),

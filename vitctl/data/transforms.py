@@ -153,3 +153,23 @@ class TrainingTransform:
     def finished(self, pixels: Tensor) -> Tensor:
         """Return (..., 3, H, W) uint8 ``pixels``, on any device, as float32."""
         return normalised(pixels, self._preprocessing.mean, self._preprocessing.std)
+
+
+class UnvaryingTransform:
+    """A training transform that draws nothing, as one that shows every image in one way: its first view is all views.
+
+    Args:
+        transform: Without a crop, flip or anything else that is random.
+    """
+
+    def __init__(self, transform: TrainingTransform) -> None:
+        self._transform = transform
+        self.least_side, self.max_value = transform.least_side, transform.max_value
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return the (3, H, W) uint8 levels of ``image``."""
+        return self._transform.pixels(image, view=0, position=0)
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        """Return (..., 3, H, W) uint8 ``pixels``, on any device, as float32."""
+        return self._transform.finished(pixels)

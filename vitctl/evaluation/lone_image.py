@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def never_alone(images: Tensor) -> Tensor:
-    """Return ``images`` (B, 3, H, W), twice where there is one; of what a model makes of them, the first B count."""
-    return images.repeat(2, 1, 1, 1) if len(images) == 1 else images
+    """Return ``images`` (B, ...), twice where there is one; of what a model makes of them, the first B count."""
+    return images.repeat(2, *[1] * (images.ndim - 1)) if len(images) == 1 else images

@@ -7,11 +7,12 @@ block; sizes, patch grid and position table are ``vitctl.models.geometry``'s.
 Letters: P prefix tokens.
 """
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 _LISTS = ("blocks", "stages", "layers")  # ViT, EfficientNet; ConvNeXt, PVT; Swin, FocalNet
 _NUMBERED = re.compile(r"(?:layer|stage|s|block)_?(\d+)")  # ResNet's layer1, RegNet's s1
@@ -184,6 +185,41 @@ def attention_pooling(model: nn.Module) -> nn.Module | None:
     """Return what pools by attention (SigLIP); None where pooling has no weights."""
     found = getattr(model, "attn_pool", None)
     return found if isinstance(found, nn.Module) else None
+
+
+_NORM_AFTER = ("fc_norm", "use_fc_norm")  # ViT; BEiT, EVA
+
+
+def pooling_arguments(model: nn.Module, pool: str, *, has_norm_after: bool) -> dict[str, str | bool] | None:
+    """Return what timm's constructor of ``model`` takes for a pooling of its tokens; None where it has no choice.
+
+    Args:
+        model: A timm model.
+        pool: timm's word: token, avg or map; whether the class knows it is for its constructor to say.
+        has_norm_after: Put the last norm behind the pooling instead of before it.
+    """
+    known = inspect.signature(type(model)).parameters
+    where = next((name for name in _NORM_AFTER if name in known), None)
+    return None if where is None or "global_pool" not in known else {"global_pool": pool, where: has_norm_after}
+
+
+def with_moved_norm(tensors: Mapping[str, Tensor], *, is_after: bool) -> dict[str, Tensor]:
+    """Return the weights of a model, each of its own shape, e.g. (D,), with the last norm's named by its place.
+
+    Args:
+        tensors: By name.
+        is_after: Behind the pooling instead of before it.
+    """
+    before, after = ("norm.", "fc_norm.") if is_after else ("fc_norm.", "norm.")
+    return {
+        f"{after}{name.removeprefix(before)}" if name.startswith(before) else name: tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def is_of_attention_pooling(name: str) -> bool:
+    """Return whether a parameter of this name is of what pools by attention."""
+    return name.startswith("attn_pool.")
 
 
 def norm_kind(module: nn.Module) -> str | None:

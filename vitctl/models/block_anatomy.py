@@ -81,6 +81,16 @@ def linear_layers_of(block: nn.Module) -> LinearLayers | None:
     return LinearLayers(*found) if len(found) == len(LinearLayers._fields) else None
 
 
+def is_in_attention(name: str) -> bool:
+    """Return whether a parameter's name is of the attention of a block; that of a pooling is another."""
+    return "attn" in name.split(".")[:-1]
+
+
+def is_position_embedding(name: str) -> bool:
+    """Return whether a parameter's name is of position embeddings that are added to the patches."""
+    return any(part.startswith("pos_embed") for part in name.split("."))
+
+
 def is_attention(module: nn.Module) -> bool:
     """Return whether a module attends: it has heads, or a class that says so."""
     return hasattr(module, "num_heads") or "Attention" in type(module).__name__

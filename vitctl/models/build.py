@@ -40,6 +40,7 @@ class LoadedModel:
         licence: Of its weights, None where timm does not know.
         report: What was loaded; None for random weights.
         max_value: How its files say that images of 16 bits become RGB; see ``Preprocessing``.
+        is_pooled_anew: Whether its head was trained on another pooling of its tokens; see ``vitctl.models.pooling``.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class LoadedModel:
     licence: str | None
     report: LoadReport | None
     max_value: int | None = None
+    is_pooled_anew: bool = False
 
     @property
     def preprocessing(self) -> Preprocessing:

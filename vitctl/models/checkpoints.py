@@ -127,14 +127,20 @@ def read_checkpoint(path: Path, kind: Kind) -> Any:
         return _load_with_torch(path)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write a file of safetensors: contiguous tensors on the CPU, each of its own shape, e.g. (C, D).
+
+    Args:
+        path: Where to.
+        tensors: By name.
+        metadata: At most one entry, instead of the one that says that torch wrote it: of several safetensors chooses
+            the order at random, and the bytes would differ.
 
     Raises:
         OSError: It cannot be written.
     """
     # safetensors' own save_file makes files that only their owner can read
-    path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
+    path.write_bytes(save(dict(tensors), metadata=dict(metadata or {"format": "pt"})))
 
 
 def _load_with_torch(path: Path) -> Any:

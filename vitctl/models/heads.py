@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vitctl.errors import ModelError
+from vitctl.models.anatomy import attention_pooling
 from vitctl.models.build import LoadedModel, replace_head
 from vitctl.settings.words import DEMO
 
@@ -16,8 +17,8 @@ def fit_head(
 ) -> tuple[str, str]:
     """Give the model a head for ``class_names`` unless it has one; return what was done, and why.
 
-    A run or timm folder whose classes are these keeps its head. The demo model's never is: its classes are
-    numbers that stand for clothes.
+    A run or timm folder whose classes are these keeps its head, unless its tokens are pooled otherwise now. The demo
+    model's is never kept: its classes are numbers that stand for clothes.
 
     Args:
         loaded: The model; changed in place.
@@ -26,10 +27,11 @@ def fit_head(
         seed: For ``random``.
         is_given: The user asked for the method, so that no head is kept.
     """
-    if loaded.class_names == class_names and loaded.name != DEMO and not is_given:
+    if loaded.class_names == class_names and loaded.name != DEMO and not is_given and not loaded.is_pooled_anew:
         return "kept", f"its {len(class_names)} classes are these"
     replace_head(loaded.model, len(class_names), method="zero" if method == "ridge" else method, seed=seed)
     why = "random weights" if loaded.report is None else "the pretrained classes are others"
+    why = "its own is of another pooling" if loaded.is_pooled_anew else why
     how = "closed form (ridge)" if method == "ridge" else f"{method} initialisation"
     return f"new, {how}, {len(class_names)} outputs", "given" if is_given else why
 
@@ -43,6 +45,19 @@ def _heads(model: nn.Module) -> tuple[nn.Module, ...]:
     """Return what the model calls its classifier: one, or two of a distilled model."""
     found = model.get_classifier()  # type: ignore[operator]  # timm's method
     return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def head_paths(model: nn.Module) -> tuple[str, ...]:
+    """Return where the head is, as paths of modules: what pools by attention, and the classifier or classifiers.
+
+    Attention pooling is of the head, as it is new where a model is given one (``--pool map``), and elsewhere was made
+    for other classes. A norm before the classifier is not: a linear layer after it can do what its weights can.
+    """
+    named = getattr(model, "pretrained_cfg", None) or {}
+    named = named.get("classifier") or () if hasattr(named, "get") else getattr(named, "classifier", None) or ()
+    parts = {id(part) for part in (*_heads(model), attention_pooling(model)) if part is not None}
+    found = [path for path, module in model.named_modules() if path and id(module) in parts]
+    return tuple(dict.fromkeys((*found, *((named,) if isinstance(named, str) else named))))
 
 
 def _is_linear(layer: nn.Module) -> bool:

@@ -6,7 +6,7 @@ number of classes stands once (TimmWrapper refuses it in ``model_args``), class 
 source's tag, licence and papers are not claimed for the new weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def save_timm_folder(
     licence: str | None = None,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, Tensor] | None = None,
+    add: Callable[[Path], None] | None = None,
 ) -> None:
     """Write ``folder``, whole or not at all, in the place of what stands there.
 
@@ -48,8 +49,11 @@ def save_timm_folder(
         licence: Licence of the weights written, where their owner has chosen one.
         dtype: Of the floating-point tensors in the file.
         weights: Tensors in the place of those of ``model``, by the same names and of the same shapes, e.g. (C, D).
+        add: Writes what else belongs into the folder that it is given.
     """
     with whole_folder(folder) as partial:
+        if add is not None:
+            add(partial)
         tensors = {
             key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
             for key, value in (model.state_dict() if weights is None else weights).items()

@@ -30,6 +30,7 @@ PURPOSES = {
     "drop-path": 12,
     "patch-drop": 13,
     "mixing": 14,
+    "lora": 15,
 }
 _OF_NUMPY = np.random.MT19937(0)  # stands in for numpy's own while its functions are to draw otherwise
 

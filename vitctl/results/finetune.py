@@ -88,6 +88,8 @@ class FinetuneResult(Result):
     """Share of the training time that went by waiting for images, 0-1."""
     wall_s: float
     """Seconds from start to end, loading and validation included."""
+    num_trained_parameters: int = 0
+    """Numbers that were trained; 0 in the summary of a run of an earlier version."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""
 
@@ -97,7 +99,7 @@ class GroupReport(Result):
     """Parameters with one rate and one decay."""
 
     lr_scale: float
-    """Factor on the learning rate, 0-1."""
+    """Factor on the learning rate, > 0; above 1 by ``lr_scale`` only."""
     weight_decay: float
     """As used, >= 0."""
     num_tensors: int
@@ -145,7 +147,9 @@ class DryRunResult(Result):
     epochs: float
     """Passes over the training images."""
     num_parameters: int
-    """Numbers that would be trained."""
+    """Numbers that would be trained, as ``num_trained_parameters``."""
+    num_trained_parameters: int
+    """Numbers that would be trained: of all, or with ``tune`` and ``freeze`` of some of the weights."""
     flops_per_image: int
     """Floating-point operations of one forward pass of one image; a multiply-add counts as two."""
     memory_bytes: int
@@ -153,7 +157,9 @@ class DryRunResult(Result):
     step_s: float
     """Seconds of one optimiser step, scaled from a part of one; with several image sizes, the mean over all steps."""
     training_s: float
-    """Seconds of all steps, without validation and start-up; estimated."""
+    """Seconds of all steps, without validation and start-up, with ``embedding_s``; estimated."""
+    embedding_s: float | None = None
+    """Seconds of computing the features of the training images once; None where every step computes them."""
     groups: tuple[GroupReport, ...]
     """Parameter groups, lowest rate first."""
     sizes: tuple[SizeReport, ...] = ()

@@ -20,6 +20,7 @@ from vitctl.errors import UnavailableError, VitctlError
 from vitctl.primitives.compiler_later import keep_compiled_files
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.primitives.out_of_memory import is_out_of_memory
+from vitctl.training.frozen import set_training
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import SavedBuffers
 from vitctl.training.state import TrainingState
@@ -45,7 +46,7 @@ def compiled_for_training(job: Job, state: TrainingState, stop: StopRequest, con
     # twice for each size, as rotary positions are made when the size changes; beyond the limit nothing is compiled
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, 2 * len(job.batches.sizes) + 1)
-    model = cast("nn.Module", torch.compile(job.model.to(accelerator.device).train(), dynamic=False))
+    model = cast("nn.Module", torch.compile(set_training(job.model.to(accelerator.device)), dynamic=False))
     buffers = SavedBuffers(job.model)
     try:
         # of several processes none may leave what the others wait in

@@ -14,6 +14,7 @@ from vitctl.primitives.atomic import partial_of
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import user_path
 from vitctl.recipes import Recipe, keys_of, recipe_from_settings
+from vitctl.recipes.keys import Option
 from vitctl.results.finetune import FinetuneResult
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import HOW_COMPUTED, NOT_OF_A_RUN, FinetuneConfig
@@ -189,12 +190,23 @@ def _differences(now: FinetuneConfig, before: FinetuneConfig, *, is_resumed: boo
 
 def _by_name(config: FinetuneConfig, *, without: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     """Yield every setting by the name a person gives it: an option, or SECTION.KEY of the recipe."""
-    for name, value in config.as_json(without=(*without, "recipe_settings")).items():
-        yield option_of(name), value
+    recipe = None
     if config.recipe_settings is not None:
         recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings")
+    for name, value in config.as_json(without=(*without, "recipe_settings")).items():
+        yield option_of(name), _of_recipe(recipe, name) if value is None and recipe is not None else value
+    if recipe is not None:
         for path, key in keys_of(Recipe).items():
             yield path, getattr(getattr(recipe, key.section) if key.section else recipe, key.name)
+
+
+def _of_recipe(recipe: Recipe, name: str) -> Any:
+    """Return what stands for an option that a run of before the option has not: its key of the recipe, if it is one."""
+    keys = [key for key in keys_of(Recipe).values() if any(name in option.names for option in key.marks(Option))]
+    if len(keys) != 1 or keys[0].marks(Option)[0].names != (name,):
+        return None
+    value = getattr(getattr(recipe, keys[0].section), keys[0].name)
+    return (list(value) or None) if isinstance(value, tuple) else value
 
 
 def _told(value: Any) -> str:

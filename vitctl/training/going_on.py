@@ -27,7 +27,7 @@ from vitctl.training.run_folder import RunFolder, in_use, is_being_written
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 
-_IMAGES, _RUN = "images", "run"
+_IMAGES, _RUN, _FEATURES = "images", "run", "features"
 _OF_THE_SHARE = ("num_processes", "micro_batch")  # with others a process has memory for others at a time
 
 
@@ -43,6 +43,7 @@ def made_with(run: PreparedRun) -> dict[str, Any]:
         "micro_batch": run.config.micro_batch,
         _IMAGES: images_digest(run.data),
         _RUN: str(run.plan.out.value),  # for who looks for its images after both were moved
+        **({} if job.kept is None else {_FEATURES: "kept"}),  # they are not where the memory is too small
     }
 
 
@@ -133,8 +134,9 @@ def resumed_settings(run: PreparedRun, made_with: Mapping[str, Any], checkpoint:
 
 
 def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    names = [name for name, value in now.items() if name not in (_IMAGES, _RUN) and before.get(name) != value]
-    return [f"{name.removeprefix('num_')} {now[name]} instead of {before.get(name)}" for name in names]
+    names = dict.fromkeys([*now, _FEATURES])
+    others = [name for name in names if name not in (_IMAGES, _RUN) and before.get(name) != now.get(name)]
+    return [f"{name.removeprefix('num_')} {now.get(name)} instead of {before.get(name)}" for name in others]
 
 
 @compiler_later()

@@ -1,11 +1,13 @@
 """How the head of a run starts: kept, as zeros, random, or as the closed-form linear probe.
 
-Letters: C classes.
+Letters: B images in a batch, D width, C classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from vitctl.conversation import Conversation
@@ -18,6 +20,7 @@ from vitctl.models.heads import fit_head, has_linear_head, linear_heads, set_lin
 from vitctl.primitives.decision import Decision
 from vitctl.results.finetune import LinearProbe, Score
 from vitctl.settings.words import FINAL
+from vitctl.training.head_alone import in_parts, is_shown_alike, training_features
 from vitctl.training.job import Job
 from vitctl.training.plan import MIN_EVALUATION_BATCH
 from vitctl.training.validation import validate
@@ -91,10 +94,33 @@ def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> Ri
     """
     from vitctl.evaluation.ridge_head import fit_ridge_head  # needs scipy's solvers, which other heads do without
 
+    processes = job.processes
+    if job.kept is not None and is_shown_alike(job):
+        kept = training_features(job, job.kept, conversation)
+        batches: Iterator[np.ndarray] = (part.flatten(1).numpy() for part in in_parts(kept, MIN_EVALUATION_BATCH))
+    else:
+        batches = _embedded(job, conversation, name=name)
+    head = fit_ridge_head(
+        batches,
+        job.train.labels,
+        num_classes=len(job.train.class_names),
+        has_intercept=_has_even_classes(job.train) or (job.class_weights is None and job.batches.balanced is None),
+        seed=job.batches.seed,
+        processes=processes,
+    )
+    weights, bias = (torch.from_numpy(part).float() for part in (head.linear.weights.T, head.linear.bias))
+    set_linear_head(job.model, weights, bias, name=name)
+    found = "" if head.loo_accuracy is None else f", {head.loo_accuracy:.2%} of the training images when left out"
+    conversation.line(f"closed-form head: l2 {head.l2:g}{found}, scores x{head.scale:.3g}")
+    return RidgeStart(head, validate(job, 0, conversation)[0])
+
+
+def _embedded(job: Job, conversation: Conversation, *, name: str) -> Iterator[np.ndarray]:
+    """Yield (B, D) float32 features of the training images as validation shows them; of several processes the first."""
     processes, num_images = job.processes, len(job.train)
     key = FeatureKey(FINAL, "native")
     mine = processes.positions(num_images, MIN_EVALUATION_BATCH)
-    features = stream_features(
+    found = stream_features(
         FeatureExtractor(job.model, [key], device=job.accelerator.device, name=name),
         evaluation_batches(
             job.train.select(mine) if processes.count > 1 else job.train,
@@ -109,19 +135,7 @@ def fill_in_ridge_head(job: Job, conversation: Conversation, *, name: str) -> Ri
         conversation=conversation,
         processes=processes,
     )
-    head = fit_ridge_head(
-        (batch[key] for batch in features),
-        job.train.labels,
-        num_classes=len(job.train.class_names),
-        has_intercept=_has_even_classes(job.train) or (job.class_weights is None and job.batches.balanced is None),
-        seed=job.batches.seed,
-        processes=processes,
-    )
-    weights, bias = (torch.from_numpy(part).float() for part in (head.linear.weights.T, head.linear.bias))
-    set_linear_head(job.model, weights, bias, name=name)
-    found = "" if head.loo_accuracy is None else f", {head.loo_accuracy:.2%} of the training images when left out"
-    conversation.line(f"closed-form head: l2 {head.l2:g}{found}, scores x{head.scale:.3g}")
-    return RidgeStart(head, validate(job, 0, conversation)[0])
+    return (batch[key] for batch in found)
 
 
 def _has_even_classes(split: Split) -> bool:

@@ -9,6 +9,7 @@ from vitctl.data.resized import num_bytes, resized_sizes
 from vitctl.data.training_data import TrainingData
 from vitctl.models.build import LoadedModel
 from vitctl.models.geometry import Geometry, Resolution, geometry_of
+from vitctl.models.pooling import MODEL, described_pooling
 from vitctl.primitives.cache import cache_folder
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
@@ -18,10 +19,11 @@ from vitctl.training.header_augmentation import augmentation_setting
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.optimizer_choice import described
-from vitctl.training.plan import asked_noise
+from vitctl.training.plan import asked_noise, decide_pool
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
+from vitctl.training.tuning_header import trained_settings
 
 
 def header_settings(run: PreparedRun) -> list[Setting]:
@@ -50,9 +52,11 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("image size", f"{format_size(job.preprocessing.image_size)} px", plan.image_size.reason),
         *_sizes(job),
         *_resolution(loaded, run.resolution, plan.interpolation),
+        *_pool(run),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
         *_published(plan.recipe.value),
+        *trained_settings(job),
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", job.schedule.described(), plan.lr.reason + _tried(job)),
@@ -60,6 +64,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_mixing(job),
         *_loss(job),
         *_noise(job),
+        *_features(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
         Setting("device", job.processes.place, plan.device.reason),
@@ -85,7 +90,9 @@ def _speed(run: PreparedRun) -> list[Setting]:
     precision, device, config = run.plan.precision, run.job.accelerator.device, run.config
     tf32 = tf32_told(device)
     rows = [Setting("precision", precision.value, precision.reason + (f"; {tf32}" if tf32 else ""))]
-    if config.compile:
+    if config.compile and run.job.kept is not None:
+        rows.append(Setting("compiled", "no", "the head alone is trained, on kept features"))
+    elif config.compile:
         rows.append(Setting("compiled", "yes", "before the first step, which takes a minute or so; not for validation"))
     if config.deterministic:
         rows.append(Setting("kernels", "deterministic", "the same run on the same machine gives the same bytes"))
@@ -109,7 +116,7 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
         Setting(
             "training time",
             format_seconds(cost.training_s),
-            f"{job.batches.num_steps:,} steps, no validation",
+            f"{job.batches.num_steps:,} steps, no validation" + _embedding(cost),
         ),
     ]
     for one in cost.sizes:
@@ -118,7 +125,15 @@ def cost_settings(cost: Cost, job: Job) -> list[Setting]:
         tensors = "1 tensor" if group.num_tensors == 1 else f"{group.num_tensors} tensors"
         rate = f"rate x{group.lr_scale:.3g}, weight decay {group.weight_decay:g}"
         rows.append(Setting("group", rate, f"{tensors}, {group.num_parameters:,} parameters"))
+    frozen = [parameter.numel() for parameter in job.model.parameters() if not parameter.requires_grad]
+    if frozen:
+        rows.append(Setting("group", "frozen", f"{len(frozen)} tensors, {sum(frozen):,} parameters"))
     return rows
+
+
+def _embedding(cost: Cost) -> str:
+    seconds = cost.embedding_s
+    return "" if seconds is None else f"; {format_seconds(seconds)} of it for the features, once"
 
 
 def listed(names: tuple[str, ...], most: int = 10) -> str:
@@ -204,6 +219,28 @@ def _cache(job: Job, data: TrainingData) -> Setting:
     short_side = job.training_transform().least_side
     size = format_bytes(num_bytes(resized_sizes(data.sizes, short_side)))
     return Setting("image cache", f"resized, {size}", f"short side up to {short_side} px, in {cache_folder()}")
+
+
+def _features(job: Job) -> list[Setting]:
+    """Return the row on the features of a run that trains its classifier alone."""
+    if job.keeping.why_not is not None:
+        return [Setting("features", "computed in every step", job.keeping.why_not)]
+    if job.kept is None:
+        return []
+    num_images = len(job.train) + (0 if job.val is None else len(job.val))
+    size = f"{num_images:,} x {job.kept.shape[0]:,}, {format_bytes(job.kept.num_bytes)}"
+    return [
+        Setting("features", f"kept once: {size}", "the head alone is trained, and images are never shown otherwise")
+    ]
+
+
+def _pool(run: PreparedRun) -> list[Setting]:
+    """Return the row on a pooling that somebody chose."""
+    pool = decide_pool(run.config.pool, run.job.recipe, recipe_name=run.plan.recipe.value)
+    if pool.value == MODEL:
+        return []
+    own = "" if run.loaded.is_pooled_anew or run.loaded.report is None else "; the model's own"
+    return [Setting("pooling", described_pooling(run.loaded.model), pool.reason + own)]
 
 
 def _crop(job: Job) -> str:

@@ -1,6 +1,7 @@
 """What is trained, and how: a plan with everything built that it needs."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -19,13 +20,17 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.kept_features import Keeping, KeptFeatures, decide_keeping
 from vitctl.training.loop import RateSchedule
 from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.noise_places import InstalledNoise, install_noise
+from vitctl.training.optimizer import parameter_groups
 from vitctl.training.plan import Plan, asked_noise
 from vitctl.training.processes import build_accelerator
 from vitctl.training.recomputation import recompute_blocks
 from vitctl.training.sizes import check_steps
+from vitctl.training.trained import choose_trained
+from vitctl.training.tuning import parse_scales
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,18 @@ class Job:
         train: Training images.
         val: Validation images, or None.
         preprocessing: Of validation; size, mean and std of training.
-        recipe: Optimiser, schedule, augmentation, selection.
+        recipe: Optimiser, schedule, augmentation, selection; what goes before it, of what is trained, is in it.
         batches: Which images make up each step.
         lr: Peak rate as used.
         flip: Mirror half of the training images.
         num_workers: Processes that read images.
         accelerator: Device and processes.
         precision: ``fp32``, ``bf16`` or ``fp16``; see ``vitctl.training.precision``.
-        is_compiled: Take the steps with a compiled model.
+        is_compiled: Take the steps with a compiled model; not those of a head on kept features.
         processes: Those that share the work; every method of theirs is for all of them to call.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
         noise: What the model leaves out at random; it is in the model already.
+        keeping: Whether the features that the head sees are computed once.
     """
 
     model: nn.Module
@@ -65,6 +71,12 @@ class Job:
     processes: Processes = ALONE
     class_weights: np.ndarray | None = None
     noise: InstalledNoise = InstalledNoise()
+    keeping: Keeping = Keeping()
+
+    @property
+    def kept(self) -> KeptFeatures | None:
+        """The features that the head sees, where they are computed once."""
+        return self.keeping.kept
 
     @property
     def selects_best(self) -> bool:
@@ -92,6 +104,17 @@ class Job:
             drop_factor=rate.drop_factor,
         )
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups, of a model that is not wrapped for several processes, which changes names."""
+        how = self.recipe.optimizer
+        return parameter_groups(
+            self.model,
+            weight_decay=how.weight_decay,
+            layer_decay=how.layer_decay,
+            final_norm=how.final_norm,
+            scales=parse_scales(self.recipe.tuning.lr_scale),
+        )
+
     def training_transform(self, size: int | None = None) -> TrainingTransform:
         """Return the random transform of the training images, to a square of ``size`` px or to the model's own size."""
         images = self.recipe.images
@@ -112,11 +135,12 @@ def build_job(
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
+    recipe, mixing = plan.recipe_as_used, plan.values.mixing
+    choose_trained(prepared.model, recipe.tuning, seed=config.seed, name=prepared.name)
     if config.checkpointing:
         recompute_blocks(prepared.model, name=prepared.name)
-    mixing = plan.values.mixing
-    noise = install_noise(prepared.model, **asked_noise(plan.values), name=prepared.name)
-    sizes = plan.values.length.sizes
+    noise = install_noise(prepared.model, **asked_noise(recipe), name=prepared.name)
+    sizes = recipe.length.sizes
     if len(sizes) > 1:
         take_other_sizes(prepared.model)
     batches = BatchPlan(
@@ -130,6 +154,13 @@ def build_job(
         sizes if len(sizes) > 1 else (),
     )
     check_steps(sizes, batches.num_steps)
+    keeping = decide_keeping(
+        prepared.model,
+        recipe,
+        flip=plan.flip.value,
+        num_images=len(train) + (0 if data.val is None else len(data.val)),
+        image_size=prepared.image_size,
+    )
     return Job(
         model=prepared.model,
         train=train,
@@ -137,15 +168,16 @@ def build_job(
         preprocessing=replace(
             prepared.preprocessing.cropped(plan.values.images.evaluation_crop), max_value=plan.max_value.value
         ),
-        recipe=plan.values,
+        recipe=recipe,
         batches=batches,
         lr=plan.lr.value,
         flip=plan.flip.value,
         num_workers=plan.workers.value,
         accelerator=build_accelerator(device, num_threads=plan.threads.value),
         precision=plan.precision.value,
-        is_compiled=config.compile,
+        is_compiled=config.compile and keeping.kept is None,
         processes=processes,
         class_weights=weights,
         noise=noise,
+        keeping=keeping,
     )

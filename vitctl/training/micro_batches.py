@@ -15,13 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitctl.conversation import Conversation
 from vitctl.primitives.out_of_memory import is_out_of_memory
+from vitctl.training.frozen import is_frozen
 from vitctl.training.optimizer import memory_per_parameter
 from vitctl.training.state import TrainingState
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether a model normalises each image by the others that are computed with it."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    """Return whether a model in training normalises each image by the others that are computed with it."""
+    return any(isinstance(module, _BatchNorm) and not is_frozen(module) for module in model.modules())
 
 
 def kinds_by_division(model: nn.Module) -> list[str]:
@@ -43,24 +44,25 @@ class SavedBuffers:
 
 
 def gradients_that_fit(
-    state: TrainingState, add: Callable[[int], Tensor], *, num_images: int, conversation: Conversation
+    state: TrainingState, add: Callable[[int], Tensor], *, model: nn.Module, num_images: int, conversation: Conversation
 ) -> Tensor:
     """Return ``add(state.micro_batch)``; while the memory is full, halve that and try again.
 
     Args:
         state: Its ``micro_batch`` becomes what fitted; its model has no gradients before, and those of the batch after.
         add: Adds the gradients of a batch, (B, 3, H, W), in micro-batches of the given size; returns the loss, ().
+        model: What computes them: the state's, or the part of it that is trained alone.
         num_images: Images that this process, the only one, takes of the batch.
         conversation: Hears of it.
     """
-    if not _can_halve(state):
+    if not _can_halve(state, model):
         return add(state.micro_batch)
-    buffers = SavedBuffers(state.model)
+    buffers = SavedBuffers(model)
     while True:
         try:
             return add(state.micro_batch)
         except Exception as error:
-            if not is_out_of_memory(error) or not _can_halve(state):
+            if not is_out_of_memory(error) or not _can_halve(state, model):
                 raise
             traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
         state.model.zero_grad(set_to_none=True)
@@ -83,7 +85,7 @@ def agree_on_size(
         accelerator: The processes.
         conversation: Hears of it.
     """
-    while _can_halve(state):
+    while _can_halve(state, state.model):
         is_full = torch.tensor(float(_is_full(state, add)), device=accelerator.device)
         if not accelerator.reduce(is_full, reduction="sum"):
             return
@@ -111,8 +113,8 @@ def _is_full(state: TrainingState, add: Callable[[int], Tensor]) -> bool:
     return False
 
 
-def _can_halve(state: TrainingState) -> bool:
-    return state.micro_batch > 1 and not has_batch_norm(state.model)
+def _can_halve(state: TrainingState, model: nn.Module) -> bool:
+    return state.micro_batch > 1 and not has_batch_norm(model)
 
 
 def _halve(state: TrainingState, num_images: int, conversation: Conversation) -> None:

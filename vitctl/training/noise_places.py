@@ -10,6 +10,7 @@ from vitctl.models.anatomy import num_prefix_tokens
 from vitctl.models.block_anatomy import drop_paths_by_block
 from vitctl.models.geometry import geometry_of
 from vitctl.primitives.compiler_later import compiler_later
+from vitctl.training.frozen import is_frozen
 from vitctl.training.noise import KeyedDropPath, KeyedNoise, KeyedPatchDrop, KeyedPatchDropWithIndices
 
 with compiler_later():
@@ -23,8 +24,8 @@ class InstalledNoise:
     """What noise a model has.
 
     Attributes:
-        branch_rate: Highest rate of drop path, 0 to below 1.
-        num_blocks: Blocks in which it is above 0.
+        branch_rate: Highest rate of drop path in blocks that are trained, 0 to below 1.
+        num_blocks: Those in which it is above 0.
         patch_rate: Share of the patches that is dropped, 0 to below 1.
     """
 
@@ -86,8 +87,9 @@ def install_noise(model: nn.Module, *, drop_path: float | None, patch_drop: floa
             _replace(model, place, made[layer])
         elif isinstance(layer, DropPath):
             _replace(model, place, nn.Identity())
-    num_blocks = len({blocks[place] for place, rate in rates.items() if rate})
-    return InstalledNoise(max(rates.values(), default=0.0), num_blocks, _install_patch_drop(model, noise, patch_drop))
+    noisy = {place: rate for place, rate in rates.items() if rate and not is_frozen(model.get_submodule(blocks[place]))}
+    num_blocks, patch_rate = len({blocks[place] for place in noisy}), _install_patch_drop(model, noise, patch_drop)
+    return InstalledNoise(max(noisy.values(), default=0.0), num_blocks, patch_rate)
 
 
 def _install_patch_drop(model: nn.Module, noise: KeyedNoise, rate: float | None) -> float:

@@ -1,14 +1,18 @@
 """The optimiser and its parameter groups: which tensors decay, and at which rate each layer learns."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from vitctl.models.anatomy import norm_after_blocks
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.recipes.sections import Optimizer
 from vitctl.results.finetune import GroupReport
+from vitctl.settings.words import FinalNorm
+from vitctl.training.lora import FACTOR_PATTERNS
 
 with compiler_later():
     from timm.optim import create_optimizer_v2, param_groups_layer_decay
@@ -20,22 +24,51 @@ _ADAMW = Optimizer()
 _ROWS, _COLUMNS = 160, 192  # large enough that a row is next to nothing beside the matrix
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Return timm's layer-wise groups: vectors, tokens and position embeddings do not decay.
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    layer_decay: float,
+    final_norm: FinalNorm = "block",
+    scales: Iterable[tuple[str, float]] = (),
+) -> list[dict[str, Any]]:
+    """Return timm's layer-wise groups of what is trained: vectors, tokens, position embeddings, factors do not decay.
 
     The rate of layer i of L is ``layer_decay ** (L - i)``; the embeddings are layer 0, the head layer L.
-    As in timm, the final norm learns like the last block (MAE's code gives it the head's rate).
 
     Args:
-        model: A timm model.
+        model: A timm model; parameters that ask for no gradient are in no group.
         weight_decay: On the tensors that decay, >= 0.
         layer_decay: 0-1; 1 gives every layer the same rate.
+        final_norm: Whose rate the norm after the blocks has: ``block``, the last block's (timm); ``head``, the head's
+            (MAE's util/lr_decay.py, for which all after the blocks is layer L). That after a pooling has the head's.
+        scales: Regular expressions and factors, > 0, on the rates of parameters whose names one finds; of several that
+            find it, the last counts.
     """
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
     groups: list[dict[str, Any]] = param_groups_layer_decay(
-        model, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
+        model, weight_decay=weight_decay, no_weight_decay_list=(*exempt, *FACTOR_PATTERNS), layer_decay=layer_decay
     )
-    return groups
+    norm = norm_after_blocks(model) if final_norm == "head" else None
+    at_the_head = set() if norm is None else set(norm.parameters())
+    names, scales = {parameter: name for name, parameter in model.named_parameters()}, tuple(scales)
+    return [part for group in groups for part in _parts(group, names, at_the_head, scales)]
+
+
+def _parts(
+    group: dict[str, Any],
+    names: dict[nn.Parameter, str],
+    at_the_head: set[nn.Parameter],
+    scales: tuple[tuple[str, float], ...],
+) -> Iterator[dict[str, Any]]:
+    """Yield a group in parts of one rate each, in the order of their first parameters; whole where it has one."""
+    parts: dict[float, list[nn.Parameter]] = {}
+    for parameter in group["params"]:
+        factors = [factor for regex, factor in scales if re.search(regex, names[parameter])]
+        rate = (1.0 if parameter in at_the_head else group["lr_scale"]) * (factors[-1] if factors else 1.0)
+        parts.setdefault(rate, []).append(parameter)
+    for rate, parameters in parts.items():
+        yield {**group, "params": parameters, "lr_scale": rate}
 
 
 def build_optimizer(

@@ -37,6 +37,7 @@ from vitctl.settings.words import DEMO, DIGITS, PRETRAINED, RANDOM
 from vitctl.training.optimizer_choice import check_optimizer
 from vitctl.training.precision import decide_precision
 from vitctl.training.starting_run import StartingRun, starting_run
+from vitctl.training.tuning import BY_RECIPE, TuningChoice, TuningOptions
 
 GIVEN = "given"  # the reason for what an option says
 MIN_EVALUATION_BATCH = 64  # validation needs no gradients, so it can take more than a small training batch
@@ -105,22 +106,41 @@ def _whole_epochs(epochs: float, num_train: int, batch_size: int) -> Decision[in
 
 
 def decide_lr(
-    given: float | None, recipe: Recipe, batch_size: int, *, recipe_name: str, run: StartingRun | None = None
+    given: float | None,
+    recipe: Recipe,
+    batch_size: int,
+    *,
+    recipe_name: str,
+    run: StartingRun | None = None,
+    tuning: TuningChoice = BY_RECIPE,
 ) -> Decision[float]:
     """Return the peak learning rate; a given one is used as it is, the recipe's (``--set`` too) follows the batch.
 
-    One that was given to ``run``, which it starts from, is kept with its recipe and its batch.
+    One that was given to ``run``, which it starts from, is kept with its recipe, its batch and what it trained. The
+    recipe's own is multiplied by what ``tuning`` needs; one that was ``--set`` is not.
     """
     if given is not None:
         return Decision(given, "given, used as it is")
-    if run is not None and (kept := run.rate(recipe, batch_size)):
+    if run is not None and (kept := run.rate(recipe, batch_size, tuning)):
         return kept
-    rate, origin = recipe.rate, _origin(recipe, "rate.lr", recipe_name)
+    rate, why, is_set = recipe.rate, _origin(recipe, "rate.lr", recipe_name), is_overridden(recipe, "rate.lr")
+    if batch_size != rate.lr_at_batch and rate.lr_scaling != "none":
+        why += f": {rate.lr:g} at batch {rate.lr_at_batch}, {rate.lr_scaling} scaling"
+        why += "; --lr is used as it is" if is_set else ""
     lr = rate.peak_lr(batch_size)
-    if batch_size == rate.lr_at_batch or rate.lr_scaling == "none":
-        return Decision(lr, origin)
-    why = f"{origin}: {rate.lr:g} at batch {rate.lr_at_batch}, {rate.lr_scaling} scaling"
-    return Decision(lr, why + ("; --lr is used as it is" if is_overridden(recipe, "rate.lr") else ""))
+    return Decision(lr, why) if is_set else Decision(*tuning.scaled(lr, why))
+
+
+def decide_tuning(config: FinetuneConfig, recipe: Recipe, run: StartingRun | None = None) -> TuningChoice:
+    """Return what is trained: by the options, else as ``run``, which it starts from, else by the recipe.
+
+    Raises:
+        SettingError: A mode or an expression cannot be read.
+    """
+    options = TuningOptions(config.tune, config.layer_decay, config.lr_scale, config.freeze)
+    if run is not None and config.recipe is None and config.recipe_settings is None:
+        options = options.before(run.options.unless_changed(recipe, run.recipe))
+    return options.on(recipe)
 
 
 def decide_asked_size(
@@ -162,6 +182,13 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
 
 
+def decide_pool(given: str | None, recipe: Recipe, *, recipe_name: str) -> Decision[str]:
+    """Return what the head sees of a ViT's tokens, one of ``HEAD_POOLS``."""
+    if given is not None:
+        return Decision(given, "given")
+    return Decision(recipe.head.pool, _origin(recipe, "head.pool", recipe_name))
+
+
 def asked_noise(recipe: Recipe) -> dict[str, float | None]:
     """Return what a recipe says of each kind of noise, by key; None where nothing, so that the model's own stays."""
     rates = vars(recipe.noise).items()
@@ -184,6 +211,7 @@ class FirstChoices:
         recipe: Name or path of the recipe.
         values: The recipe.
         out: Run folder, absolute.
+        tuning: What is trained.
         run: The run that the model is of, where it says how to train; None elsewhere.
     """
 
@@ -195,6 +223,7 @@ class FirstChoices:
     recipe: Decision[str]
     values: Recipe
     out: Decision[Path]
+    tuning: TuningChoice = BY_RECIPE
     run: StartingRun | None = None
 
 
@@ -260,7 +289,14 @@ class Plan(FirstChoices):
             precision=self.precision.value,
             device=self.device.value.type,
             recipe_settings=as_document(self.values),
+            **self.tuning.resolved(),
         )
+
+    @property
+    def recipe_as_used(self) -> Recipe:
+        """The recipe with what goes before it, of what is trained."""
+        how = replace(self.values.optimizer, layer_decay=self.tuning.layer_decay)
+        return replace(self.values, optimizer=how, tuning=self.tuning.tuning)
 
 
 def first_choices(config: FinetuneConfig) -> FirstChoices:
@@ -288,6 +324,7 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
         recipe=recipe,
         values=values,
         out=decide_out(config.out, data_spec, model.value),
+        tuning=decide_tuning(config, values, run),
         run=run,
     )
 
@@ -349,7 +386,7 @@ def make_plan(
         head=head,
         batch=batch,
         length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
-        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name, run=first.run),
+        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name, run=first.run, tuning=first.tuning),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
         max_value=data.max_value,

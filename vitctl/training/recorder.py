@@ -28,6 +28,7 @@ from vitctl.settings.parsing import Interval
 from vitctl.training.checkpoint import LOGS, Snapshot, newest_step, write_checkpoint
 from vitctl.training.earlier import command_to_go_on
 from vitctl.training.loop import StepReport
+from vitctl.training.lora import merged, write_adapter
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.run_folder import RunFolder, new_run_folder
 from vitctl.training.state import TrainingState
@@ -216,6 +217,7 @@ class Recorder:
             saving.result()
 
     def _write(self, model: nn.Module, snapshot: Snapshot, folder: Path) -> None:
+        weights = snapshot.weights()
         save_timm_folder(
             model,
             folder,
@@ -223,7 +225,8 @@ class Recorder:
             preprocessing=self._identity.preprocessing,
             base_model=self._identity.base_model,
             base_licence=self._identity.base_licence,
-            weights=snapshot.weights(),
+            weights=merged(weights, model),
+            add=partial(write_adapter, weights=weights, model=model),
         )
 
 

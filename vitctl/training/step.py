@@ -11,6 +11,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.loader import TrainingBatch
 from vitctl.models.batch_memory import batch_bytes_told
 from vitctl.primitives.seeds import torch_randomness
+from vitctl.training.frozen import set_training
 from vitctl.training.losses import share_of_loss
 from vitctl.training.micro_batches import agree_on_size, gradients_that_fit
 from vitctl.training.noise import KeyedNoise, noise_of
@@ -51,7 +52,7 @@ def take_step(
         is_filled: Compute with exactly as many images at a time, the missing ones of weight 0.
         label_smoothing: Share of each label that is spread over all classes, 0 to below 1.
     """
-    model.train()  # whoever looked at the model after the last step may have put it into evaluation mode
+    set_training(model)  # whoever looked at the model after the last step may have put it into evaluation mode
     bare = getattr(model, "module", model)  # of several processes; accelerate's own way imports torch's compiler
     bare = getattr(bare, "_orig_mod", bare)  # of a compiled one
     with batch_bytes_told(bare, batch.images):
@@ -68,7 +69,7 @@ def take_step(
         if accelerator.num_processes > 1:
             share = add(state.micro_batch)
         else:
-            share = gradients_that_fit(state, add, num_images=len(batch.images), conversation=conversation)
+            share = gradients_that_fit(state, add, model=bare, num_images=len(batch.images), conversation=conversation)
     if state.scaler is not None:
         norm = scaled_step(state.scaler, state.optimizer, clip_norm=clip_norm)
     else:
@@ -104,7 +105,7 @@ def rehearse(
         label_smoothing: As for ``take_step``.
         largest: (H, W) px of black images to do it with, as later ones are larger; None for the batch's own.
     """
-    model.train()
+    set_training(model)
     if largest is not None:
         batch = batch._replace(images=batch.images.new_zeros(*batch.images.shape[:2], *largest))
     bare = getattr(model, "module", model)

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from vitctl import __version__
 from vitctl.evaluation.baseline import Baseline, majority_baseline
+from vitctl.models.describe import num_parameters
 from vitctl.models.geometry import geometry_of
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
@@ -74,6 +75,7 @@ def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | N
         images_per_s=round(clock.num_images / clock.training_s, 3),
         data_wait_fraction=round(clock.data_s / clock.training_s, 4),
         wall_s=round(clock.wall_s, 3),
+        num_trained_parameters=num_parameters(run.job.model),
         left_out=data.left_out,
     )
 
@@ -101,10 +103,12 @@ def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
         steps=run.job.batches.num_steps,
         epochs=run.job.batches.num_images_seen / len(data.train),
         num_parameters=cost.num_parameters,
+        num_trained_parameters=cost.num_parameters,
         flops_per_image=cost.flops_per_image,
         memory_bytes=cost.memory_bytes,
         step_s=cost.step_s,
         training_s=cost.training_s,
+        embedding_s=cost.embedding_s,
         groups=cost.groups,
         sizes=cost.sizes,
         left_out=data.left_out,

@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
 from vitctl.data.workers import LostWorkerError
@@ -23,9 +25,11 @@ from vitctl.training.divergence import LossWatch
 from vitctl.training.divergence_told import divergence_is_told
 from vitctl.training.earlier import command_to_go_on
 from vitctl.training.first_batches import FIRST_BATCHES, Draw, FirstBatches
+from vitctl.training.head_alone import head_batches, training_features
 from vitctl.training.job import Job
+from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
-from vitctl.training.optimizer import build_optimizer, parameter_groups
+from vitctl.training.optimizer import build_optimizer
 from vitctl.training.optimizer_choice import optimizer_settings
 from vitctl.training.precision import build_scaler
 from vitctl.training.recorder import Recorder
@@ -134,11 +138,17 @@ class _Training:
             StopNow: The user asked to stop while the model was compiled, or in a wait for images.
         """
         job, state = self.job, self.state
-        model = compiled_for_training(job, state, self.stop, self.conversation) if job.is_compiled else job.model
+        model: nn.Module = job.model
+        if job.is_compiled:
+            model = compiled_for_training(job, state, self.stop, self.conversation)
+        elif job.kept is not None:
+            model = job.kept.head
         yield from train_steps(
             state,
             job.accelerator.prepare(model),
-            self.pictures.watched(self._batches()),
+            self.pictures.watched(self._batches())
+            if job.kept is None
+            else head_batches(job, self._features(job.kept), first_step=state.step),
             job.schedule,
             accelerator=job.accelerator,
             clip_norm=job.recipe.optimizer.clip_norm,
@@ -172,11 +182,17 @@ class _Training:
         )
 
     def show_earlier_batches(self) -> None:
-        """Draw the first batches where the run was stopped before it could: as they are those of the plan, anew."""
-        if self.state.step and self.pictures.num_missing:
+        """Draw the first batches where no step shows them: the run was stopped too early, or features are kept."""
+        is_past = self.state.step > 0 or self.job.kept is not None
+        if is_past and self.pictures.num_missing:
             batches = self.pictures.watched(self._batches_from(0, num_workers=0))
             deque(islice(batches, self.pictures.num_missing), maxlen=0)
             self.pictures.draw_when_complete()
+
+    def _features(self, kept: KeptFeatures) -> Tensor:
+        """Return the features of the training images, which are computed now, before the time of a step counts."""
+        with self.stop.breaking() if self._is_alone else nullcontext():
+            return training_features(self.job, kept, self.conversation, is_stopping=lambda: bool(self.stop))
 
     def is_asked_to_stop(self) -> bool:
         """Return whether any process was asked to stop, the same answer in all of them, which end with its code."""
@@ -247,10 +263,8 @@ class _Training:
 def new_state(job: Job) -> TrainingState:
     """Return the state before the first step."""
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
-    how = job.recipe.optimizer
-    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
     device = job.accelerator.device
-    optimizer = build_optimizer(groups, lr=job.lr, device=device, **optimizer_settings(job.recipe))
+    optimizer = build_optimizer(job.groups(), lr=job.lr, device=device, **optimizer_settings(job.recipe))
     return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
 
 

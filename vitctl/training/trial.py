@@ -3,6 +3,7 @@
 Letters: B images.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,10 +16,12 @@ from vitctl.errors import SettingError
 from vitctl.models.describe import flops_per_image, num_parameters
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.results.finetune import GroupReport, SizeReport
+from vitctl.training.frozen import num_all_parameters, set_training
 from vitctl.training.job import Job
+from vitctl.training.kept_features import KeptFeatures
 from vitctl.training.micro_batches import SavedBuffers, has_batch_norm
 from vitctl.training.noise import noise_of
-from vitctl.training.optimizer import build_optimizer, describe_groups, memory_per_parameter, parameter_groups
+from vitctl.training.optimizer import build_optimizer, describe_groups, memory_per_parameter
 from vitctl.training.optimizer_choice import optimizer_settings
 from vitctl.training.precision import forward_in
 
@@ -35,9 +38,10 @@ class Cost:
         flops_per_image: Forward, one image.
         memory_bytes: Weights, gradients, optimiser state and the activations of one micro-batch per process.
         step_s: Seconds of one optimiser step; with several image sizes, the mean over all steps.
-        training_s: Seconds of all steps, without validation and start-up.
+        training_s: Seconds of all steps, without validation and start-up; with ``embedding_s``.
         groups: Parameter groups, lowest rate first.
         sizes: What a step of each of several image sizes takes, in order; () where all are of one size.
+        embedding_s: Seconds of computing the features of the training images once; None where every step does it.
     """
 
     num_parameters: int
@@ -47,6 +51,7 @@ class Cost:
     training_s: float
     groups: tuple[GroupReport, ...]
     sizes: tuple[SizeReport, ...] = ()
+    embedding_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,7 @@ def measure_cost(job: Job) -> Cost:
     Nothing is trained: no optimiser step is taken, the gradients are dropped, and the running statistics of
     norms are put back.
     """
-    how = job.recipe.optimizer
-    groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
+    groups = job.groups()
     flops = flops_per_image(job.model, job.preprocessing.image_size)
     sizes, num_steps = job.batches.sizes, job.batches.num_steps
     passes = [_measure_pass(job, side) for side in sizes or (None,)]
@@ -114,27 +118,33 @@ def measure_cost(job: Job) -> Cost:
     per_process = len(job.batches.share(job.batches.batch_size, 0, num_processes))
     at_a_time = job.batches.largest_micro_batch(num_processes)
     steps = [job.batches.steps_of(stage) for stage in range(len(sizes))] or [num_steps]
-    steps_s = [one.pass_s / one.num_images * per_process for one in passes]
+    steps_s, embedding_s = [one.pass_s / one.num_images * per_process for one in passes], None
+    if job.kept is not None:  # nothing but the head was differentiated, so that features take what the pass took
+        embedding_s = largest.pass_s / largest.num_images * math.ceil(len(job.train) / num_processes)
+        steps_s = [_head_step_s(job, job.kept, per_process)]
     training_s = sum(count * step_s for count, step_s in zip(steps, steps_s, strict=True))
     trained = num_parameters(job.model)
     optimizer = build_optimizer(groups, lr=job.lr, device=job.accelerator.device, **optimizer_settings(job.recipe))
-    copies = 2 + memory_per_parameter(optimizer)  # weights and gradients
+    copies = 1 + memory_per_parameter(optimizer)  # gradients, and what the optimiser keeps
+    num_numbers = num_all_parameters(job.model) + trained * copies
     return Cost(
         num_parameters=trained,
         flops_per_image=flops,
-        memory_bytes=int(trained * _BYTES_PER_FLOAT * copies)
-        + largest.activation_bytes * at_a_time // largest.num_images,
+        memory_bytes=int(num_numbers * _BYTES_PER_FLOAT)
+        + largest.activation_bytes * at_a_time // largest.num_images
+        + (0 if job.kept is None else job.kept.num_bytes),
         step_s=training_s / num_steps,
-        training_s=training_s,
+        training_s=training_s + (embedding_s or 0.0),
         groups=tuple(describe_groups(groups)),
         sizes=tuple(SizeReport(*one) for one in zip(sizes, steps, steps_s, strict=False)),
+        embedding_s=embedding_s,
     )
 
 
 def _measure_pass(job: Job, side: int | None) -> _Pass:
     """Return what a pass of squares of ``side`` px takes, or of images of the model's own size."""
     device = job.accelerator.device
-    model = job.model.to(device).train()
+    model = set_training(job.model.to(device))
     transform = job.training_transform(side)
     pairs = job.batches.batch(0)[:MAX_TRIAL_IMAGES]
     shown = [
@@ -168,6 +178,23 @@ def _measure_pass(job: Job, side: int | None) -> _Pass:
     finally:
         buffers.put_back()
     return _Pass(len(pairs), pass_s, activation_bytes)
+
+
+def _head_step_s(job: Job, kept: KeptFeatures, num_images: int) -> float:
+    """Return the seconds of a forward and a backward pass of the head on so many features, the second of two."""
+    device, seconds = job.accelerator.device, 0.0
+    features = torch.zeros(num_images, *kept.shape, device=device)
+    labels = torch.zeros(num_images, dtype=torch.int64, device=device)
+    for _ in range(2):
+        start = time.perf_counter()
+        with forward_in(job.precision, device):
+            loss = F.cross_entropy(kept.head(features), labels)
+        job.accelerator.backward(loss)
+        kept.head.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+    return seconds
 
 
 class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):

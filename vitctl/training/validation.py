@@ -13,6 +13,7 @@ from vitctl.evaluation.classify import split_logits
 from vitctl.evaluation.metrics import mean_nll, top_k_accuracy, wilson_interval
 from vitctl.results.finetune import Score
 from vitctl.training.divergence import diverged
+from vitctl.training.head_alone import validation_logits
 from vitctl.training.job import Job
 from vitctl.training.plan import evaluation_batch_size
 from vitctl.training.state import Best
@@ -49,18 +50,21 @@ def validate(
     if job.val is None:
         return Score(step, None, None), None
     job.processes.same_buffers(job.model)
-    logits = split_logits(
-        job.model,
-        job.val,
-        job.preprocessing,
-        batch_size=evaluation_batch_size(job.batches.batch_size),
-        num_workers=job.num_workers,
-        device=job.accelerator.device,
-        description="validating",
-        conversation=conversation,
-        processes=job.processes,
-        is_stopping=is_stopping,
-    )
+    if job.kept is not None:
+        logits = validation_logits(job, job.kept, job.val, conversation, is_stopping=is_stopping)
+    else:
+        logits = split_logits(
+            job.model,
+            job.val,
+            job.preprocessing,
+            batch_size=evaluation_batch_size(job.batches.batch_size),
+            num_workers=job.num_workers,
+            device=job.accelerator.device,
+            description="validating",
+            conversation=conversation,
+            processes=job.processes,
+            is_stopping=is_stopping,
+        )
     labels = job.val.labels
     top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
     low, high = wilson_interval(round(top1 * len(labels)), len(labels))

@@ -15,7 +15,6 @@ from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import check_classes, check_training_data, open_training_sources
 from vitctl.evaluation.metrics import confusion
 from vitctl.models.choices import decide_image_size
-from vitctl.models.prepared import open_model
 from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.files import sha256_of
 from vitctl.primitives.interrupts import stop_requests
@@ -31,14 +30,12 @@ from vitctl.training.going_on import find_beginning, made_with, restore, resumed
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
 from vitctl.training.job import Job, build_job
-from vitctl.training.noise_places import check_noise
-from vitctl.training.plan import asked_noise, decide_asked_size, decide_interpolation, first_choices, make_plan
+from vitctl.training.opening import open_to_train
+from vitctl.training.plan import decide_asked_size, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.recomputation import recompute_blocks
 from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
 from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
-from vitctl.training.sizes import check_sizes
 from vitctl.training.state import Best, Clock
 from vitctl.training.summary import describe_cost, doubt, summarise
 from vitctl.training.trainer import new_state, train
@@ -140,13 +137,9 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
 
     # the model before the scan: a wrong name, weights or size are known in seconds, decoding every image takes minutes
     conversation.line(f"loading {spec}")
-    opened = open_model(spec, weights=config.weights, seed=config.seed, model_args=config.model_args, is_saved=True)
-    pretrained = opened.geometry
     wanted = decide_asked_size(config.image_size, recipe, recipe_name=first.recipe.value, run=first.run)
-    check_sizes(opened, wanted, recipe.length.sizes)
-    check_noise(opened.model, **asked_noise(recipe), name=opened.name)
-    if config.checkpointing:
-        recompute_blocks(opened.model, name=opened.name)
+    opened = open_to_train(config, first, wanted)
+    pretrained = opened.geometry
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
