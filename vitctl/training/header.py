@@ -50,7 +50,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_resolution(loaded, run.resolution, plan.interpolation),
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
-        *trained_settings(job),
+        *trained_settings(run),
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", f"{job.lr:.3g}", plan.lr.reason),
