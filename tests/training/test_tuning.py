@@ -6,6 +6,7 @@ import pytest
 
 from vitctl.errors import SettingError
 from vitctl.recipes import Recipe, load_recipe, override, recipe_from_settings
+from vitctl.settings.files import merge
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.plan import decide_lr, decide_tuning
 from vitctl.training.tuning import MODES, TuningOptions, parse_mode, parse_scales
@@ -137,3 +138,10 @@ def test_rate__that_somebody_chose_is_used_as_it_is() -> None:
     assert rate(None, of_file(mode="lora:2")) == (1e-3, "recipe r")
     assert rate("lora:2", of_file(mode="lora:2")) == (1e-3, "recipe r")
     assert rate("lora:4", of_file(mode="lora:2"))[0] == 1e-3  # another rank is the same mode
+
+
+def test_settings_of_a_file__what_was_decided_for_another_mode_is_decided_anew() -> None:
+    file = FinetuneConfig(tune="lora:4", lr=1e-2, layer_decay=1.0, lr_scale=("lora_b=4",), batch_size=8)
+    changed = merge(file, {"tune": "last:1"})
+    assert (changed.lr, changed.layer_decay, changed.lr_scale, changed.batch_size) == (None, None, None, 8)
+    assert merge(file, {"tune": "last:1", "lr": 0.5}).lr == 0.5

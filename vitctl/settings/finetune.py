@@ -166,7 +166,11 @@ class _Training(Settings):
 class _Tuning(Settings):
     tune: Annotated[
         str | None,
-        Opt("What to train: full, head, attention, norm, bias, last:N (blocks), lora:R (rank).", "WHAT"),
+        Opt(
+            "What to train: full, head, attention, norm, bias, last:N (blocks), lora:R (rank).",
+            "WHAT",
+            outdates=("lr", "layer_decay", "lr_scale", "freeze"),
+        ),
     ] = None
     layer_decay: Annotated[
         float | None,

@@ -22,12 +22,18 @@ def set_training(model: nn.Module) -> nn.Module:
     return model
 
 
-def _still(module: nn.Module) -> None:
+def _still(module: nn.Module) -> set[bool]:
+    """Put what is frozen in ``module`` into evaluation mode; return whether its weights are trained, each answer once.
+
+    One way through the model, as this is done in every step.
+    """
+    answers = {parameter.requires_grad for parameter in module.parameters(recurse=False)}
     for child in module.children():
-        if is_frozen(child):
+        of_child = _still(child)
+        if of_child == {False}:
             child.eval()
-        else:
-            _still(child)
+        answers |= of_child
+    return answers
 
 
 def num_all_parameters(model: nn.Module) -> int:

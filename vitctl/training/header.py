@@ -56,7 +56,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("head", *plan.head),
         Setting("recipe", f"{plan.recipe.value}: {optimizer}", plan.recipe.reason),
         *_published(plan.recipe.value),
-        *trained_settings(job),
+        *trained_settings(run),
         Setting("batch", f"{job.batches.batch_size} images{processes}{_micro_batch(run)}", _batch_reason(run)),
         Setting("length", _length(job), plan.length.reason),
         Setting("learning rate", job.schedule.described(), plan.lr.reason + _tried(job)),

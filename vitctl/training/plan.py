@@ -138,9 +138,11 @@ def decide_tuning(config: FinetuneConfig, recipe: Recipe, run: StartingRun | Non
         SettingError: A mode or an expression cannot be read.
     """
     options = TuningOptions(config.tune, config.layer_decay, config.lr_scale, config.freeze)
+    reason = "" if config.tune is None else "given"
     if run is not None and config.recipe is None and config.recipe_settings is None:
         options = options.before(run.options.unless_changed(recipe, run.recipe))
-    return options.on(recipe)
+        reason = reason or run.reason
+    return replace(options.on(recipe), reason=reason)
 
 
 def decide_asked_size(

@@ -139,11 +139,13 @@ class TuningChoice:
         tuning: As a recipe has it, with what the options say in it.
         layer_decay: Factor on the rate from each layer to the one below it, above 0 to 1.
         is_of_recipe: Whether the recipe's rate was written for the mode.
+        reason: Why this mode, for the header; "" for the recipe's.
     """
 
     tuning: Tuning = Tuning()
     layer_decay: float = 1.0
     is_of_recipe: bool = True
+    reason: str = ""
 
     def scaled(self, lr: float, reason: str) -> tuple[float, str]:
         """Return a recipe's rate, > 0, for this mode, and the reason with the factor in it."""

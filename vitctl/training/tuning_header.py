@@ -3,28 +3,31 @@
 from vitctl.conversation import Setting
 from vitctl.models.describe import num_parameters
 from vitctl.primitives.formatting import format_count
+from vitctl.recipes.sections import Tuning
 from vitctl.training.frozen import num_all_parameters
 from vitctl.training.job import Job
 from vitctl.training.optimizer import describe_groups
+from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.tuning import parse_mode
 
 _MOST_RATES = 4  # more of them are told as a range
 
 
-def trained_settings(job: Job) -> list[Setting]:
+def trained_settings(run: PreparedRun) -> list[Setting]:
     """Return the rows: what is trained, and the rates, where they differ."""
+    job = run.job
     number, of = num_parameters(job.model), num_all_parameters(job.model)
     value = f"all {format_count(of)} parameters"
     if number < of:
         value = f"{format_count(number)} of {format_count(of)} parameters ({100 * number / of:.2g} %)"
-    return [Setting("trained", value, _reason(job, is_all=number == of)), *_rates(job)]
+    parts = (run.plan.tuning.reason if number < of else "", _words(job.recipe.tuning, is_all=number == of))
+    return [Setting("trained", value, ": ".join(part for part in parts if part)), *_rates(job)]
 
 
-def _reason(job: Job, *, is_all: bool) -> str:
-    tuning = job.recipe.tuning
+def _words(tuning: Tuning, *, is_all: bool) -> str:
     name, number = parse_mode(tuning.mode)
     what = {
-        "full": "" if is_all else "all that the model does not keep fixed",
+        "full": "" if is_all or tuning.freeze else "all that the model does not keep fixed",
         "head": "the head",
         "attention": "attention, position embeddings, the head",
         "norm": "norms, the head",
