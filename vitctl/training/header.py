@@ -13,6 +13,7 @@ from vitctl.primitives.cache import cache_folder
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
+from vitctl.training.averaging import averaging_told
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.plan import asked_noise
@@ -57,6 +58,8 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_noise(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
+        *_averaging(job),
+        *_patience(job),
         Setting("device", job.processes.place, plan.device.reason),
         *_speed(run),
         Setting("threads, workers", *threads),
@@ -167,6 +170,20 @@ def _noise(job: Job) -> list[Setting]:
     asked = asked_noise(job.recipe).values()
     why = "the model's own rates" if all(rate is None for rate in asked) else "as the recipe says"
     return [Setting("noise", ", ".join(parts), f"{why}; keyed by step and place in the batch")] if parts else []
+
+
+def _averaging(job: Job) -> list[Setting]:
+    how = job.recipe.averaging
+    return [Setting("averaging", *averaging_told(how, job.batches.num_steps))] if how.method != "none" else []
+
+
+def _patience(job: Job) -> list[Setting]:
+    if job.patience is None:
+        return []
+    count = "1 validation" if job.patience == 1 else f"{job.patience} validations"
+    why = "without a lower loss end the run, and cut its schedule short"
+    kept = "" if job.selects_best else "; best/ will be the last step all the same"
+    return [Setting("patience", count, why + kept)]
 
 
 def _length(job: Job) -> str:

@@ -17,6 +17,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.ends import check_patience
 from vitctl.training.loop import RateSchedule
 from vitctl.training.micro_batches import has_batch_norm
 from vitctl.training.noise_places import InstalledNoise, install_noise
@@ -45,6 +46,7 @@ class Job:
         processes: Those that share the work; every method of theirs is for all of them to call.
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
         noise: What the model leaves out at random; it is in the model already.
+        patience: After how many validations without a lower loss training ends; None goes on.
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class Job:
     processes: Processes = ALONE
     class_weights: np.ndarray | None = None
     noise: InstalledNoise = InstalledNoise()
+    patience: int | None = None
 
     @property
     def selects_best(self) -> bool:
@@ -93,7 +96,12 @@ class Job:
 def build_job(
     config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel, processes: Processes = ALONE
 ) -> Job:
-    """Return the job that ``plan`` says, of a model that has its size and head already."""
+    """Return the job that ``plan`` says, of a model that has its size and head already.
+
+    Raises:
+        SettingError: ``--patience`` without validation images.
+    """
+    check_patience(config.patience, data.val)
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
@@ -127,4 +135,5 @@ def build_job(
         processes=processes,
         class_weights=weights,
         noise=noise,
+        patience=config.patience,
     )

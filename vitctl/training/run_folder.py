@@ -9,7 +9,7 @@
     training-images.txt  the training images likewise, so that evaluate recognises them
     checkpoints/     the newest two states to go on from; gone when the run is finished
     summary.json     the result, as --json prints it: there when the run is finished
-    last/ best/      timm folders
+    last/ best/      timm folders; average/ too where a mean of the weights was asked for
 """
 
 import json

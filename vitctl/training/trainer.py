@@ -7,7 +7,10 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.data.loader import TrainingBatch, training_batches
@@ -15,8 +18,11 @@ from vitctl.data.workers import LostWorkerError
 from vitctl.errors import DataError, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
+from vitctl.results.finetune import Score
+from vitctl.training.averaging import AVERAGED, build_average
 from vitctl.training.compiled import compiled_for_training
 from vitctl.training.earlier import command_to_go_on
+from vitctl.training.ends import Patience
 from vitctl.training.job import Job
 from vitctl.training.loop import StepReport, UnreadReports, train_steps
 from vitctl.training.optimizer import build_optimizer, parameter_groups
@@ -57,7 +63,10 @@ def train(
                 _record(unread.add(report), recorder, bar)
                 if run.is_asked_to_stop():  # before validating, which may take minutes
                     raise StopNow
-                if not run.validate_if_due() and recorder.is_due(state.step):
+                if run.validate_if_due():
+                    if run.is_out_of_patience:
+                        break
+                elif recorder.is_due(state.step):
                     _record(unread.rest(), recorder, bar)
                     run.save()
         except StopNow:  # here, out of a wait for images, or out of a validation
@@ -75,6 +84,8 @@ def train(
             raise run.interrupted() from error  # what broke (a compiler) was asked to stop as well
         finally:
             _record(unread.rest(), recorder, bar)  # no step is missing, whatever ended the run
+    if state.patience is not None and state.patience.is_over and state.step < job.batches.num_steps:
+        conversation.line(state.patience.told(state.step))
     # too few validation images to choose by: best/ is what the last step left, and is written once
     if not job.selects_best:
         recorder.save(state, ["best"])
@@ -105,10 +116,15 @@ class _Training:
             StopNow: The user asked to stop while the model was compiled, or in a wait for images.
         """
         job, state = self.job, self.state
+        if self.is_out_of_patience:  # it was stopped between its last validation and its end
+            return
         model = compiled_for_training(job, state, self.stop, self.conversation) if job.is_compiled else job.model
+        wrapped = job.accelerator.prepare(model)
+        if state.average is not None:
+            state.average.start()
         yield from train_steps(
             state,
-            job.accelerator.prepare(model),
+            wrapped,
             self._batches(),
             job.schedule,
             accelerator=job.accelerator,
@@ -154,21 +170,48 @@ class _Training:
         if state.step not in self.pauses or state.last.step == state.step:
             return False
         try:
-            with self.stop.breaking() if self._is_alone else nullcontext():
-                score, logits = validate(job, state.step, self.conversation, is_stopping=lambda: bool(self.stop))
+            score, logits = self._validated()
+            # before anything is saved: last/ and best/ stay those of an earlier validation, which can be used
+            check_finite(job, score)
+            average = self._validated_average()
         except StopNow:
             self.is_asked_to_stop()  # all of several come here, and not all have got the signal
             raise
-        # before saving: last/ and best/ stay those of an earlier validation, which can be used
-        check_finite(job, score)
         state.last = score
-        self.recorder.validation(score)
-        names = ["last"]
+        if state.patience is not None:
+            state.patience.note(score)
+        self.recorder.validation(score, average)
+        names = self._newest()
         if is_best(job, score, state.best):
             state.best = Best(score, logits)
             names += ["best"] * job.selects_best  # after last/: who is killed between them has the newest weights
         self.save(names)
         return True
+
+    def _validated(self, whose: str = "") -> tuple[Score, np.ndarray | None]:
+        with self.stop.breaking() if self._is_alone else nullcontext():
+            stopping = partial(bool, self.stop)
+            return validate(self.job, self.state.step, self.conversation, is_stopping=stopping, whose=whose)
+
+    def _validated_average(self) -> Score | None:
+        """Return how the mean of the weights does, where there is one."""
+        average = self.state.average
+        if average is None:
+            return None
+        average.after_validation(self.state.step)
+        with average.in_use():  # which no signal breaks off half done
+            average.score, _ = self._validated("averaged weights")
+        return average.score
+
+    def _newest(self) -> list[str]:
+        """Return the folders of the newest weights: of a mean of them too, where there is one by now."""
+        average = self.state.average
+        return ["last", *([AVERAGED] if average is not None and average.count else [])]
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the validations so far end the run, the same answer in all processes."""
+        return self.state.patience is not None and self.state.patience.is_over
 
     def save(self, names: Sequence[str] = (), *, is_ending: bool = False) -> None:
         """Save a checkpoint, and weights as the folders ``names``.
@@ -182,7 +225,7 @@ class _Training:
     def save_at_the_end(self) -> None:
         """Save what was trained since the last time, if anything, and wait until it is on disk."""
         if self.state.step > (self.recorder.saved_step or 0):
-            self.save(["last"], is_ending=True)
+            self.save(self._newest(), is_ending=True)
         self.recorder.wait()
 
     def saved(self) -> str:
@@ -209,7 +252,13 @@ def new_state(job: Job) -> TrainingState:
     groups = parameter_groups(job.model, weight_decay=how.weight_decay, layer_decay=how.layer_decay)
     device = job.accelerator.device
     optimizer = build_optimizer(groups, name=how.name, lr=job.lr, betas=how.betas, momentum=how.momentum, device=device)
-    return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
+    return TrainingState(
+        job.model,
+        optimizer,
+        scaler=build_scaler(job.precision, device),
+        average=build_average(job.model, job.recipe.averaging),
+        patience=None if job.patience is None else Patience(job.patience),
+    )
 
 
 def _until_stopped(batches: Iterator[TrainingBatch], stop: StopRequest) -> Iterator[TrainingBatch]:

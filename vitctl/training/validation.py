@@ -29,7 +29,12 @@ def validation_steps(num_steps: int, num_validations: int) -> list[int]:
 
 
 def validate(
-    job: Job, step: int, conversation: Conversation, *, is_stopping: Callable[[], bool] | None = None
+    job: Job,
+    step: int,
+    conversation: Conversation,
+    *,
+    is_stopping: Callable[[], bool] | None = None,
+    whose: str = "",
 ) -> tuple[Score, np.ndarray | None]:
     """Score the model as it is after ``step``, the way ``vitctl evaluate`` would; several processes share it out.
 
@@ -38,6 +43,7 @@ def validate(
         step: For the score.
         conversation: Shows progress.
         is_stopping: Asked before every batch.
+        whose: Whose weights these are, where not the trained ones, for the sentence.
 
     Returns:
         The score, and the logits of the validation images, (N, C) float32, or None where there are none; in every
@@ -67,7 +73,7 @@ def validate(
     counts = job.val.counts()
     always = f"always {job.val.class_names[counts.argmax()]!r}: {counts.max() / len(labels):.1%}"
     conversation.line(
-        f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
+        f"step {step}{whose and f', {whose}'}: validation loss {loss:.4f}, top-1 {top1:.2%} "
         f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images; {always})"
     )
     return Score(step, top1, loss), logits

@@ -18,7 +18,6 @@ from vitctl.models.choices import decide_image_size
 from vitctl.models.prepared import open_model
 from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.decision import Decision
-from vitctl.primitives.files import sha256_of
 from vitctl.primitives.image_sizes import check_divisible
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
@@ -112,8 +111,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                 train(job, state, recorder, stop, out=out, conversation=conversation)
             if state.linear_probe is not None and (advice := doubt(state.linear_probe, state.best.score)):
                 conversation.warn(advice)
-            sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")
-            summary = summarise(prepared, state, weights_sha256=sha256)
+            summary = summarise(prepared, state, folder)
             _write_end(prepared, state.best, summary, folder)
             return summary
 
