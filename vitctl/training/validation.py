@@ -70,12 +70,12 @@ def validate(
     labels = job.val.labels
     top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
     low, high = wilson_interval(round(top1 * len(labels)), len(labels))
+    interval = f"(95 % interval {low:.1%} to {high:.1%}"
     counts = job.val.counts()
     always = f"always {job.val.class_names[counts.argmax()]!r}: {counts.max() / len(labels):.1%}"
-    conversation.line(
-        f"step {step}{whose and f', {whose}'}: validation loss {loss:.4f}, top-1 {top1:.2%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images; {always})"
-    )
+    told = f"validation loss {loss:.4f}, top-1 {top1:.2%} {interval}"
+    # what is said of the images once is enough for all weights that are looked at after a step
+    conversation.line(f"step {step}: {told}, {len(labels)} images; {always})" if not whose else f"  {whose}: {told})")
     return Score(step, top1, loss), logits
 
 
