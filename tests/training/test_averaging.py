@@ -21,10 +21,11 @@ from vitctl.conversation import Conversation
 from vitctl.errors import InterruptedRun
 from vitctl.recipes.sections import Averaging
 from vitctl.results.finetune import FinetuneResult
+from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training import trainer
 from vitctl.training.averaging import Average, averaging_told, build_average
-from vitctl.workflows import finetune
+from vitctl.workflows import evaluate, finetune
 
 
 def new_model() -> nn.Module:
@@ -221,6 +222,8 @@ def test_run__its_average_is_validated_saved_and_changes_nothing_else(config: Ca
     mean, last = (load_file(f"averaged/{name}/model.safetensors") for name in ("average", "last"))
     assert mean.keys() == last.keys()
     assert any(not torch.equal(mean[name], last[name]) for name in mean)
+    evaluated = evaluate.run(EvaluateConfig(run="averaged/average", num_workers=0), Conversation())
+    assert (evaluated.top1, evaluated.nll) == (averaged.average.top1, pytest.approx(averaged.average.loss, abs=1e-6))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
+SETS = ("evaluation.validations=3", "evaluation.select_best_from=1")
 KilledAt = Callable[[Callable[[], object], int], bool]
 
 
@@ -35,7 +36,7 @@ def config(image_folder: Path, tiny_model_folder: Path) -> FinetuneConfig:
     """Six steps, three validations, of which the best is chosen; a checkpoint at every step."""
     return FinetuneConfig(
         data=str(image_folder), model=str(tiny_model_folder), batch_size=8, num_workers=0, val_fraction=0.2,
-        steps=6, save_every="1", recipe="demo", set=("evaluation.validations=3", "evaluation.select_best_from=1", "averaging.method=ema"),
+        steps=6, save_every="1", recipe="demo", set=(*SETS, "averaging.method=ema"),
         out="out",
     )  # fmt: skip
 
