@@ -180,8 +180,8 @@ def _averaging(job: Job) -> list[Setting]:
 def _patience(job: Job) -> list[Setting]:
     if job.patience is None:
         return []
-    count = "1 validation" if job.patience == 1 else f"{job.patience} validations"
-    why = "without a lower loss end the run, and cut its schedule short"
+    count, ends = ("1 validation", "ends") if job.patience == 1 else (f"{job.patience} validations", "end")
+    why = f"without a lower loss {ends} the run, and the schedule with it"
     kept = "" if job.selects_best else "; best/ will be the last step all the same"
     return [Setting("patience", count, why + kept)]
 
