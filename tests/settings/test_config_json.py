@@ -33,6 +33,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "recipe": "demo",
             "set": ("optimizer.weight_decay=0.25",),
             "steps": 3,
+            "patience": 2,
             "batch_size": 5,
             "micro_batch": 3,
             "checkpointing": True,
@@ -79,11 +80,15 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "freeze": ("pos_embed",),
             "patience": 3,
         },
+        {"data": str(folder), "model": str(model), "batch_size": 4, "num_workers": 0, "time_limit": "20s"},
     ]
 
 
 @pytest.fixture
-def several(image_folder: Path, tiny_model_folder: Path, tmp_path: Path) -> list[dict[str, Any]]:
+def several(
+    image_folder: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
+    monkeypatch.setattr("vitctl.training.time_limit._MOST_S", 0.01)  # of steps that are measured
     rows = ["path,colour,batch"]
     rows += [
         f"{path.relative_to(image_folder)},{path.parent.name},{path.stem}"

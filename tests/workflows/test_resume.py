@@ -27,6 +27,7 @@ from vitctl.workflows import finetune
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
+SETS = ("evaluation.validations=3", "evaluation.select_best_from=1")
 KilledAt = Callable[[Callable[[], object], int], bool]
 
 
@@ -35,7 +36,7 @@ def config(image_folder: Path, tiny_model_folder: Path) -> FinetuneConfig:
     """Six steps, three validations, of which the best is chosen; a checkpoint at every step."""
     return FinetuneConfig(
         data=str(image_folder), model=str(tiny_model_folder), batch_size=8, num_workers=0, val_fraction=0.2,
-        steps=6, save_every="1", recipe="demo", set=("evaluation.validations=3", "evaluation.select_best_from=1"),
+        steps=6, save_every="1", recipe="demo", set=(*SETS, "averaging.method=ema"),
         out="out",
     )  # fmt: skip
 
@@ -48,7 +49,7 @@ def run(config: FinetuneConfig) -> FinetuneResult:
 
 def bytes_of(folder: str) -> dict[str, bytes]:
     """Return what repeats of a run."""
-    names = ("config.json", "validation.json", "metrics.jsonl", "last", "best")
+    names = ("config.json", "validation.json", "metrics.jsonl", "last", "average", "best")
     paths = [path for name in names for path in (Path(folder) / name, *(Path(folder) / name).rglob("*"))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
@@ -176,7 +177,7 @@ def test_other_threads__says_that_bytes_may_differ(config: FinetuneConfig, monke
 def test_other_settings_are_refused_by_name(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped_after(2, config, monkeypatch)
     before = bytes_of("out")
-    other = replace(config, steps=7, seed=1, set=("evaluation.validations=2", "evaluation.select_best_from=1"))
+    other = replace(config, steps=7, seed=1, set=("evaluation.validations=2", *(config.set or ())[1:]))
     with pytest.raises(SettingError) as caught:
         run(other)
     assert caught.value.exit_code == 2

@@ -73,6 +73,7 @@ def test_finetune__that_diverges_is_told_once(training: list[str]) -> None:
         ["--head", "ridge"],
         ["--class-weights", "balanced"],
         ["--tune", "head", "--no-flip", "--set", "images.crop=none", "--micro-batch", "2"],
+        ["--set", "averaging.method=ema", "--patience", "9"],
         ["--sampler", "balanced", "--cache", "resized", "--num-workers", "1"],
     ],
     ids=" ".join,
@@ -87,6 +88,8 @@ def test_finetune__losses_of_one(training: list[str], image_folder: Path, more: 
         ["logs", *(path.name for path in Path("one").iterdir())]
     )
     assert Path("two/logs/rank-1.txt").read_text() == ""
+    if "--patience" in more:
+        assert losses("two", "average_val_loss") == pytest.approx(losses("one", "average_val_loss"), abs=1e-4)
     if "ridge" in more:  # of the head alone: no step has been taken
         assert losses("two", "val_loss")[0] == losses("one", "val_loss")[0]
         assert json.loads(one.stdout)["linear_probe"] == json.loads(two.stdout)["linear_probe"]

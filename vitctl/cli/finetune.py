@@ -101,7 +101,14 @@ def _skipped(summary: FinetuneResult) -> list[tuple[str, str]]:
     if not summary.num_skipped_steps:
         return []
     why = f"their gradients were too large for {summary.precision}; a few at the start are usual"
-    return [("skipped", f"{summary.num_skipped_steps} of {summary.steps} steps: {why}")]
+    return [("skipped", f"{summary.num_skipped_steps} of {summary.last.step} steps: {why}")]
+
+
+def _ended_early(summary: FinetuneResult) -> list[tuple[str, str]]:
+    """Return the row of a run that ran out of patience."""
+    if summary.last.step == summary.steps:
+        return []
+    return [("stopped early", f"after step {summary.last.step} of {summary.steps}: no lower validation loss")]
 
 
 def _print_summary(summary: FinetuneResult) -> None:
@@ -120,6 +127,8 @@ def _print_summary(summary: FinetuneResult) -> None:
             *_baseline(summary),
             *_unvalidated(summary),
             ("last", told(summary.last)),
+            *([("average", told(summary.average))] if summary.average is not None else []),
+            *_ended_early(summary),
             (
                 "speed",
                 f"{summary.images_per_s:.1f} images/s, {wait:.0%} of it data wait, {summary.wall_s:.0f} s in all",

@@ -11,6 +11,7 @@ from vitctl.data.run_lists import TRAINING, trained_on
 from vitctl.data.run_places import beside_as_before
 from vitctl.data.scan import Scan
 from vitctl.primitives.documents import peek_document
+from vitctl.settings.words import WHICH
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def runs_before(run: Path) -> list[Path]:
     found: list[Path] = []
     while isinstance(model := peek_document(run / "config.json").get("model"), str):
         place, name = os.path.split(model)
-        if name not in ("best", "last"):
+        if name not in WHICH:
             break
         run = Path(beside_as_before(place, run) or place)
         if run in found or (run.exists() and "vitctl" not in peek_document(run / "config.json")):

@@ -44,11 +44,11 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
         run: A run folder, its ``best/`` or ``last/``, or a timm folder; None where there is a ``model``. The name of a
             model stands there too, as it does for ``evaluate`` and ``predict``.
         model: Its name.
-        which: The weights of a run: ``best`` or ``last``.
+        which: The weights of a run: ``best``, ``last`` or ``average``.
         conversation: Hears of a run that was stopped.
 
     Raises:
-        SettingError: ``--which last`` beside a folder that is no run.
+        SettingError: ``--which`` beside a folder that is no run.
         ModelError: The run has no weights.
     """
     if run is None or (run == DEMO and which == "best"):
@@ -73,10 +73,10 @@ def find_place(run: str | None, model: str | None, which: str, conversation: Con
     if not any((folder / name).is_dir() for name in ("best", "last")):
         raise ModelError(stopped_too_early(run))
     if not (chosen / "model.safetensors").is_file():
-        raise ModelError(
-            f"The run {run} has no weights in {which}/; expected {which}/model.safetensors. Finish the run with "
-            "vitctl finetune, or name another folder."
-        )
+        advice = "Finish the run with vitctl finetune, or name another folder."
+        if which == "average":
+            advice = "A run has them where its recipe says averaging.method; --which last has those it ended with."
+        raise ModelError(f"The run {run} has no weights in {which}/; expected {which}/model.safetensors. {advice}")
     return Place(str(chosen), folder, folder.name if which == "best" else f"{folder.name}-{which}", chosen)
 
 

@@ -6,6 +6,7 @@ from vitctl.models.named import model_folder
 from vitctl.primitives.atomic import recover
 from vitctl.primitives.documents import peek_document
 from vitctl.primitives.files import user_path
+from vitctl.settings.words import WHICH
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -15,13 +16,13 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def run_of(spec: str | None) -> Path | None:
-    """Return the run folder that ``spec`` names, itself or by its best/ or last/; None where it names none."""
+    """Return the run folder that ``spec`` names, itself or by a folder of weights in it; None where it names none."""
     if spec is None:
         return None
     folder = user_path(spec).absolute()
     if is_run_folder(folder):
         return folder
-    return folder.parent if folder.name in ("best", "last") and is_run_folder(folder.parent) else None
+    return folder.parent if folder.name in WHICH and is_run_folder(folder.parent) else None
 
 
 def stopped_note(spec: str) -> str | None:

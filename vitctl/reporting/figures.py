@@ -21,7 +21,7 @@ from vitctl.shown import shown
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX<>*"
-BLUE, ORANGE, GREY = *PALETTE[:2], "#777777"
+BLUE, ORANGE, GREEN, GREY = *PALETTE[:3], "#777777"
 MAX_LABELLED_CLASSES = 40  # more names than this cannot be read on the axes
 MAX_CELL_NUMBERS = 20  # more classes than this leave no room for numbers in the cells
 MAX_LABEL_LENGTH = 18
@@ -56,6 +56,12 @@ def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None
         if baseline_top1 is not None:
             label = f"always the largest class: {baseline_top1:.1%}"
             accuracy_axes.axhline(100 * baseline_top1, color=GREY, linestyle="--", linewidth=1, label=label)
+        averages = [record for record in validations if record.get("average_val_loss") is not None]
+        if averages:
+            at, how = [r["step"] for r in averages], {"color": GREEN, "ms": 4, "label": "averaged weights"}
+            loss_axes.plot(at, [r["average_val_loss"] for r in averages], "s--", **how)
+            accuracy_axes.plot(at, [100 * r["average_val_top1"] for r in averages], "s--", **how)
+        if averages or baseline_top1 is not None:
             accuracy_axes.legend(frameon=False)
         final = validations[-1]
         accuracy_axes.annotate(

@@ -57,7 +57,7 @@ class FinetuneResult(Result):
     classes_without_validation: tuple[str, ...]
     """Classes of which none of them is, in the order of the outputs."""
     steps: int
-    """Optimiser steps planned."""
+    """Optimiser steps planned; a run that ``patience`` ended has taken ``last.step``."""
     micro_batch: int
     """Images that a process computed with at a time, in the end: fewer than at first where the memory was full."""
     num_processes: int
@@ -90,6 +90,10 @@ class FinetuneResult(Result):
     """Seconds from start to end, loading and validation included."""
     num_trained_parameters: int = 0
     """Numbers that were trained; 0 in the summary of a run of an earlier version."""
+    average: Score | None = None
+    """Of the weights in average/; None where no mean of the weights was asked for."""
+    average_weights_sha256: str | None = None
+    """SHA-256 of average/model.safetensors; None without, and in a process that writes nothing."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""
 

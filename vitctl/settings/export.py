@@ -32,7 +32,7 @@ class _Export(Settings):
         ),
     ] = ("onnx",)
     out: Annotated[str | None, Opt("Gets one folder per format (default: RUN/exports, or exports/NAME).", "DIR")] = None
-    which: Annotated[str, Opt("Weights of a run: best or last.", "WHICH", choices=words.WHICH)] = "best"
+    which: Annotated[str, Opt("Weights of a run: best, last or average.", "WHICH", choices=words.WHICH)] = "best"
     image_size: Annotated[
         tuple[int, int] | None,
         Opt("Pixels, height first; else the model's own.", "N|HxW", parse=pixels, spell=format_size),

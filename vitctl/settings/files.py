@@ -9,7 +9,7 @@ from typing import Any
 from vitctl.errors import SettingError
 from vitctl.primitives.documents import read_document
 from vitctl.recipes import check_given_once, options_behind
-from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.finetune import FinetuneConfig, check_one_length
 from vitctl.settings.option import described, settings_of
 from vitctl.settings.reading import mistakes
 
@@ -49,6 +49,7 @@ def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     """
     known = described(FinetuneConfig)
     check_given_once(given.get("set"), [name for name, value in given.items() if value is not None])
+    check_one_length(given)
     outdated = {
         other
         for name, value in given.items()

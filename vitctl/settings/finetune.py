@@ -288,11 +288,8 @@ class FinetuneConfig(
         super().check_together()
         if self.steps is not None and self.epochs is not None:
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
-        if self.time_limit is not None and (self.steps is not None or self.epochs is not None) and not self.resume:
-            other = "--steps" if self.steps is not None else "--epochs"
-            raise SettingError(
-                f"--time-limit and {other} are both given; either says how long. Keep one.", field="steps"
-            )
+        if self.recipe_settings is None:  # a run's config.json has the steps that it had time for beside the time
+            check_one_length(vars(self))
         if self.val is not None and self.val_fraction is not None:
             raise SettingError(
                 "--val and --val-fraction are both given; expected one source of validation images.", field="val"
@@ -306,6 +303,19 @@ class FinetuneConfig(
                 "equally. Keep one.",
                 field="sampler",
             )
+
+
+def check_one_length(given: Mapping[str, Any]) -> None:
+    """Refuse a time beside a number of steps or epochs, of what was ``given`` by name.
+
+    Raises:
+        SettingError: Both say how long to train.
+    """
+    others = [name for name in ("steps", "epochs") if given.get(name) is not None]
+    if given.get("time_limit") is not None and others:
+        raise SettingError(
+            f"--time-limit and --{others[0]} are both given; either says how long. Keep one.", field=others[0]
+        )
 
 
 NOT_OF_A_RUN = ("out", "overwrite", "dry_run", "resume", "num_processes")

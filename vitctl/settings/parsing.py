@@ -131,6 +131,7 @@ class Interval(NamedTuple):
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _INTERVAL = re.compile(rf"(\d{{1,9}})({'|'.join(_SECONDS)})?")
+_FRACTION = re.compile(r"\d{1,9}\.\d{1,20}s")
 
 
 def interval(given: Any, option: str) -> Interval:
@@ -164,7 +165,10 @@ def seconds(given: Any, option: str) -> float:
     """
     if isinstance(given, float) and 0 < given < math.inf:
         return given
-    found = _INTERVAL.fullmatch(str(given).strip())
+    text = str(given).strip()
+    if _FRACTION.fullmatch(text) and float(text[:-1]):
+        return float(text[:-1])
+    found = _INTERVAL.fullmatch(text)
     if found is None or not int(found[1]) or not found[2]:
         raise SettingError(f"{option} is {str(given)!r}; expected a time: 90s, 15min, 2h.")
     return float(int(found[1]) * _SECONDS[found[2]])
@@ -172,7 +176,7 @@ def seconds(given: Any, option: str) -> float:
 
 def seconds_text(value: float) -> str:
     """Return the text that ``seconds`` reads: in the largest unit that divides it."""
-    return interval_text(Interval(None, value))
+    return interval_text(Interval(None, value)) if value == int(value) else f"{value!r}s"
 
 
 def process_count(given: Any, option: str) -> int | str:

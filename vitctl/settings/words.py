@@ -60,7 +60,8 @@ EMBED, FINAL = "embed", "final"
 # --- export
 EXPORT_FORMATS = ("onnx", "timm", "hf", "npz", "pt2")
 GRAPH_FORMATS = ("onnx", "pt2")
-WHICH = ("best", "last")
+WHICH = ("best", "last", "average")
+"""Folders of weights in a run; the third where a mean of them was asked for."""
 PRECISIONS = ("fp32", "fp16", "int8-dynamic")
 OUTPUTS = ("logits", "probabilities", "embedding", "tokens")
 NPZ_LAYOUTS = ("vit_jax", "big_vision", "big_vision_scan")

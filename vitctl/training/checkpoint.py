@@ -5,7 +5,8 @@
     weights.safetensors     the model, all of its state_dict
     optimizer.safetensors   what the optimiser remembers, ``PARAMETER|NAME``
     best.safetensors        what the chosen weights say of the validation images, where they were looked at
-    last/ best/             the run's as they were then (hard links)
+    average.safetensors     what a mean of the weights goes on from, where there is one
+    last/ average/ best/    the run's as they were then (hard links)
     state.json              the rest, with length and checksum of each file above: written last
 
 A folder is renamed to its name when all of it is on disk, so one that is there is complete. There is no state of random
@@ -30,16 +31,22 @@ from vitctl.primitives.cache import file_checksum
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import linked_copy, whole_folder, write_json
 from vitctl.primitives.schemas import NotNegative, Schema
-from vitctl.training.state import BEST, MODEL, OPTIMIZER, TrainingState
+from vitctl.training.averaging import AVERAGED
+from vitctl.training.state import AVERAGE, BEST, MODEL, OPTIMIZER, TrainingState
 
 FOLDER, STATE = "checkpoints", "state.json"
 KEPT = 2  # one more than is needed, should the disk have spoilt the newest
-WEIGHTS = ("last", "best")
+WEIGHTS = ("last", AVERAGED, "best")
 """Folders of weights of a run, which a checkpoint keeps as they were."""
 LOGS = ("metrics.jsonl", "speed.jsonl")
 """Files of a run that only grow; a checkpoint knows how long they were."""
 _FORMAT = 1
-_FILES = {MODEL: "weights.safetensors", OPTIMIZER: "optimizer.safetensors", BEST: "best.safetensors"}
+_FILES = {
+    MODEL: "weights.safetensors",
+    OPTIMIZER: "optimizer.safetensors",
+    BEST: "best.safetensors",
+    AVERAGE: "average.safetensors",
+}
 _NAME = re.compile(r"step-(\d{1,18})")
 
 

@@ -15,6 +15,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import published_results, told_together
+from vitctl.training.averaging import averaging_told
 from vitctl.training.header_augmentation import augmentation_setting
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
@@ -67,6 +68,8 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *_features(job),
         Setting("evaluation crop", f"{job.preprocessing.crop_mode}, {job.preprocessing.crop_pct:g}", _crop(job)),
         Setting("best weights", *selection),
+        *_averaging(job),
+        *_patience(job),
         Setting("device", job.processes.place, plan.device.reason),
         *_speed(run),
         Setting("threads, workers", *threads),
@@ -208,6 +211,20 @@ def _noise(job: Job) -> list[Setting]:
 def _tried(job: Job) -> str:
     rates = job.recipe.rate.grid
     return f"; its source tried {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
+
+
+def _averaging(job: Job) -> list[Setting]:
+    how = job.recipe.averaging
+    return [Setting("averaging", *averaging_told(how, job.batches.num_steps))] if how.method != "none" else []
+
+
+def _patience(job: Job) -> list[Setting]:
+    if job.patience is None:
+        return []
+    count, ends = ("1 validation", "ends") if job.patience == 1 else (f"{job.patience} validations", "end")
+    why = f"without a lower loss {ends} the run, and the schedule with it"
+    kept = "" if job.selects_best else "; best/ will be the last step all the same"
+    return [Setting("patience", count, why + kept)]
 
 
 def _length(job: Job) -> str:

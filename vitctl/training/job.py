@@ -20,6 +20,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import ALONE, Processes
 from vitctl.recipes import Recipe
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.training.ends import check_patience
 from vitctl.training.kept_features import Keeping, KeptFeatures, decide_keeping
 from vitctl.training.loop import RateSchedule
 from vitctl.training.micro_batches import has_batch_norm
@@ -54,6 +55,7 @@ class Job:
         class_weights: (C,) float64 weights of the classes in the loss; None is 1 each.
         noise: What the model leaves out at random; it is in the model already.
         keeping: Whether the features that the head sees are computed once.
+        patience: After how many validations without a lower loss training ends; None goes on.
     """
 
     model: nn.Module
@@ -77,6 +79,8 @@ class Job:
     def kept(self) -> KeptFeatures | None:
         """The features that the head sees, where they are computed once."""
         return self.keeping.kept
+
+    patience: int | None = None
 
     @property
     def selects_best(self) -> bool:
@@ -131,7 +135,12 @@ class Job:
 def build_job(
     config: FinetuneConfig, plan: Plan, data: TrainingData, prepared: PreparedModel, processes: Processes = ALONE
 ) -> Job:
-    """Return the job that ``plan`` says, of a model that has its size and head already."""
+    """Return the job that ``plan`` says, of a model that has its size and head already.
+
+    Raises:
+        SettingError: ``--patience`` without validation images.
+    """
+    check_patience(config.patience, data.val)
     train, device, num_classes = data.train, plan.device.value, len(data.train.class_names)
     balanced = BalancedOrder(train.labels, config.seed) if config.sampler == "balanced" else None
     weights = balanced_class_weights(train.labels, num_classes) if config.class_weights == "balanced" else None
@@ -180,4 +189,5 @@ def build_job(
         class_weights=weights,
         noise=noise,
         keeping=keeping,
+        patience=config.patience,
     )

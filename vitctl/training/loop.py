@@ -195,6 +195,8 @@ def train_steps(
         mean, norm = take_step(state, model, batch, clip_norm=clip_norm, **how)
         state.step += 1
         grad_norm = LateNumber(norm)
+        if state.average is not None:
+            state.average.after_step()
         loss = StepLoss(LateNumber(mean), state.step, schedule.peak)
         # first the older one, so that a run that diverged says at which step
         if before is not None:

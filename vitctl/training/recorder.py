@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitctl.conversation import Conversation
 from vitctl.data.order import BatchPlan
@@ -25,6 +25,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
 from vitctl.settings.parsing import Interval
+from vitctl.training.averaging import AVERAGED
 from vitctl.training.checkpoint import LOGS, Snapshot, newest_step, write_checkpoint
 from vitctl.training.earlier import command_to_go_on
 from vitctl.training.loop import StepReport
@@ -135,10 +136,14 @@ class Recorder:
         }
         self._folder.append("speed.jsonl", speed)
 
-    def validation(self, score: Score) -> None:
-        """Add a validation to ``metrics.jsonl``, if there were images to validate on."""
-        if self._folder is not None and score.loss is not None:
-            self._folder.append("metrics.jsonl", {"step": score.step, "val_loss": score.loss, "val_top1": score.top1})
+    def validation(self, score: Score, average: Score | None = None) -> None:
+        """Add a validation to ``metrics.jsonl``, if there were images to validate on: of a mean of the weights too."""
+        if self._folder is None or score.loss is None:
+            return
+        line = {"step": score.step, "val_loss": score.loss, "val_top1": score.top1}
+        if average is not None:
+            line |= {"average_val_loss": average.loss, "average_val_top1": average.top1}
+        self._folder.append("metrics.jsonl", line)
 
     def place(self, name: str) -> Path | None:
         """Return where in the run folder a file of that name is; None where nothing is written."""
@@ -178,11 +183,11 @@ class Recorder:
 
     @compiler_later()  # torch's optimisers ask for it when they say what they remember
     def save(self, state: TrainingState, names: Sequence[str] = (), *, is_ending: bool = False) -> None:
-        """Copy ``state`` and begin to write it: as the timm folders ``names`` (last, best), then as a checkpoint.
+        """Copy ``state`` and begin to write it: as the timm folders ``names``, then as a checkpoint.
 
         Args:
             state: Metrics of all its steps are written.
-            names: Folders to replace.
+            names: Folders to replace: last and best with the weights, average with their mean.
             is_ending: The run is stopped: its checkpoint comes first, with the folders as they were, so that who goes
                 on from it finds them so.
 
@@ -196,7 +201,8 @@ class Recorder:
         run, snapshot = self._folder.path, Snapshot.of(state)
         logs = (run / name for name in LOGS)
         lengths = {log.name: log.stat().st_size for log in logs if log.is_file()}
-        parts = [partial(self._write, state.model, snapshot, run / name) for name in names]
+        weights = {name: _weights(state, snapshot, name) for name in names}
+        parts = [partial(self._write, state.model, one, run / name) for name, one in weights.items()]
         save = partial(write_checkpoint, run, snapshot, made_with=self._made_with, lengths=lengths)
         parts.insert(0 if is_ending else len(parts), save)
 
@@ -216,8 +222,7 @@ class Recorder:
         if saving is not None:
             saving.result()
 
-    def _write(self, model: nn.Module, snapshot: Snapshot, folder: Path) -> None:
-        weights = snapshot.weights()
+    def _write(self, model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
         save_timm_folder(
             model,
             folder,
@@ -228,6 +233,13 @@ class Recorder:
             weights=merged(weights, model),
             add=partial(write_adapter, weights=weights, model=model),
         )
+
+
+def _weights(state: TrainingState, snapshot: Snapshot, name: str) -> dict[str, Tensor]:
+    """Return what the folder ``name`` is to hold, by the model's names, each of its own shape, e.g. (C, D); copies."""
+    if name != AVERAGED or state.average is None:
+        return snapshot.weights()
+    return {key: tensor.to("cpu", copy=True) for key, tensor in state.average.weights().items()}
 
 
 @contextmanager

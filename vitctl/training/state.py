@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from vitctl.errors import ModelError
 from vitctl.results.finetune import LinearProbe, Score
+from vitctl.training.averaging import Average
+from vitctl.training.ends import Patience
 from vitctl.training.optimizer_state import optimizer_state, restore_optimizer
 
 BEFORE = Score(0, None, None)  # of weights that nobody has looked at yet
-MODEL, OPTIMIZER, BEST = "model.", "optimizer.", "best."
-"""What the names of the state's tensors begin with: three parts, each a file of a checkpoint."""
+MODEL, OPTIMIZER, BEST, AVERAGE = "model.", "optimizer.", "best.", "average."
+"""What the names of the state's tensors begin with: four parts, each a file of a checkpoint."""
 _LOGITS = "logits"
 
 
@@ -89,6 +91,8 @@ class TrainingState:
         scaler: Keeps the gradients of fp16 in its range; None in other precisions.
         micro_batch: Images that a process computes with at a time: what was asked for, or fewer since the memory was
             full; 0 before the first step.
+        average: A mean of the weights along the way; None where none was asked for.
+        patience: Validations without progress; None where they are without effect.
     """
 
     model: nn.Module
@@ -100,6 +104,8 @@ class TrainingState:
     linear_probe: LinearProbe | None = None
     scaler: torch.amp.GradScaler | None = None
     micro_batch: int = 0
+    average: Average | None = None
+    patience: Patience | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the state by name, each of its own shape, e.g. (C, D); not copies.
@@ -110,6 +116,8 @@ class TrainingState:
         found |= {f"{OPTIMIZER}{key}": tensor for key, tensor in optimizer_state(self.model, self.optimizer)[0].items()}
         if self.best.logits is not None:
             found[f"{BEST}{_LOGITS}"] = torch.from_numpy(self.best.logits)
+        if self.average is not None:
+            found |= {f"{AVERAGE}{name}": tensor for name, tensor in self.average.tensors().items()}
         return found
 
     def facts(self) -> dict[str, Any]:
@@ -123,6 +131,8 @@ class TrainingState:
             "optimizer": optimizer_state(self.model, self.optimizer)[1],
             "micro_batch": self.micro_batch,
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.facts(),
+            "patience": None if self.patience is None else self.patience.facts(),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -149,6 +159,10 @@ class TrainingState:
         self.micro_batch = facts["micro_batch"]
         if self.scaler is not None:
             self.scaler.load_state_dict(facts["scaler"])
+        if self.average is not None:
+            self.average.restore(_part(tensors, AVERAGE), facts["average"])
+        if self.patience is not None:
+            self.patience.restore(facts["patience"])
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

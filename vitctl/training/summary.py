@@ -6,12 +6,15 @@ from vitctl import __version__
 from vitctl.evaluation.baseline import Baseline, majority_baseline
 from vitctl.models.describe import num_parameters
 from vitctl.models.geometry import geometry_of
+from vitctl.primitives.files import sha256_of
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
+from vitctl.training.averaging import AVERAGED
 from vitctl.training.optimizer import implementation_of
 from vitctl.training.precision import num_skipped
 from vitctl.training.prepared_run import PreparedRun
+from vitctl.training.run_folder import RunFolder
 from vitctl.training.state import TrainingState
 from vitctl.training.trial import Cost
 
@@ -39,13 +42,13 @@ def doubt(probe: LinearProbe, best: Score) -> str | None:
     )
 
 
-def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | None) -> FinetuneResult:
+def summarise(run: PreparedRun, state: TrainingState, folder: RunFolder | None) -> FinetuneResult:
     """Return the summary of a finished run.
 
     Args:
         run: What it was to be.
         state: What it has come to.
-        weights_sha256: Of ``last/model.safetensors``; None in a process that writes nothing.
+        folder: The run's, complete but for what this returns; None in a process that writes nothing.
     """
     data, after, clock = run.data, geometry_of(run.loaded.model), state.clock
     baseline = _baseline(run, state)
@@ -68,7 +71,9 @@ def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | N
         baseline_class=baseline["baseline_class"] if baseline else None,
         baseline_p=baseline["baseline_p"] if baseline else None,
         linear_probe=state.linear_probe,
-        weights_sha256=weights_sha256,
+        weights_sha256=_sha256(folder, "last"),
+        average=None if state.average is None else state.average.score,
+        average_weights_sha256=_sha256(folder, AVERAGED),
         precision=run.job.precision,
         optimizer_implementation=implementation_of(state.optimizer),
         num_skipped_steps=num_skipped(state.scaler),
@@ -78,6 +83,11 @@ def summarise(run: PreparedRun, state: TrainingState, *, weights_sha256: str | N
         num_trained_parameters=num_parameters(run.job.model),
         left_out=data.left_out,
     )
+
+
+def _sha256(folder: RunFolder | None, name: str) -> str | None:
+    path = None if folder is None else folder.path / name / "model.safetensors"
+    return sha256_of(path) if path is not None and path.is_file() else None
 
 
 def _baseline(run: PreparedRun, state: TrainingState) -> Baseline | None:

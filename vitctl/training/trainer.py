@@ -8,27 +8,32 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from vitctl.conversation import Conversation, Progress
-from vitctl.data.loader import TrainingBatch, training_batches
+from vitctl.data.loader import TrainingBatch
 from vitctl.data.workers import LostWorkerError
 from vitctl.errors import DataError, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
+from vitctl.results.finetune import Score
+from vitctl.training.averaging import AVERAGED, build_average
 from vitctl.training.compiled import compiled_for_training
 from vitctl.training.divergence import LossWatch
 from vitctl.training.divergence_told import divergence_is_told
 from vitctl.training.earlier import command_to_go_on
+from vitctl.training.ends import Patience
 from vitctl.training.first_batches import FIRST_BATCHES, Draw, FirstBatches
 from vitctl.training.head_alone import head_batches, training_features
 from vitctl.training.job import Job
+from vitctl.training.job_steps import image_batches, steps_of
 from vitctl.training.kept_features import KeptFeatures
-from vitctl.training.loop import StepReport, UnreadReports, train_steps
+from vitctl.training.loop import StepReport, UnreadReports
 from vitctl.training.optimizer import build_optimizer
 from vitctl.training.optimizer_choice import optimizer_settings
 from vitctl.training.precision import build_scaler
@@ -84,7 +89,10 @@ def _train(run: "_Training") -> None:
                 run.pictures.draw_when_complete()
                 if run.is_asked_to_stop():  # before validating, which may take minutes
                     raise StopNow
-                if not run.validate_if_due() and recorder.is_due(state.step):
+                if run.validate_if_due():
+                    if run.is_out_of_patience:
+                        break
+                elif recorder.is_due(state.step):
                     _record(unread.rest(), run, bar)
                     run.save()
         except StopNow:  # here, out of a wait for images, or out of a validation
@@ -102,6 +110,8 @@ def _train(run: "_Training") -> None:
             raise run.interrupted() from error  # what broke (a compiler) was asked to stop as well
         finally:
             _record(unread.rest(), run, bar)  # no step is missing, whatever ended the run
+    if state.patience is not None and state.patience.is_over and state.step < job.batches.num_steps:
+        conversation.line(state.patience.told(state.step))
     # too few validation images to choose by: best/ is what the last step left, and is written once
     if not job.selects_best:
         recorder.save(state, ["best"])
@@ -138,54 +148,31 @@ class _Training:
             StopNow: The user asked to stop while the model was compiled, or in a wait for images.
         """
         job, state = self.job, self.state
+        if self.is_out_of_patience:  # it was stopped between its last validation and its end
+            return
         model: nn.Module = job.model
         if job.is_compiled:
             model = compiled_for_training(job, state, self.stop, self.conversation)
         elif job.kept is not None:
             model = job.kept.head
-        yield from train_steps(
-            state,
-            job.accelerator.prepare(model),
+        batches = (
             self.pictures.watched(self._batches())
             if job.kept is None
-            else head_batches(job, self._features(job.kept), first_step=state.step),
-            job.schedule,
-            accelerator=job.accelerator,
-            clip_norm=job.recipe.optimizer.clip_norm,
-            precision=job.precision,
-            is_filled=job.is_filled,
-            label_smoothing=job.recipe.loss.label_smoothing,
-            largest=job.preprocessing.image_size if job.batches.sizes else None,
-            pauses=self.pauses,
-            conversation=self.conversation,
+            else head_batches(job, self._features(job.kept), first_step=state.step)
         )
+        yield from steps_of(job, state, model, batches, conversation=self.conversation, pauses=self.pauses)
 
     def _batches(self) -> Iterator[TrainingBatch]:
         """Yield this process's batches; of one process alone, a wait for one is broken off by ``stop``."""
-        batches = self._batches_from(self.state.step, num_workers=self.job.num_workers)
+        batches = image_batches(self.job, self.state.step)
         # of several processes none may leave a step that the others wait for
         return _until_stopped(batches, self.stop) if self._is_alone else batches
-
-    def _batches_from(self, step: int, *, num_workers: int) -> Iterator[TrainingBatch]:
-        job = self.job
-        return training_batches(
-            job.train,
-            job.training_transform(),
-            job.batches,
-            num_workers=num_workers,
-            class_weights=job.class_weights,
-            smaller=[job.training_transform(size) for size in job.batches.sizes[:-1]],
-            first_step=step,
-            process_index=job.processes.index,
-            num_processes=job.processes.count,
-            device=job.accelerator.device,
-        )
 
     def show_earlier_batches(self) -> None:
         """Draw the first batches where no step shows them: the run was stopped too early, or features are kept."""
         is_past = self.state.step > 0 or self.job.kept is not None
         if is_past and self.pictures.num_missing:
-            batches = self.pictures.watched(self._batches_from(0, num_workers=0))
+            batches = self.pictures.watched(image_batches(self.job, num_workers=0))
             deque(islice(batches, self.pictures.num_missing), maxlen=0)
             self.pictures.draw_when_complete()
 
@@ -212,21 +199,48 @@ class _Training:
         if state.step not in self.pauses or state.last.step == state.step:
             return False
         try:
-            with self.stop.breaking() if self._is_alone else nullcontext():
-                score, logits = validate(job, state.step, self.conversation, is_stopping=lambda: bool(self.stop))
+            score, logits = self._validated()
+            # before anything is saved: last/ and best/ stay those of an earlier validation, which can be used
+            check_finite(job, score)
+            average = self._validated_average()
         except StopNow:
             self.is_asked_to_stop()  # all of several come here, and not all have got the signal
             raise
-        # before saving: last/ and best/ stay those of an earlier validation, which can be used
-        check_finite(job, score)
         state.last = score
-        self.recorder.validation(score)
-        names = ["last"]
+        if state.patience is not None:
+            state.patience.note(score)
+        self.recorder.validation(score, average)
+        names = self._newest()
         if is_best(job, score, state.best):
             state.best = Best(score, logits)
             names += ["best"] * job.selects_best  # after last/: who is killed between them has the newest weights
         self.save(names)
         return True
+
+    def _validated(self, whose: str = "") -> tuple[Score, np.ndarray | None]:
+        with self.stop.breaking() if self._is_alone else nullcontext():
+            stopping = partial(bool, self.stop)
+            return validate(self.job, self.state.step, self.conversation, is_stopping=stopping, whose=whose)
+
+    def _validated_average(self) -> Score | None:
+        """Return how the mean of the weights does, where there is one."""
+        average = self.state.average
+        if average is None:
+            return None
+        average.after_validation(self.state.step)
+        with average.in_use():  # which no signal breaks off half done
+            average.score, _ = self._validated("averaged weights")
+        return average.score
+
+    def _newest(self) -> list[str]:
+        """Return the folders of the newest weights: of a mean of them too, where there is one by now."""
+        average = self.state.average
+        return ["last", *([AVERAGED] if average is not None and average.count else [])]
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether the validations so far end the run, the same answer in all processes."""
+        return self.state.patience is not None and self.state.patience.is_over
 
     def save(self, names: Sequence[str] = (), *, is_ending: bool = False) -> None:
         """Save a checkpoint, and weights as the folders ``names``.
@@ -240,7 +254,7 @@ class _Training:
     def save_at_the_end(self) -> None:
         """Save what was trained since the last time, if anything, and wait until it is on disk."""
         if self.state.step > (self.recorder.saved_step or 0):
-            self.save(["last"], is_ending=True)
+            self.save(self._newest(), is_ending=True)
         self.recorder.wait()
 
     def saved(self) -> str:
@@ -265,7 +279,13 @@ def new_state(job: Job) -> TrainingState:
     # before prepare(): timm groups parameters by the model's own names, which a wrapper for several processes changes
     device = job.accelerator.device
     optimizer = build_optimizer(job.groups(), lr=job.lr, device=device, **optimizer_settings(job.recipe))
-    return TrainingState(job.model, optimizer, scaler=build_scaler(job.precision, device))
+    return TrainingState(
+        job.model,
+        optimizer,
+        scaler=build_scaler(job.precision, device),
+        average=build_average(job.model, job.recipe.averaging),
+        patience=None if job.patience is None else Patience(job.patience),
+    )
 
 
 def _until_stopped(batches: Iterator[TrainingBatch], stop: StopRequest) -> Iterator[TrainingBatch]:

@@ -30,7 +30,12 @@ def validation_steps(num_steps: int, num_validations: int) -> list[int]:
 
 
 def validate(
-    job: Job, step: int, conversation: Conversation, *, is_stopping: Callable[[], bool] | None = None
+    job: Job,
+    step: int,
+    conversation: Conversation,
+    *,
+    is_stopping: Callable[[], bool] | None = None,
+    whose: str = "",
 ) -> tuple[Score, np.ndarray | None]:
     """Score the model as it is after ``step``, the way ``vitctl evaluate`` would; several processes share it out.
 
@@ -39,6 +44,7 @@ def validate(
         step: For the score.
         conversation: Shows progress.
         is_stopping: Asked before every batch.
+        whose: Whose weights these are, where not the trained ones, for the sentence.
 
     Returns:
         The score, and the logits of the validation images, (N, C) float32, or None where there are none; in every
@@ -68,12 +74,12 @@ def validate(
     labels = job.val.labels
     top1, loss = top_k_accuracy(logits, labels, 1), mean_nll(logits, labels)
     low, high = wilson_interval(round(top1 * len(labels)), len(labels))
+    interval = f"(95 % interval {low:.1%} to {high:.1%}"
     counts = job.val.counts()
     always = f"always {job.val.class_names[counts.argmax()]!r}: {counts.max() / len(labels):.1%}"
-    conversation.line(
-        f"step {step}: validation loss {loss:.4f}, top-1 {top1:.2%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, {len(labels)} images; {always})"
-    )
+    told = f"validation loss {loss:.4f}, top-1 {top1:.2%} {interval}"
+    # what is said of the images once is enough for all weights that are looked at after a step
+    conversation.line(f"step {step}: {told}, {len(labels)} images; {always})" if not whose else f"  {whose}: {told})")
     return Score(step, top1, loss), logits
 
 

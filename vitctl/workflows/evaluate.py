@@ -115,6 +115,8 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
 def _choose_images(config: EvaluateConfig, class_names: Sequence[str], of: Path | None, looks: Looks) -> Images:
     """Return the images to evaluate on: those asked for, else the validation images of the run that the model is of."""
     run = user_path(config.run) if config.run else None
+    if run is not None and not is_run_folder(run):
+        run = of or run  # a folder of weights in one
     if config.data is None and run is not None and is_run_folder(run):
         advice = "Where they have moved, say where with --data SPEC; or evaluate on others, or on --split test."
         chosen = images_of_run(run, config.split, advice=advice, look=looks.scan)

@@ -5,18 +5,15 @@ nothing is written before that.
 """
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from vitctl.conversation import Conversation
-from vitctl.data.resized import check_worth_keeping, resized_split
+from vitctl.data.resized import check_worth_keeping
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import check_classes, check_training_data, open_training_sources
 from vitctl.evaluation.metrics import confusion
 from vitctl.models.choices import decide_image_size
-from vitctl.primitives.cpus import num_cpus
-from vitctl.primitives.files import sha256_of
 from vitctl.primitives.interrupts import stop_requests
 from vitctl.primitives.outputs import check_elsewhere
 from vitctl.primitives.process_group import join_processes
@@ -29,7 +26,8 @@ from vitctl.training.earlier import moved_data_are_told, settings_to_go_on
 from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
 from vitctl.training.head_start import fill_in_ridge_head, start_head
 from vitctl.training.header import cost_settings, header_settings
-from vitctl.training.job import Job, build_job
+from vitctl.training.image_cache import with_resized_images
+from vitctl.training.job import build_job
 from vitctl.training.opening import open_to_train
 from vitctl.training.plan import decide_asked_size, decide_interpolation, first_choices, make_plan
 from vitctl.training.prepared_run import PreparedRun
@@ -38,6 +36,7 @@ from vitctl.training.resources import full_is_a_sentence
 from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
 from vitctl.training.state import Best, Clock
 from vitctl.training.summary import describe_cost, doubt, summarise
+from vitctl.training.time_limit import length_in_time
 from vitctl.training.trainer import new_state, train
 from vitctl.training.trial import check_batch_norm, measure_cost
 
@@ -57,7 +56,7 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
 
 
 def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> FinetuneResult | DryRunResult:
-    prepared = prepare(config, conversation)
+    prepared = prepare(config, conversation, clock)
     job, out = prepared.job, prepared.plan.out.value
     if config.dry_run:
         conversation.header("vitctl finetune", header_settings(prepared))
@@ -72,7 +71,7 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
     going_on = resumed_settings(prepared, circumstances, checkpoint)
     conversation.header("vitctl finetune", [*header_settings(prepared), *going_on])
     if config.cache == "resized":
-        job = _with_resized_images(prepared, conversation)
+        job = with_resized_images(job, prepared.data.sizes, conversation)
     ridge = None
     if prepared.has_ridge_head and checkpoint is None:
         with full_is_a_sentence(job, out):
@@ -94,7 +93,8 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                 save_every=config.save_every,
                 saved_step=None if checkpoint is None else checkpoint.step,
             )
-            state = replace(new_state(job), clock=clock)
+            state = new_state(job)
+            state.clock = clock
             with recorder:
                 if checkpoint is not None:
                     restore(state, checkpoint, folder, job, made_with=circumstances)
@@ -108,13 +108,12 @@ def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> Fi
                 train(job, state, recorder, stop, out=out, conversation=conversation, draw=draw_first_batches)
             if state.linear_probe is not None and (advice := doubt(state.linear_probe, state.best.score)):
                 conversation.warn(advice)
-            sha256 = None if folder is None else sha256_of(folder.path / "last" / "model.safetensors")
-            summary = summarise(prepared, state, weights_sha256=sha256)
+            summary = summarise(prepared, state, folder)
             _write_end(prepared, state.best, summary, folder)
             return summary
 
 
-def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
+def prepare(config: FinetuneConfig, conversation: Conversation, clock: Clock | None = None) -> PreparedRun:
     """Resolve every setting, check every input and load the model; writes nothing."""
     # settings and paths first, which are checked in no time; then lists of files, then weights, then every image
     first = first_choices(config)
@@ -172,6 +171,10 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     # the rest after all of these: what is left of the images says how long to train, and in which batches
     plan = make_plan(config, first, data, image_size=size, interpolation=interpolation, head=head)
     job = build_job(config, plan, data, prepared, processes)
+    if config.time_limit is not None:
+        plan, job = length_in_time(
+            config, plan, job, clock or Clock(), conversation, sizes=data.sizes, has_ridge_head=has_ridge_head
+        )
     check_batch_norm(job)
     for note in (*data.source.sentences(data.train, *([] if data.val is None else [data.val])), *prepared.notes):
         conversation.warn(note)
@@ -182,21 +185,6 @@ def prepare(config: FinetuneConfig, conversation: Conversation) -> PreparedRun:
     return PreparedRun(
         plan.resolve(config, model=loaded.name), plan, data, loaded, prepared.resolution, job, has_ridge_head
     )
-
-
-def _with_resized_images(prepared: PreparedRun, conversation: Conversation) -> Job:
-    """Return the job with its training images read from the cache of resized ones, which is made if need be."""
-    job = prepared.job
-    train, _ = resized_split(
-        job.train,
-        prepared.data.sizes,
-        short_side=job.training_transform().least_side,
-        max_value=job.preprocessing.max_value,
-        num_threads=num_cpus(),  # of the one process that does it on this machine
-        conversation=conversation,
-        processes=job.processes,
-    )
-    return replace(job, train=train)
 
 
 def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folder: RunFolder | None) -> None:
