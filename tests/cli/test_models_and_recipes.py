@@ -201,3 +201,20 @@ def test_recipes__check_knows_the_optimisers(run_cli) -> None:
     assert "optimizer.name is 'adamm'; expected adamw, sgd, or a name of timm's" in result.stderr
     Path("mine.toml").write_text('[optimizer]\nname = "lion"\n')
     assert run_cli("recipes", "check", "mine.toml").exit_code == 0
+
+
+def test_recipes__check_knows_what_can_be_tuned(run_cli) -> None:
+    Path("mine.toml").write_text('[variants.a]\ntuning.mode = "lora:0"\n[variants.b]\ntuning.freeze = ["("]\n')
+    result = run_cli("recipes", "check", "mine.toml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "tuning.mode is 'lora:0'; expected the rank after a colon" in result.stderr
+    assert run_cli("recipes", "check", "mine.toml:b").exit_code == 2
+
+
+def test_recipes__check_does_not_load_timm_for_a_file_with_mistakes() -> None:
+    Path("mine.toml").write_text("[rate]\nlr = -1\n")
+    script = "import sys; from vitctl.cli.app import app; app(['recipes', 'check', 'mine.toml'], standalone_mode=False)"
+    watched = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {script}"
+    done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True)
+    assert "rate.lr is -1" in done.stderr
+    assert done.stdout == "False\n"

@@ -8,10 +8,10 @@ import vitctl.evaluation.metrics
 import vitctl.primitives.formatting
 import vitctl.primitives.image_sizes
 import vitctl.primitives.schedule
-from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.primitives.formatting import format_bytes, format_count, format_rounded, format_seconds
 
 MODULES_WITH_EXAMPLES = [
-    (vitctl.primitives.formatting, 3),
+    (vitctl.primitives.formatting, 4),
     (vitctl.primitives.image_sizes, 1),
     (vitctl.primitives.schedule, 1),
     (vitctl.evaluation.metrics, 1),
@@ -75,6 +75,14 @@ def test_format_seconds(seconds: float, expected: str) -> None:
 )
 def test_format_count(number: float, expected: str) -> None:
     assert format_count(number) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0.001, "0.001"), (2.666, "2.67"), (533.3, "533"), (999.4, "999"), (999.6, "1,000"), (2666.7, "2,667")],
+)
+def test_format_rounded(number: float, expected: str) -> None:
+    assert format_rounded(number) == expected
 
 
 def test_rounding_up_to_a_thousand_moves_to_the_next_unit() -> None:

@@ -127,6 +127,13 @@ def test_override__mistakes_are_named(text: str, sentence: str) -> None:
         override(load_recipe("transfer"), [text])
 
 
+def test_override__steps_beside_epochs_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"^--set: length\.epochs and length\.steps are both given; keep one, or"):
+        override(load_recipe("transfer"), ["length.epochs=3", "length.steps=4"])
+    changed = override(load_recipe("transfer"), ["length.epochs=3", "length.steps=4", "length.steps_rule=epochs"])
+    assert changed.length.steps_rule == "epochs"
+
+
 def test_override__all_mistakes_at_once() -> None:
     with pytest.raises(SettingError) as caught:
         override(load_recipe("transfer"), ["rate.lr=x", "rate.final_lr=0", "optimzer.name=sgd", "images.flip=2"])

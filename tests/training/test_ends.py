@@ -80,6 +80,16 @@ def test_patience__ends_the_run_which_is_complete(settings: dict[str, Any]) -> N
     assert run(resume="out") == found
 
 
+def test_patience__before_all_first_batches_were_seen_shows_them(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = list[str]()
+    monkeypatch.setattr(finetune, "draw_first_batches", lambda sheets, path: titles.extend(s.title for s in sheets))
+    monkeypatch.setitem(LOSSES, 2, 1.0)
+    assert run(**settings, patience=1, out="out").last.step == 2
+    assert [title[:6] for title in titles] == ["step 1", "step 2", "step 3"]
+
+
 @pytest.mark.slow
 def test_patience_of_more_than_it_takes__is_without_effect(settings: dict[str, Any]) -> None:
     heard = Heard()

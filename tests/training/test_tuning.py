@@ -30,6 +30,7 @@ def test_parse_mode__name_and_number(text: str, expected: tuple[str, int | None]
         ("last:0", "expected the number of blocks after a colon, 1 or more, e.g. last:2"),
         ("lora:1.5", "expected the rank"),
         ("lora:²", "expected the rank"),
+        pytest.param("lora:" + "9" * 5000, "expected the rank", id="5000 digits"),
         ("head:2", "head takes no number. Try head"),
         ("", "it can be full"),
     ],

@@ -10,7 +10,7 @@ from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_json, print_pairs
 from vitctl.cli.screen import is_first_process
-from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.primitives.formatting import format_bytes, format_count, format_rounded, format_seconds
 from vitctl.results.baseline import against_baseline
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.settings.files import config_from_file, merge
@@ -65,7 +65,7 @@ def finetune(
 def _print_cost(cost: DryRunResult) -> None:
     print_pairs(
         [
-            ("steps", f"{cost.steps:,} ({cost.epochs:.3g} epochs)"),
+            ("steps", f"{cost.steps:,} ({format_rounded(cost.epochs)} epochs)"),
             *([("tokens", str(cost.num_tokens))] if cost.num_tokens else []),
             ("FLOPs per image", format_count(cost.flops_per_image)),
             ("memory", f"{format_bytes(cost.memory_bytes)}, estimated"),

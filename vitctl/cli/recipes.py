@@ -105,11 +105,12 @@ def check(
     Settings that it does not have are at their defaults, which --json names.
     """
     from vitctl.recipes import keys_of, recipe_file, split_variant
-    from vitctl.workflows.recipes import check_values
 
     whole, variant = split_variant(file)
     read = recipe_file(whole)
     recipe, variants = read.variant(variant, of=whole), tuple(read.variants)
+    from vitctl.workflows.recipes import check_values  # last: it needs timm, and a file with mistakes need not wait
+
     for each in (recipe, *read.variants.values()):
         check_values(each)
     keys = [path for path, key in keys_of(type(recipe)).items() if key.section]

@@ -42,3 +42,13 @@ def format_count(number: float) -> str:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g} T"
+
+
+def format_rounded(number: float) -> str:
+    """Return a number that is not negative in three digits, or from 1,000 on whole: ``"2.67"``, ``"2,667"``.
+
+    Example:
+        >>> format_rounded(2_666.7)
+        '2,667'
+    """
+    return f"{number:,.0f}" if number >= 999.5 else f"{number:.3g}"

@@ -245,7 +245,7 @@ def _rebuilt(base: RecipeT, given: Mapping[str, Given], mistakes: list[str], *, 
         SettingError: There are mistakes, those found before included.
     """
     keys = keys_of(type(base))
-    given = _with_implied(given, keys, base)
+    given = _with_implied(given, keys, base, mistakes)
     values: dict[str, dict[str, Any]] = {}
     wrong = set()
     for path, found in given.items():
@@ -269,14 +269,22 @@ def _rebuilt(base: RecipeT, given: Mapping[str, Given], mistakes: list[str], *, 
     return replace(base, **changes, sources=sources)
 
 
-def _with_implied(given: Mapping[str, Given], keys: Mapping[str, Key], base: Recipe) -> dict[str, Given]:
+def _with_implied(
+    given: Mapping[str, Given], keys: Mapping[str, Key], base: Recipe, mistakes: list[str]
+) -> dict[str, Given]:
+    """Return what is given with what it implies; two that imply different things are a mistake."""
     all_given = dict(given)
+    by: dict[str, str] = {}
     for path, found in given.items():
         for implied in keys[path].marks(Implies):
             other = f"{keys[path].section}.{implied.name}"
             is_needed = getattr(getattr(base, keys[path].section), implied.name) not in implied.unless
-            if is_needed and other not in given and found.value != keys[path].default:
-                all_given[other] = Given(implied.value, found.source)
+            if other in given or found.value == keys[path].default or not is_needed:
+                continue
+            if other in by and all_given[other].value != implied.value:
+                mistakes.append(f"{by[other]} and {path} are both given; keep one, or say which counts with {other}.")
+            by[other] = path
+            all_given[other] = Given(implied.value, found.source)
     return all_given
 
 

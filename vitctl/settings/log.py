@@ -23,4 +23,4 @@ class LogConfig(Settings):
     def check_together(self) -> None:
         """Check that there is a run."""
         if self.run is None:
-            raise SettingError("No run is given; expected e.g. vitctl log runs/photos", field="run")
+            raise SettingError("No run is given; expected e.g. vitctl log runs/photos.", field="run")

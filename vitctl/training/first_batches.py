@@ -57,6 +57,11 @@ class FirstBatches:
         if path is not None and draw is not None and not path.exists():
             self.num_missing = min(NUM_BATCHES, job.batches.num_steps)
 
+    @property
+    def num_seen(self) -> int:
+        """Batches from the first step on whose pictures are kept, to be drawn with those that are missing."""
+        return len(self._sheets)
+
     def watched(self, batches: Iterable[TrainingBatch]) -> Iterator[TrainingBatch]:
         """Yield the batches, of (B, 3, H, W) images, as they are; pictures of those that are missing are kept."""
         for batch in batches:

@@ -12,7 +12,7 @@ from vitctl.models.geometry import Geometry, Resolution, geometry_of
 from vitctl.models.pooling import MODEL, described_pooling
 from vitctl.primitives.cache import cache_folder
 from vitctl.primitives.decision import Decision
-from vitctl.primitives.formatting import format_bytes, format_count, format_seconds
+from vitctl.primitives.formatting import format_bytes, format_count, format_rounded, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import published_results, told_together
 from vitctl.training.averaging import averaging_told
@@ -229,7 +229,7 @@ def _patience(job: Job) -> list[Setting]:
 
 def _length(job: Job) -> str:
     epochs = job.batches.num_images_seen / job.batches.num_images
-    return f"{job.batches.num_steps:,} steps, {epochs:.3g} epochs"
+    return f"{job.batches.num_steps:,} steps, {format_rounded(epochs)} epochs"
 
 
 def _cache(job: Job, data: TrainingData) -> Setting:

@@ -111,6 +111,7 @@ def _train(run: "_Training") -> None:
         finally:
             _record(unread.rest(), run, bar)  # no step is missing, whatever ended the run
     if state.patience is not None and state.patience.is_over and state.step < job.batches.num_steps:
+        run.show_earlier_batches()  # where it ended before the last of them
         conversation.line(state.patience.told(state.step))
     # too few validation images to choose by: best/ is what the last step left, and is written once
     if not job.selects_best:
@@ -169,10 +170,10 @@ class _Training:
         return _until_stopped(batches, self.stop) if self._is_alone else batches
 
     def show_earlier_batches(self) -> None:
-        """Draw the first batches where no step shows them: the run was stopped too early, or features are kept."""
+        """Draw the first batches where no step shows them: it stopped or ended too early, or features are kept."""
         is_past = self.state.step > 0 or self.job.kept is not None
         if is_past and self.pictures.num_missing:
-            batches = self.pictures.watched(image_batches(self.job, num_workers=0))
+            batches = self.pictures.watched(image_batches(self.job, self.pictures.num_seen, num_workers=0))
             deque(islice(batches, self.pictures.num_missing), maxlen=0)
             self.pictures.draw_when_complete()
 

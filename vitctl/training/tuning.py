@@ -82,7 +82,7 @@ def parse_mode(text: str, *, what: str = "--tune", field: str = "tune") -> tuple
         if colon:
             raise SettingError(f"{what} is {text!r}; {name} takes no number. Try {name}.", field=field)
         return name, None
-    if not (number.isascii() and number.isdigit() and int(number) > 0):
+    if not re.fullmatch("0{0,9}[1-9][0-9]{0,8}", number):  # int() refuses thousands of digits
         raise SettingError(
             f"{what} is {text!r}; expected the {meaning[0]} after a colon, 1 or more, e.g. {name}:{meaning[2]}.",
             field=field,

@@ -2,12 +2,14 @@
 
 from vitctl.recipes import Recipe
 from vitctl.training.optimizer_choice import check_optimizer
+from vitctl.training.tuning import TuningOptions
 
 
 def check_values(recipe: Recipe) -> None:
-    """Check the values that libraries know the names of, as ``vitctl finetune`` does before anything else.
+    """Check what is trained, then the optimiser, which timm knows, as ``vitctl finetune`` does before anything else.
 
     Raises:
         SettingError: One cannot be used.
     """
+    TuningOptions().on(recipe)
     check_optimizer(recipe)
