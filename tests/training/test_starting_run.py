@@ -11,8 +11,8 @@ from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.recipes import as_document, load_recipe, override
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training.plan import decide_tuning
-from vitctl.training.starting_run import starting_run
+from vitctl.training.plan import decide_pool, decide_tuning
+from vitctl.training.starting_run import StartingRun, starting_run
 from vitctl.training.tuning import TuningOptions
 from vitctl.workflows.finetune import prepare
 
@@ -95,6 +95,20 @@ def test_rate__of_few_weights_is_the_recipes_too(tmp_path: Path) -> None:
     assert found is not None
     assert found.rate(found.recipe, 16, found.tuning) is not None
     assert found.rate(found.recipe, 16, TuningOptions(tune="full").on(found.recipe)) is None
+
+
+def test_pool__is_the_models_own_with_the_recipe_that_is_kept(tmp_path: Path) -> None:
+    averaging = override(load_recipe("demo"), ["head.pool=avg"])
+    write_run(tmp_path, pool="token", recipe="gone.toml", recipe_settings=as_document(averaging))
+    found = starting_run(str(tmp_path))
+    assert found is not None
+
+    def pool(run: StartingRun | None = found, **config: Any) -> str:
+        return decide_pool(FinetuneConfig(**config), averaging, recipe_name="r", run=run).value
+
+    assert pool() == "model"  # the option, which went before the recipe, decided it
+    assert pool(pool="map") == "map"
+    assert pool(set=("head.pool=avg",)) == pool(recipe="gone.toml") == pool(run=None) == "avg"
 
 
 @pytest.mark.parametrize(
