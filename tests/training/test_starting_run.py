@@ -119,7 +119,9 @@ def test_pool__is_the_models_own_with_the_recipe_that_is_kept(tmp_path: Path) ->
         ({"tune": "full"}, ("full", 0.75, ())),  # nothing of what was said of another mode
         ({"layer_decay": 0.5}, ("lora:4", 0.5, ("lora_b=4",))),
         ({"set": ("optimizer.layer_decay=0.6",)}, ("lora:4", 0.6, ("lora_b=4",))),
-        ({"set": ("tuning.mode=bias",)}, ("bias", 1.0, ("lora_b=4",))),
+        ({"set": ("tuning.mode=bias",)}, ("bias", 0.75, ())),
+        ({"set": ("tuning.mode=full",)}, ("full", 0.75, ())),  # though the recipe of the run says so too
+        ({"set": ("tuning.lr_scale=[]",)}, ("lora:4", 1.0, ())),
         ({"recipe": "transfer"}, ("full", 0.75, ())),
     ],
 )
@@ -133,6 +135,20 @@ def test_tuning__is_kept_with_the_recipe(
     recipe = override(run.recipe, config.set or ())
     choice = decide_tuning(config, recipe, run)
     assert (choice.tuning.mode, choice.layer_decay, choice.tuning.lr_scale) == expected
+
+
+def test_tuning__says_who_chose_it(tmp_path: Path) -> None:
+    write_run(tmp_path, **LORA | {"recipe": "transfer"})
+    run = starting_run(str(tmp_path))
+    assert run is not None
+
+    def reason(**given: Any) -> str:
+        config = FinetuneConfig(**given)
+        return decide_tuning(config, override(run.recipe, config.set or ()), run).reason
+
+    assert reason() == reason(set=("tuning.freeze=['norm']",)) == run.reason
+    assert reason(tune="head") == "given"
+    assert reason(set=("tuning.mode=head",)) == "--set tuning.mode"
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,12 @@ def decide_tuning(config: FinetuneConfig, recipe: Recipe, run: StartingRun | Non
         SettingError: A mode or an expression cannot be read.
     """
     options = TuningOptions(config.tune, config.layer_decay, config.lr_scale, config.freeze)
-    reason = "" if config.tune is None else "given"
+    reason = "" if config.tune is None else GIVEN
     if run is not None and config.recipe is None and config.recipe_settings is None:
-        options = options.before(run.options.unless_changed(recipe, run.recipe))
-        reason = reason or run.reason
+        kept = run.options.unless_changed(recipe, run.recipe)
+        options = options.before(kept)
+        is_set = run.options.tune is not None and kept.tune is None
+        reason = reason or (_origin(recipe, "tuning.mode", "") if is_set else run.reason)
     return replace(options.on(recipe), reason=reason)
 
 
