@@ -20,6 +20,7 @@ def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object
         "best", "last", "weights_sha256", "images_per_s", "data_wait_fraction", "wall_s", "left_out", "linear_probe",
         "baseline_top1", "baseline_class", "baseline_p", "classes_without_validation", "precision",
         "optimizer_implementation", "num_skipped_steps", "micro_batch", "num_processes",
+        "num_trained_parameters", "average", "average_weights_sha256",
     }  # fmt: skip
     assert summary["image_size"] == [24, 24]
     assert (summary["grid_before"], summary["grid_after"]) == ([4, 4], [6, 6])

@@ -11,7 +11,6 @@ import timm
 import torch
 from torch import Tensor
 
-from tests.conftest import TINY
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.evaluation.features import FeatureExtractor, FeatureKey
@@ -26,6 +25,7 @@ from vitctl.workflows import finetune
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).sin().reshape(2, 3, 16, 16)
 PREPROCESSING = Preprocessing((16, 16), "bicubic", 1.0, "center", (0.5,) * 3, (0.5,) * 3)
+TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SMALL = {"embed_dim": 24, "depth": 1, "num_heads": 2}
 EVA = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
 

@@ -74,6 +74,16 @@ def test_override__steps_are_what_is_trained() -> None:
     assert both.length.steps_rule == "bit-hyperrule"
 
 
+def test_a_value_of_one_schedule_or_mean_alone__means_that_one() -> None:
+    assert override(Recipe(), ["rate.drop_at=[0.5]"]).rate.schedule == "step"
+    assert override(Recipe(), ["rate.drop_at=[0.5]", "rate.schedule=linear"]).rate.schedule == "linear"
+    assert override(Recipe(), ["averaging.k=5"]).averaging.method == "validations"
+    assert override(Recipe(), ["averaging.decay=0.9"]).averaging.method == "ema"
+    polyak = override(Recipe(), ["averaging.method=polyak"])
+    assert override(polyak, ["averaging.decay=0.9"]).averaging.method == "polyak"
+    assert override(polyak, ["averaging.decay=0.9", "averaging.method=none"]).averaging.method == "none"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -150,8 +150,22 @@ def test_told__at_the_first_step_it_is_not_the_rate(settings: dict[str, Any], mo
         return logits.sum() * math.nan
 
     monkeypatch.setattr("vitctl.training.step.share_of_loss", nan)
-    with pytest.raises(SettingError, match=r"nan at step 1 .* No step was taken before it, .* not to blame: try other"):
+    with pytest.raises(SettingError) as caught:
         finetune.run(FinetuneConfig(**settings, out="out"), Conversation())
+    first, _, way = caught.value.args
+    assert re.search("nan at step 1 .* No step was taken before it, .* not to blame: try other", first)
+    assert "Nothing was trained" in way
+    assert "--lr" not in way
+
+
+def test_told__weights_spoilt_between_validations__the_step_that_spoilt_them(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, step=4)  # validated after 3; the loss of 5 would be the next to tell
+    with pytest.raises(SettingError, match="The weights became nan at step 4 ") as caught:
+        finetune.run(FinetuneConfig(**settings, out="out", save_every="4"), Conversation())
+    assert "are those of step 3" in caught.value.args[2]
+    assert json.loads(Path("out/diverged.json").read_text())["step"] == 4
 
 
 @pytest.mark.slow

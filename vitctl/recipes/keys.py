@@ -48,10 +48,17 @@ class Was:
 
 @dataclass(frozen=True)
 class Implies:
-    """What another key of the section becomes where this one is given, not at its default, and that one is not."""
+    """What another key of the section becomes where this one is given, not at its default, and that one is not.
+
+    Attributes:
+        name: The other key.
+        value: What it becomes.
+        unless: What it may be already, as this key counts there too.
+    """
 
     name: str
     value: Any
+    unless: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ def _rebuilt(base: RecipeT, given: Mapping[str, Given], mistakes: list[str], *, 
         SettingError: There are mistakes, those found before included.
     """
     keys = keys_of(type(base))
-    given = _with_implied(given, keys)
+    given = _with_implied(given, keys, base)
     values: dict[str, dict[str, Any]] = {}
     wrong = set()
     for path, found in given.items():
@@ -269,12 +269,13 @@ def _rebuilt(base: RecipeT, given: Mapping[str, Given], mistakes: list[str], *, 
     return replace(base, **changes, sources=sources)
 
 
-def _with_implied(given: Mapping[str, Given], keys: Mapping[str, Key]) -> dict[str, Given]:
+def _with_implied(given: Mapping[str, Given], keys: Mapping[str, Key], base: Recipe) -> dict[str, Given]:
     all_given = dict(given)
     for path, found in given.items():
         for implied in keys[path].marks(Implies):
             other = f"{keys[path].section}.{implied.name}"
-            if other not in given and found.value != keys[path].default:
+            is_needed = getattr(getattr(base, keys[path].section), implied.name) not in implied.unless
+            if is_needed and other not in given and found.value != keys[path].default:
                 all_given[other] = Given(implied.value, found.source)
     return all_given
 

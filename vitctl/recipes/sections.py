@@ -68,8 +68,9 @@ class Rate:
     """What follows the warm-up: cosine, linear (both to ``final_lr``), constant, step."""
     decay_from: words.DecayFrom = "warmup-end"
     """Where cosine and linear begin: warmup-end, or start, so that the warm-up hides their first part (timm)."""
-    drop_at: tuple[Fraction, ...] = ()
-    """Of step: shares of the steps, 0-1, rising, after which the rate is multiplied by ``drop_factor``."""
+    drop_at: Annotated[tuple[Fraction, ...], Implies("schedule", "step")] = ()
+    """Of step, which it means without a schedule: shares of the steps, 0-1, rising, after which the rate is multiplied
+    by ``drop_factor``."""
     drop_factor: Annotated[float, Range(gt=0, lt=1)] = 0.1
     """Of step, above 0 to below 1."""
     grid: tuple[Annotated[float, Range(gt=0)], ...] = ()
@@ -206,10 +207,10 @@ class Averaging:
     method: words.Averaging = "none"
     """none; ema: exponential, corrected for its start; polyak: exponential from the starting weights on, as
     arXiv 2010.11929; validations: the mean of the weights at the last ``k`` validations."""
-    decay: Annotated[float, Range(gt=0, lt=1)] = 0.9999
-    """Of ema and polyak: share of the mean that each step keeps, above 0 to below 1."""
-    k: Annotated[int, Range(gt=0)] = 3
-    """Of validations: how many, >= 1."""
+    decay: Annotated[float, Range(gt=0, lt=1), Implies("method", "ema", unless=("polyak",))] = 0.9999
+    """Of ema and polyak: share of the mean that each step keeps, above 0 to below 1; without a method it means ema."""
+    k: Annotated[int, Range(gt=0), Implies("method", "validations")] = 3
+    """Of validations, which it means without a method: how many, >= 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,11 +58,15 @@ def divergence_is_told(job: Job, state: TrainingState, recorder: Recorder, out: 
 
 def _message(error: Diverged, job: Job) -> str:
     first, _, advice = str(error.args[0]).partition(" Try ")
-    if error.what == "loss" and error.step == 1:
+    if _is_before_any_step(error):
         other = "" if job.precision == "fp32" else ", or --precision fp32"
         return f"{first} No step was taken before it, so that the rate is not to blame: try other weights{other}."
     precision = "" if job.precision == "fp32" else ", or --precision fp32"
     return f"{first} Try {advice.rstrip('.')}{precision}."
+
+
+def _is_before_any_step(error: Diverged) -> bool:
+    return error.what == "loss" and error.step == 1
 
 
 def _batch(step: int, names: list[str], path: Path | None) -> str:
@@ -73,7 +77,10 @@ def _batch(step: int, names: list[str], path: Path | None) -> str:
 
 
 def _way_on(error: Diverged, job: Job, last: Score, recorder: Recorder, out: Path) -> str:
-    again = f"begin again with --lr {error.lower_lr}" + (" --overwrite" if recorder.is_worth_keeping else "")
+    replaces = " --overwrite" if recorder.is_worth_keeping else ""
+    if _is_before_any_step(error):
+        return f"  Nothing was trained; begin again{' with' * bool(replaces)}{replaces}."
+    again = f"begin again with --lr {error.lower_lr}{replaces}"
     if not recorder.has_last or not last.step:
         return f"  No weights were saved before: {again}."
     scored = "" if last.loss is None else f", validation loss {last.loss:.3g}"

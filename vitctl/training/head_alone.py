@@ -121,6 +121,7 @@ def validation_logits(
 
     @torch.inference_mode()
     def logits() -> dict[str, np.ndarray]:
+        """Return the (N, C) logits of the N validation images."""
         parts = [kept.head(never_alone(part.to(device)))[: len(part)].cpu() for part in in_parts(features, size)]
         return {"logits": torch.cat(parts).numpy()}
 

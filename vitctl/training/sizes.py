@@ -56,7 +56,7 @@ def check_steps(sizes: tuple[int, ...], num_steps: int) -> None:
     """
     if len(sizes) > num_steps:
         raise SettingError(
-            f"length.sizes has {len(sizes)} sizes, but the run has {num_steps} steps; expected a step or more for "
-            "each. Try fewer sizes, or more --steps.",
+            f"length.sizes has {len(sizes)} sizes, but the run has {num_steps} step{'s' * (num_steps > 1)}; expected "
+            "a step or more for each. Try fewer sizes, or more --steps.",
             field="steps",
         )

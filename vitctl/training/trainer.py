@@ -248,7 +248,7 @@ class _Training:
         Raises:
             Diverged: The weights are no longer finite.
         """
-        check_finite(self.job, self.state.last)
+        check_finite(self.job, self.state.last, step=self.state.step)
         self.recorder.save(self.state, names, is_ending=is_ending)
 
     def save_at_the_end(self) -> None:

@@ -83,8 +83,13 @@ def validate(
     return Score(step, top1, loss), logits
 
 
-def check_finite(job: Job, score: Score) -> None:
+def check_finite(job: Job, score: Score, *, step: int | None = None) -> None:
     """Refuse weights that a last, too long step has spoilt; the loss of a step is from before it.
+
+    Args:
+        job: What is trained.
+        score: How the weights did when they were last looked at.
+        step: That made them as they are now, where that is a later one.
 
     Raises:
         Diverged: The validation loss, or a weight, is no longer a finite number.
@@ -92,7 +97,7 @@ def check_finite(job: Job, score: Score) -> None:
     if score.loss is not None and not math.isfinite(score.loss):
         raise diverged("validation loss", score.loss, step=score.step, peak_lr=job.lr)
     if not all(bool(parameter.isfinite().all()) for parameter in job.model.parameters()):
-        raise diverged("weights", math.nan, step=score.step, peak_lr=job.lr)
+        raise diverged("weights", math.nan, step=step or score.step, peak_lr=job.lr)
 
 
 def is_best(job: Job, score: Score, best: Best) -> bool:
