@@ -14,6 +14,7 @@ from torchvision.models import VisionTransformer as Torchvision
 from vitctl.errors import ModelError
 from vitctl.models.build import load_model
 from vitctl.models.weights import load_weights_file
+from vitctl.training.lora import ADAPTER, add_factors, write_adapter
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 
@@ -189,3 +190,12 @@ def test_adapters__are_refused_with_how_to_merge(tmp_path: Path, name: str, chan
     path = saved(tmp_path / name, change(small().state_dict()))
     with pytest.raises(ModelError, match=r"holds an adapter that is not merged \(.*merge_and_unload\(\)"):
         load_weights_file(small(), path, name="small")
+
+
+def test_adapters_of_a_run__are_refused_with_where_the_whole_model_is(tmp_path: Path) -> None:
+    model = small()
+    add_factors(model, rank=2, scale=1.0, seed=0, name="small")
+    write_adapter(tmp_path, model.state_dict(), model)
+    with pytest.raises(ModelError, match=r"not merged \(.*beside it: .*/model\.safetensors\.$") as caught:
+        load_weights_file(small(), tmp_path / ADAPTER, name="small")
+    assert "peft" not in str(caught.value)

@@ -11,8 +11,8 @@ from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.recipes import as_document, load_recipe, override
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training.plan import decide_tuning
-from vitctl.training.starting_run import starting_run
+from vitctl.training.plan import decide_pool, decide_tuning
+from vitctl.training.starting_run import StartingRun, starting_run
 from vitctl.training.tuning import TuningOptions
 from vitctl.workflows.finetune import prepare
 
@@ -97,6 +97,20 @@ def test_rate__of_few_weights_is_the_recipes_too(tmp_path: Path) -> None:
     assert found.rate(found.recipe, 16, TuningOptions(tune="full").on(found.recipe)) is None
 
 
+def test_pool__is_the_models_own_with_the_recipe_that_is_kept(tmp_path: Path) -> None:
+    averaging = override(load_recipe("demo"), ["head.pool=avg"])
+    write_run(tmp_path, pool="token", recipe="gone.toml", recipe_settings=as_document(averaging))
+    found = starting_run(str(tmp_path))
+    assert found is not None
+
+    def pool(run: StartingRun | None = found, **config: Any) -> str:
+        return decide_pool(FinetuneConfig(**config), averaging, recipe_name="r", run=run).value
+
+    assert pool() == "model"  # the option, which went before the recipe, decided it
+    assert pool(pool="map") == "map"
+    assert pool(set=("head.pool=avg",)) == pool(recipe="gone.toml") == pool(run=None) == "avg"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -105,7 +119,9 @@ def test_rate__of_few_weights_is_the_recipes_too(tmp_path: Path) -> None:
         ({"tune": "full"}, ("full", 0.75, ())),  # nothing of what was said of another mode
         ({"layer_decay": 0.5}, ("lora:4", 0.5, ("lora_b=4",))),
         ({"set": ("optimizer.layer_decay=0.6",)}, ("lora:4", 0.6, ("lora_b=4",))),
-        ({"set": ("tuning.mode=bias",)}, ("bias", 1.0, ("lora_b=4",))),
+        ({"set": ("tuning.mode=bias",)}, ("bias", 0.75, ())),
+        ({"set": ("tuning.mode=full",)}, ("full", 0.75, ())),  # though the recipe of the run says so too
+        ({"set": ("tuning.lr_scale=[]",)}, ("lora:4", 1.0, ())),
         ({"recipe": "transfer"}, ("full", 0.75, ())),
     ],
 )
@@ -119,6 +135,20 @@ def test_tuning__is_kept_with_the_recipe(
     recipe = override(run.recipe, config.set or ())
     choice = decide_tuning(config, recipe, run)
     assert (choice.tuning.mode, choice.layer_decay, choice.tuning.lr_scale) == expected
+
+
+def test_tuning__says_who_chose_it(tmp_path: Path) -> None:
+    write_run(tmp_path, **LORA | {"recipe": "transfer"})
+    run = starting_run(str(tmp_path))
+    assert run is not None
+
+    def reason(**given: Any) -> str:
+        config = FinetuneConfig(**given)
+        return decide_tuning(config, override(run.recipe, config.set or ()), run).reason
+
+    assert reason() == reason(set=("tuning.freeze=['norm']",)) == run.reason
+    assert reason(tune="head") == "given"
+    assert reason(set=("tuning.mode=head",)) == "--set tuning.mode"
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,5 @@ def test_settings_of_a_file__what_was_decided_for_another_mode_is_decided_anew()
     changed = merge(file, {"tune": "last:1"})
     assert (changed.lr, changed.layer_decay, changed.lr_scale, changed.batch_size) == (None, None, None, 8)
     assert merge(file, {"tune": "last:1", "lr": 0.5}).lr == 0.5
+    changed = merge(file, {"set": ["tuning.mode=full"]})  # the same said in another way
+    assert (changed.tune, changed.lr, changed.layer_decay, changed.lr_scale) == (None, None, None, None)

@@ -18,6 +18,7 @@ from vitctl.models.anatomy import has_distillation_token
 from vitctl.models.load_report import some
 
 _ADAPTER = re.compile(r"\.(lora_[A-Za-z]+|ia3_l|hada_w\d_a|oft_R|vera_lambda_[bd])(\.|$)")
+_FACTORS = (".lora_a", ".lora_b")  # what a run of vitctl calls them; peft has capitals
 _TORCHVISION = {
     "class_token": "cls_token",
     "conv_proj.weight": "patch_embed.proj.weight",
@@ -82,10 +83,12 @@ def renamed(tensors: dict[str, Any], model: nn.Module, *, path: Path) -> Renamed
 def _refuse_adapters(tensors: dict[str, Any], path: Path) -> None:
     found = [key for key in tensors if _ADAPTER.search(key)]
     if found or path.name.startswith("adapter_model."):
+        how = "Merge it with peft where the model is: model = model.merge_and_unload(), then save model.state_dict()."
+        if found and all(key.endswith(_FACTORS) for key in tensors):
+            how = f"A run of vitctl has them in the weights beside it: {path.with_name('model.safetensors')}."
         raise ModelError(
             f"{path} holds an adapter that is not merged ({some(found or list(tensors), 1)}); expected the weights of "
-            "a whole model. Merge it with peft where the model is: model = model.merge_and_unload(), then save "
-            "model.state_dict()."
+            f"a whole model. {how}"
         )
 
 

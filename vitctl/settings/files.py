@@ -41,8 +41,8 @@ def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     """Return ``base`` with the values ``given`` on the command line, which come first.
 
     What the file decided for another recipe, data or model than the one given is decided anew, and so is
-    what a given value contradicts (``--epochs`` against the file's ``steps``): ``Opt.outdates``. What is ``--set`` adds
-    to what was set in the file, unless the recipe is another.
+    what a given value contradicts (``--epochs`` against the file's ``steps``): ``Opt.outdates``. A key that is
+    ``--set`` does so as its option would, and adds to what was set in the file, unless the recipe is another.
 
     Raises:
         SettingError: A value, or what they say together, cannot be used.
@@ -50,13 +50,10 @@ def merge(base: FinetuneConfig, given: Mapping[str, Any]) -> FinetuneConfig:
     known = described(FinetuneConfig)
     check_given_once(given.get("set"), [name for name, value in given.items() if value is not None])
     check_one_length(given)
-    outdated = {
-        other
-        for name, value in given.items()
-        if (opt := known[name].opt) is not None and value != known[name].default
-        for other in opt.outdates
-    }
-    outdated |= set(options_behind(given.get("set")))
+    behind = options_behind(given.get("set"))
+    deciding = [*behind, *(name for name, value in given.items() if value != known[name].default)]
+    outdated = {other for name in deciding if (opt := known[name].opt) is not None for other in opt.outdates}
+    outdated |= behind.keys()
     kept = [text for text in base.set or () if "set" not in outdated and not given.keys() & options_behind([text])]
     changes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()

@@ -20,7 +20,7 @@ from vitctl.training.header_augmentation import augmentation_setting
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.optimizer_choice import described
-from vitctl.training.plan import asked_noise, decide_pool
+from vitctl.training.plan import asked_noise
 from vitctl.training.precision import tf32_told
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.trial import Cost
@@ -253,7 +253,7 @@ def _features(job: Job) -> list[Setting]:
 
 def _pool(run: PreparedRun) -> list[Setting]:
     """Return the row on a pooling that somebody chose."""
-    pool = decide_pool(run.config.pool, run.job.recipe, recipe_name=run.plan.recipe.value)
+    pool = run.plan.pool
     if pool.value == MODEL:
         return []
     own = "" if run.loaded.is_pooled_anew or run.loaded.report is None else "; the model's own"

@@ -5,7 +5,7 @@ from vitctl.models.prepared import PreparedModel, open_model
 from vitctl.primitives.decision import Decision
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.noise_places import check_noise
-from vitctl.training.plan import FirstChoices, asked_noise, decide_pool
+from vitctl.training.plan import FirstChoices, asked_noise
 from vitctl.training.recomputation import recompute_blocks
 from vitctl.training.sizes import check_sizes
 from vitctl.training.trained import check_tuning
@@ -30,7 +30,7 @@ def open_to_train(
     opened = open_model(
         first.model.value, weights=config.weights, seed=config.seed, model_args=config.model_args, is_saved=True
     )
-    opened = with_pooling(opened, decide_pool(config.pool, recipe, recipe_name=first.recipe.value).value)
+    opened = with_pooling(opened, first.pool.value)
     check_sizes(opened, wanted, recipe.length.sizes)
     check_noise(opened.model, **asked_noise(recipe), name=opened.name)
     check_tuning(opened.model, first.tuning.tuning, name=opened.name)

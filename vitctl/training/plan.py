@@ -12,6 +12,7 @@ import torch
 from vitctl.data.training_data import TrainingData
 from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.models import choices
+from vitctl.models.pooling import MODEL
 from vitctl.primitives.compiler_needs import check_compiler
 from vitctl.primitives.cpus import num_local_processes
 from vitctl.primitives.decision import Decision
@@ -29,6 +30,7 @@ from vitctl.recipes import (
     as_document,
     lasting_name,
     load_recipe,
+    options_behind,
     override,
     recipe_from_settings,
 )
@@ -138,10 +140,12 @@ def decide_tuning(config: FinetuneConfig, recipe: Recipe, run: StartingRun | Non
         SettingError: A mode or an expression cannot be read.
     """
     options = TuningOptions(config.tune, config.layer_decay, config.lr_scale, config.freeze)
-    reason = "" if config.tune is None else "given"
+    reason = "" if config.tune is None else GIVEN
     if run is not None and config.recipe is None and config.recipe_settings is None:
-        options = options.before(run.options.unless_changed(recipe, run.recipe))
-        reason = reason or run.reason
+        kept = run.options.unless_changed(recipe, run.recipe)
+        options = options.before(kept)
+        is_set = run.options.tune is not None and kept.tune is None
+        reason = reason or (_origin(recipe, "tuning.mode", "") if is_set else run.reason)
     return replace(options.on(recipe), reason=reason)
 
 
@@ -184,10 +188,16 @@ def decide_flip(given: bool | None, recipe: Recipe, *, is_flippable: bool, recip
     return Decision(recipe.images.flip, _origin(recipe, "images.flip", recipe_name))
 
 
-def decide_pool(given: str | None, recipe: Recipe, *, recipe_name: str) -> Decision[str]:
-    """Return what the head sees of a ViT's tokens, one of ``HEAD_POOLS``."""
-    if given is not None:
-        return Decision(given, "given")
+def decide_pool(config: FinetuneConfig, recipe: Recipe, *, recipe_name: str, run: StartingRun | None) -> Decision[str]:
+    """Return what the head sees of a ViT's tokens, one of ``HEAD_POOLS``.
+
+    The recipe that is kept of ``run``, which training starts from, does not say it: an option may have said another.
+    """
+    if config.pool is not None:
+        return Decision(config.pool, GIVEN)
+    is_set = "pool" in options_behind(config.set)
+    if run is not None and config.recipe is None and config.recipe_settings is None and not is_set:
+        return Decision(MODEL, run.reason)
     return Decision(recipe.head.pool, _origin(recipe, "head.pool", recipe_name))
 
 
@@ -214,6 +224,7 @@ class FirstChoices:
         values: The recipe.
         out: Run folder, absolute.
         tuning: What is trained.
+        pool: What the head sees of a ViT's tokens.
         run: The run that the model is of, where it says how to train; None elsewhere.
     """
 
@@ -226,6 +237,7 @@ class FirstChoices:
     values: Recipe
     out: Decision[Path]
     tuning: TuningChoice = BY_RECIPE
+    pool: Decision[str] = Decision(MODEL, "")
     run: StartingRun | None = None
 
 
@@ -279,6 +291,7 @@ class Plan(FirstChoices):
             weights=weights if weights in (PRETRAINED, RANDOM) else str(user_path(weights).absolute()),
             image_size=self.image_size.value,
             pos_embed_interp=self.interpolation.value,
+            pool=self.pool.value,
             recipe=self.recipe.value,
             steps=None if left_over else num_steps,
             epochs=(config.epochs or self.values.length.epochs) if left_over else None,
@@ -327,6 +340,7 @@ def first_choices(config: FinetuneConfig) -> FirstChoices:
         values=values,
         out=decide_out(config.out, data_spec, model.value),
         tuning=decide_tuning(config, values, run),
+        pool=decide_pool(config, values, recipe_name=recipe.value, run=run),
         run=run,
     )
 

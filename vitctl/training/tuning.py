@@ -186,13 +186,20 @@ class TuningOptions:
         return replace(others, **said)
 
     def unless_changed(self, now: Recipe, then: Recipe) -> "TuningOptions":
-        """Return these, said beside the recipe ``then``, without those whose key ``now`` has another value."""
-        decay = then.optimizer.layer_decay == now.optimizer.layer_decay and now.sources.get(_DECAY) != SET
+        """Return these, said beside the recipe ``then``, without what ``now`` says anew; none with another mode."""
+
+        def is_said(path: str) -> bool:
+            section, key = path.split(".")
+            mine, theirs = (getattr(getattr(recipe, section), key) for recipe in (now, then))
+            return mine != theirs or (now.sources.get(path) == SET != then.sources.get(path))
+
+        if is_said("tuning.mode"):
+            return TuningOptions()
         return TuningOptions(
-            self.tune if then.tuning.mode == now.tuning.mode else None,
-            self.layer_decay if decay else None,
-            self.lr_scale if then.tuning.lr_scale == now.tuning.lr_scale else None,
-            self.freeze if then.tuning.freeze == now.tuning.freeze else None,
+            self.tune,
+            None if is_said(_DECAY) else self.layer_decay,
+            None if is_said("tuning.lr_scale") else self.lr_scale,
+            None if is_said("tuning.freeze") else self.freeze,
         )
 
     def on(self, recipe: Recipe) -> TuningChoice:
