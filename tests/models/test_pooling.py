@@ -170,6 +170,7 @@ def test_model_that_cannot__is_refused(name: str, arguments: Mapping[str, Any], 
     assert caught.value.field == "pool"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_rendering")
 def test_run__keeps_its_pooling_for_who_goes_on_from_it(of_token: str, image_folder: Path) -> None:
     how = {"data": str(image_folder), "num_workers": 0, "batch_size": 8, "steps": 1, "head": "zero"}

@@ -226,6 +226,7 @@ def test_run__its_average_is_validated_saved_and_changes_nothing_else(config: Ca
     assert (evaluated.top1, evaluated.nll) == (averaged.average.top1, pytest.approx(averaged.average.loss, abs=1e-6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "stop"), [("ema", 5), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_STOPS)]
 )

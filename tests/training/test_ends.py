@@ -100,6 +100,7 @@ def test_patience_of_more_than_it_takes__is_without_effect(settings: dict[str, A
     assert found.weights_sha256 == plain.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [4, pytest.param(3, marks=pytest.mark.slow)])
 def test_patience_of_a_run_that_was_killed__ends_it_at_the_same_step(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, killed: int

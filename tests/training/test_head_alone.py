@@ -119,6 +119,7 @@ def test_images__are_shown_to_the_model_once(config: Callable[..., FinetuneConfi
     assert embedded == {"embedding training images": 29, "embedding validation images": 7}
 
 
+@pytest.mark.slow
 def test_run__that_is_stopped_and_goes_on_ends_with_the_same_bytes(
     config: Callable[..., FinetuneConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

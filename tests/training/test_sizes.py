@@ -201,6 +201,7 @@ def test_fewer_steps_than_sizes__a_sentence(settings: SettingsOf) -> None:
 # --- a whole run ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run__says_each_steps_size_and_saves_a_model_of_one(
     settings: SettingsOf, no_rendering: None, tmp_path: Path
 ) -> None:

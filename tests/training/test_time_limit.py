@@ -94,6 +94,7 @@ def bytes_of(folder: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in (*paths, Path(folder, "metrics.jsonl"))}
 
 
+@pytest.mark.slow
 def test_run__is_that_of_its_number_of_steps_and_repeats(settings: dict[str, Any], measured_once: None) -> None:
     heard = Heard()
     timed = run(FinetuneConfig(**settings, out="timed"), heard)
@@ -110,6 +111,7 @@ def test_run__is_that_of_its_number_of_steps_and_repeats(settings: dict[str, Any
     assert timed.steps == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_resumed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_stopped__goes_on_at_its_length_without_measuring(
     settings: dict[str, Any], measured_once: None, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
@@ -145,6 +147,7 @@ def test_measuring__leaves_weights_and_statistics_as_they_were(settings: dict[st
     assert timed.training == plain.training
 
 
+@pytest.mark.slow
 def test_dry_run__tells_the_length(settings: dict[str, Any]) -> None:
     found = finetune.run(FinetuneConfig(**settings, dry_run=True), Conversation())
     assert isinstance(found, DryRunResult)

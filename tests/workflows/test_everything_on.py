@@ -79,7 +79,7 @@ def numbers(folder: str) -> list[float]:
     return [line[key] for line in lines for key in ("loss", "grad_norm", "val_loss", "average_val_loss") if key in line]
 
 
-@pytest.mark.parametrize("tune", ["full", "lora:2"])
+@pytest.mark.parametrize("tune", [pytest.param("full", marks=pytest.mark.slow), "lora:2"])
 def test_everything__stopped_and_gone_on_with_is_the_same_run(
     config: FinetuneConfig, tune: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from vitctl.workflows import finetune
 PICTURE = "first-batches.png"
 
 
+@pytest.mark.slow
 def test_first_batches__are_the_same_after_a_stop_before_they_were_drawn(
     image_folder: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

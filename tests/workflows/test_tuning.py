@@ -77,6 +77,7 @@ def check_goes_on(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> Fi
     return again
 
 
+@pytest.mark.slow
 def test_lora__goes_on_with_the_same_bytes_and_leaves_plain_weights(
     config: FinetuneConfig, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
