@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -28,6 +28,10 @@ import vitctl.models  # noqa: F401  # before any test imports timm beside a CPU 
 _CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""  # of Linux
 if "avx512f" in _CPU and "GenuineIntel" in _CPU:
     os.environ.setdefault("MKL_CBWR", "AVX512,STRICT")
+
+if TYPE_CHECKING:
+    from vitctl.errors import InterruptedRun
+    from vitctl.settings.finetune import FinetuneConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -249,6 +253,34 @@ def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image_folder(tmp_path: Path, whole_folder: Path) -> Path:
     """A copy of ``whole_folder`` that the test may change."""
     return shutil.copytree(whole_folder, tmp_path / "images")
+
+
+StoppedAfter = Callable[[int, "FinetuneConfig"], "InterruptedRun"]
+
+
+@pytest.fixture
+def stopped_after(monkeypatch: pytest.MonkeyPatch) -> StoppedAfter:
+    """What runs a configuration until a SIGTERM comes while a step is recorded, and returns the error that ends it."""
+    from vitctl.conversation import Conversation
+    from vitctl.errors import InterruptedRun
+    from vitctl.training.recorder import Recorder
+    from vitctl.workflows import finetune
+
+    recorded = Recorder.step
+
+    def run(step: int, config: "FinetuneConfig") -> "InterruptedRun":
+        def record(self: Any, report: Any) -> None:
+            recorded(self, report)
+            if report.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Recorder, "step", record)
+            with pytest.raises(InterruptedRun) as caught:
+                finetune.run(config, Conversation())
+        return caught.value
+
+    return run
 
 
 @pytest.fixture

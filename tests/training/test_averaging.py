@@ -27,6 +27,8 @@ from vitctl.training import trainer
 from vitctl.training.averaging import Average, averaging_told, build_average
 from vitctl.workflows import evaluate, finetune
 
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
+
 
 def new_model() -> nn.Module:
     torch.manual_seed(0)
@@ -231,21 +233,11 @@ def test_run__its_average_is_validated_saved_and_changes_nothing_else(config: Ca
     ("method", "stop"), [("ema", 5), *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE_STOPS)]
 )
 def test_stopped_and_resumed__the_average_has_the_same_bytes(
-    config: Callable[..., FinetuneConfig], monkeypatch: pytest.MonkeyPatch, method: str, stop: int
+    config: Callable[..., FinetuneConfig], stopped_after: StoppedAfter, method: str, stop: int
 ) -> None:
     sets = (f"averaging.method={method}", "averaging.decay=0.7", "averaging.k=2")
     whole = run(config("whole", *sets))
-    recorded = trainer.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun):
-            run(config("parts", *sets))
+    stopped_after(stop, config("parts", *sets))
     assert Path("parts/average").is_dir()
     parts = run(FinetuneConfig(resume="parts"))
     assert bytes_of("parts") == bytes_of("whole")

@@ -1,8 +1,6 @@
 """Training the head alone on features that are computed once: the bytes of a run that computes them in every step."""
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,12 +19,14 @@ from vitctl.errors import InterruptedRun
 from vitctl.evaluation.classify import split_logits
 from vitctl.recipes import load_recipe, override
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training import going_on, job, kept_features, trainer
+from vitctl.training import going_on, job, kept_features
 from vitctl.training.head_alone import training_features, validation_logits
 from vitctl.training.header import header_settings
 from vitctl.training.kept_features import Keeping, decide_keeping
 from vitctl.training.trial import measure_cost
 from vitctl.workflows import finetune
+
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -121,20 +121,10 @@ def test_images__are_shown_to_the_model_once(config: Callable[..., FinetuneConfi
 
 @pytest.mark.slow
 def test_run__that_is_stopped_and_goes_on_ends_with_the_same_bytes(
-    config: Callable[..., FinetuneConfig], monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., FinetuneConfig], stopped_after: StoppedAfter
 ) -> None:
     finetune.run(config("whole"), Conversation())
-    recorded = trainer.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun):
-            finetune.run(config("parted"), Conversation())
+    stopped_after(4, config("parted"))
     told = Listening()
     finetune.run(FinetuneConfig(resume="parted"), told)
     assert told.rows["goes on"].reason == "byte for byte"

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,13 +21,15 @@ from vitctl.errors import InterruptedRun, SettingError
 from vitctl.primitives.compiler_later import COMPILED_FILES
 from vitctl.primitives.interrupts import StopRequest
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training import compiled, step, trainer
+from vitctl.training import compiled, step
 from vitctl.training.header import header_settings
 from vitctl.training.job import Job
 from vitctl.training.step import add_gradients, rehearse
 from vitctl.training.trainer import new_state
 from vitctl.training.trial import measure_cost
 from vitctl.workflows import finetune
+
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
 
 SIZES = ("length.sizes=[8,12,16]",)
 ROTARY = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -231,7 +232,7 @@ def test_stopped_in_any_size__the_same_bytes(
     settings: SettingsOf,
     no_rendering: None,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: StoppedAfter,
     model: str,
     stopped: int,
 ) -> None:
@@ -240,17 +241,7 @@ def test_stopped_in_any_size__the_same_bytes(
     changes = {"save_every": "1", "set": (*SIZES, "noise.patch_drop=0.3", "evaluation.validations=2")}
     changes |= {} if model == "tiny" else own
     finetune.run(settings(out=str(tmp_path / "whole"), **changes), Conversation())
-    recorded = trainer.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == stopped:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun):
-            finetune.run(settings(out=str(tmp_path / "out"), **changes), Conversation())
+    stopped_after(stopped, settings(out=str(tmp_path / "out"), **changes))
     finetune.run(settings(out=str(tmp_path / "out"), **changes), Conversation())
     for name in ("metrics.jsonl", "last/model.safetensors", "best/model.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -2,9 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from vitctl.errors import InterruptedRun, SettingError
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training import time_limit, trainer
+from vitctl.training import time_limit
 from vitctl.training.state import Clock
 from vitctl.training.time_limit import Pace
 from vitctl.workflows import finetune
+
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
 
 STEPS = 7
 PACE = Pace(step_s=500.0, start_s=8.0, validation_s=10.0)  # of an hour, when 10 s are over
@@ -114,19 +116,10 @@ def test_run__is_that_of_its_number_of_steps_and_repeats(settings: dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize("is_resumed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_stopped__goes_on_at_its_length_without_measuring(
-    settings: dict[str, Any], measured_once: None, monkeypatch: pytest.MonkeyPatch, is_resumed: bool
+    settings: dict[str, Any], measured_once: None, stopped_after: StoppedAfter, is_resumed: bool
 ) -> None:
-    recorded = trainer.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun, match=f"Stopped after step 3 of {STEPS}"):
-            run(FinetuneConfig(**settings, out="out"))
+    error = stopped_after(3, FinetuneConfig(**settings, out="out"))
+    assert f"Stopped after step 3 of {STEPS}" in str(error)
     found = run(FinetuneConfig(resume="out") if is_resumed else FinetuneConfig(**settings, out="out"))
     assert (found.steps, found.last.step) == (STEPS, STEPS)
     with pytest.raises(SettingError, match="other settings") as caught:  # another time, seen without measuring

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +15,9 @@ from vitctl.conversation import Conversation
 from vitctl.errors import InterruptedRun
 from vitctl.results.finetune import FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training import trainer
 from vitctl.workflows import finetune
+
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -58,21 +58,6 @@ def bytes_of(folder: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 
-def stopped_after(step: int, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until a SIGTERM comes while ``step`` is recorded."""
-    recorded = trainer.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun):
-            run(config)
-
-
 def numbers(folder: str) -> list[float]:
     """Return the losses and gradient norms of every step, and the losses of every validation."""
     lines = map(json.loads, Path(folder, "metrics.jsonl").read_text().splitlines())
@@ -81,14 +66,14 @@ def numbers(folder: str) -> list[float]:
 
 @pytest.mark.parametrize("tune", [pytest.param("full", marks=pytest.mark.slow), "lora:2"])
 def test_everything__stopped_and_gone_on_with_is_the_same_run(
-    config: FinetuneConfig, tune: str, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, tune: str, stopped_after: StoppedAfter
 ) -> None:
     config = replace(config, tune=tune)
     run(config)
     expected = bytes_of("one")
     shutil.rmtree("one")
     for step in (2, 4):  # at one size, at the other
-        stopped_after(step, config, monkeypatch)
+        stopped_after(step, config)
     run(config)
     assert bytes_of("one") == expected
     assert {"last/model.safetensors", "best/model.safetensors", "average/model.safetensors"} <= set(expected)

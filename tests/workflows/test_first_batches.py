@@ -1,8 +1,7 @@
 """first-batches.png: drawn while a run trains, the same however often the run was stopped."""
 
-import os
 import pickle
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,16 @@ import pytest
 from vitctl.conversation import Conversation
 from vitctl.errors import InterruptedRun
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training import trainer
 from vitctl.workflows import finetune
+
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
 
 PICTURE = "first-batches.png"
 
 
 @pytest.mark.slow
 def test_first_batches__are_the_same_after_a_stop_before_they_were_drawn(
-    image_folder: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    image_folder: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, stopped_after: StoppedAfter
 ) -> None:
     for name in ("draw_curves", "draw_confusion"):
         monkeypatch.setattr(f"vitctl.reporting.figures.{name}", lambda *_args, **_options: None)
@@ -31,7 +31,7 @@ def test_first_batches__are_the_same_after_a_stop_before_they_were_drawn(
             "mixing.cutmix=1.0", "loss.label_smoothing=0.1", "evaluation.validations=1",
         ),
     }  # fmt: skip
-    drawn_at, recorded = list[int](), trainer.Recorder.step
+    drawn_at = list[int]()
 
     def noted(sheets: Any, path: Path) -> None:
         drawn_at.append(len(Path(path.parent, "metrics.jsonl").read_text().splitlines()))
@@ -42,15 +42,7 @@ def test_first_batches__are_the_same_after_a_stop_before_they_were_drawn(
     sheets = pickle.loads(Path("whole", PICTURE).read_bytes())
     assert [(sheet.title[:6], len(sheet.pictures)) for sheet in sheets] == [("step 1", 8), ("step 2", 8), ("step 3", 8)]
 
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun):
-            finetune.run(FinetuneConfig(**config, out="out"), Conversation())
+    stopped_after(1, FinetuneConfig(**config, out="out"))
     assert not Path("out", PICTURE).exists()
     again = finetune.run(FinetuneConfig(**config, out="out"), Conversation())
     assert drawn_at == [3, 1]  # steps taken

@@ -25,6 +25,8 @@ from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training import trainer
 from vitctl.workflows import finetune
 
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
+
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
 SETS = ("evaluation.validations=3", "evaluation.select_best_from=1")
@@ -52,22 +54,6 @@ def bytes_of(folder: str) -> dict[str, bytes]:
     names = ("config.json", "validation.json", "metrics.jsonl", "last", "average", "best")
     paths = [path for name in names for path in (Path(folder) / name, *(Path(folder) / name).rglob("*"))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
-
-
-def stopped_after(step: int, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> InterruptedRun:
-    """Run until a SIGTERM comes while ``step`` is recorded."""
-    recorded = trainer.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun) as caught:
-            run(config)
-    return caught.value
 
 
 class Header(Conversation):
@@ -131,9 +117,9 @@ def test_kill_storm__the_same_bytes(config: FinetuneConfig, killed_at: KilledAt)
     assert bytes_of("out") == bytes_of("whole")
 
 
-def test_the_same_command_goes_on_and_says_from_where(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_command_goes_on_and_says_from_where(config: FinetuneConfig, stopped_after: StoppedAfter) -> None:
     run(replace(config, out="whole"))
-    error = stopped_after(3, config, monkeypatch)
+    error = stopped_after(3, config)
     assert error.exit_code == 143
     path = Path("out").absolute()
     assert str(error) == f"Stopped after step 3 of 6. Step 3 of 6 is saved; go on with: vitctl finetune --resume {path}"
@@ -151,10 +137,10 @@ def test_the_same_command_goes_on_and_says_from_where(config: FinetuneConfig, mo
 
 @pytest.mark.slow
 def test_resume_needs_nothing_else__and_may_compute_otherwise(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, stopped_after: StoppedAfter
 ) -> None:
     run(replace(config, out="whole"))
-    stopped_after(4, config, monkeypatch)
+    stopped_after(4, config)
     header = Header()
     result = finetune.run(FinetuneConfig(resume="out", num_workers=1, save_every="10"), header)
     assert header.said["goes on"] == "after step 4 of 6; byte for byte"
@@ -163,8 +149,8 @@ def test_resume_needs_nothing_else__and_may_compute_otherwise(
 
 
 @pytest.mark.slow
-def test_other_threads__says_that_bytes_may_differ(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped_after(4, replace(config, num_threads=1), monkeypatch)
+def test_other_threads__says_that_bytes_may_differ(config: FinetuneConfig, stopped_after: StoppedAfter) -> None:
+    stopped_after(4, replace(config, num_threads=1))
     header, before = Header(), torch.get_num_threads()
     try:
         finetune.run(FinetuneConfig(resume="out", num_threads=2), header)
@@ -174,8 +160,8 @@ def test_other_threads__says_that_bytes_may_differ(config: FinetuneConfig, monke
     assert header.said["goes on"] == expected
 
 
-def test_other_settings_are_refused_by_name(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped_after(2, config, monkeypatch)
+def test_other_settings_are_refused_by_name(config: FinetuneConfig, stopped_after: StoppedAfter) -> None:
+    stopped_after(2, config)
     before = bytes_of("out")
     other = replace(config, steps=7, seed=1, set=("evaluation.validations=2", *(config.set or ())[1:]))
     with pytest.raises(SettingError) as caught:
@@ -210,12 +196,12 @@ def test_ended_before_anything_was_saved__begins_again(config: FinetuneConfig, k
 
 @pytest.mark.slow
 def test_stopped_beside_the_run_it_replaces__resume_goes_on_there(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, stopped_after: StoppedAfter
 ) -> None:
     run(replace(config, out="whole", seed=1))
     run(config)
     old = bytes_of("out")
-    error = stopped_after(3, replace(config, seed=1, overwrite=True), monkeypatch)
+    error = stopped_after(3, replace(config, seed=1, overwrite=True))
     assert "--resume" in str(error)
     assert former_place(Path(".out.partial")) == str(Path("out").absolute())
     assert bytes_of("out") == old
@@ -247,10 +233,10 @@ def test_killed_when_it_would_take_the_old_runs_place__resume_completes_it(
 
 @pytest.mark.slow
 def test_an_older_run_that_was_to_replace_a_newer_one_is_not_gone_on_with(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, stopped_after: StoppedAfter
 ) -> None:
-    stopped_after(3, config, monkeypatch)
-    stopped_after(2, replace(config, seed=1, overwrite=True), monkeypatch)
+    stopped_after(3, config)
+    stopped_after(2, replace(config, seed=1, overwrite=True))
     time.sleep(0.05)
     run(config)
     with pytest.raises(SettingError, match=r"is finished. Beside it, .*\.out\.partial holds an older run"):
@@ -263,9 +249,9 @@ def test_an_older_run_that_was_to_replace_a_newer_one_is_not_gone_on_with(
 @pytest.mark.slow
 @pytest.mark.parametrize("is_overwriting", [True, False])
 def test_two_commands_to_one_place__the_second_is_refused(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, is_overwriting: bool
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, stopped_after: StoppedAfter, is_overwriting: bool
 ) -> None:
-    stopped_after(2, config, monkeypatch)
+    stopped_after(2, config)
     first, second = replace(config, seed=1, overwrite=True), config
     if not is_overwriting:
         first, second = second, first
@@ -292,8 +278,8 @@ def test_two_commands_to_one_place__the_second_is_refused(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_lacks_a_fact__a_sentence(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped_after(3, config, monkeypatch)
+def test_a_checkpoint_that_lacks_a_fact__a_sentence(config: FinetuneConfig, stopped_after: StoppedAfter) -> None:
+    stopped_after(3, config)
     for path in Path("out/checkpoints").glob("*/state.json"):
         document = json.loads(path.read_text())
         del document["state"]["clock"]
@@ -304,9 +290,9 @@ def test_a_checkpoint_that_lacks_a_fact__a_sentence(config: FinetuneConfig, monk
 
 @pytest.mark.slow
 def test_stopped_before_there_were_weights__commands_say_how_to_go_on(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, stopped_after: StoppedAfter
 ) -> None:
-    stopped_after(1, config, monkeypatch)
+    stopped_after(1, config)
     shutil.rmtree("out/last")  # as a kill leaves it before the first validation
     for command in ("evaluate", "predict", "export"):
         arguments = {"predict": [next(Path(config.data or "").rglob("*.png"))], "export": ["--to", "timm"]}
@@ -320,17 +306,17 @@ def test_stopped_before_there_were_weights__commands_say_how_to_go_on(
         assert "vitctl finetune --resume out" in " ".join(done.stderr.split())
 
 
-def test_from_python(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped_after(5, config, monkeypatch)
+def test_from_python(config: FinetuneConfig, stopped_after: StoppedAfter) -> None:
+    stopped_after(5, config)
     assert vitctl.finetune(resume="out").last.step == 6
     assert vitctl.finetune(resume="out").last.step == 6
 
 
 @pytest.mark.slow
 def test_images_that_are_others_are_refused(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, image_folder: Path
+    config: FinetuneConfig, stopped_after: StoppedAfter, image_folder: Path
 ) -> None:
-    stopped_after(3, config, monkeypatch)
+    stopped_after(3, config)
     path = next((image_folder / "red").glob("*.png"))
     shutil.copy(next((image_folder / "blue").glob("*.png")), path)
     with pytest.raises(DataError, match="no longer those that the run was made with"):
@@ -339,10 +325,10 @@ def test_images_that_are_others_are_refused(
 
 @pytest.mark.slow
 def test_data_that_have_moved__the_run_goes_on_and_knows_where_they_are(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, image_folder: Path
+    config: FinetuneConfig, stopped_after: StoppedAfter, image_folder: Path
 ) -> None:
     run(replace(config, out="whole"))
-    stopped_after(3, config, monkeypatch)
+    stopped_after(3, config)
     moved = image_folder.parent / "moved"
     image_folder.rename(moved)
     with pytest.raises(DataError, match=r"There is nothing at .*--resume \S*out --data NEW$"):
@@ -378,8 +364,8 @@ def test_an_image_is_lost__what_was_trained_is_saved(
 
 
 @pytest.mark.slow
-def test_checkpoints_all_damaged__a_sentence(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped_after(3, config, monkeypatch)
+def test_checkpoints_all_damaged__a_sentence(config: FinetuneConfig, stopped_after: StoppedAfter) -> None:
+    stopped_after(3, config)
     for path in Path("out/checkpoints").glob("*/state.json"):
         path.write_text("{}")
     with pytest.raises(ModelError, match=r"no checkpoint to go on from. Train anew with --overwrite"):

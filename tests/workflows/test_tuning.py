@@ -1,8 +1,6 @@
 """Runs that train a part of the weights: interrupted, repeated, started from, on the screen; what they leave behind."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +16,9 @@ from vitctl.errors import InterruptedRun, SettingError
 from vitctl.models.build import load_model
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.settings.finetune import FinetuneConfig
-from vitctl.training import recorder, trainer
 from vitctl.workflows import finetune
+
+StoppedAfter = Callable[[int, FinetuneConfig], InterruptedRun]
 
 pytestmark = pytest.mark.usefixtures("no_rendering")
 
@@ -48,29 +47,15 @@ def run(config: FinetuneConfig, conversation: Conversation | None = None) -> Fin
     return result
 
 
-def stopped_after(step: int, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = recorder.Recorder.step
-
-    def record(self: Any, report: Any) -> None:
-        recorded(self, report)
-        if report.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Recorder, "step", record)
-        with pytest.raises(InterruptedRun):
-            run(config)
-
-
 def bytes_of(folder: str) -> dict[str, bytes]:
     names = ("config.json", "metrics.jsonl", "last", "best")
     paths = [path for name in names for path in (Path(folder) / name, *(Path(folder) / name).rglob("*"))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 
-def check_goes_on(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> FinetuneResult:
+def check_goes_on(config: FinetuneConfig, stopped_after: StoppedAfter) -> FinetuneResult:
     whole = run(replace(config, out="whole"))
-    stopped_after(1, config, monkeypatch)
+    stopped_after(1, config)
     again = run(config)
     assert bytes_of("out") == bytes_of("whole")
     assert again.weights_sha256 == whole.weights_sha256
@@ -79,9 +64,9 @@ def check_goes_on(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> Fi
 
 @pytest.mark.slow
 def test_lora__goes_on_with_the_same_bytes_and_leaves_plain_weights(
-    config: FinetuneConfig, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, tiny_model_folder: Path, stopped_after: StoppedAfter
 ) -> None:
-    result = check_goes_on(replace(config, tune="lora:2"), monkeypatch)
+    result = check_goes_on(replace(config, tune="lora:2"), stopped_after)
     assert result.num_trained_parameters == 2 * 2 * (4 * 16 + 2 * 16 + 2 * 80) + 3 * 17  # A and B of each layer; head
     before, after = (load_file(Path(folder, "model.safetensors")) for folder in (tiny_model_folder, "out/last"))
     assert before.keys() == after.keys()
@@ -99,9 +84,9 @@ def test_lora__goes_on_with_the_same_bytes_and_leaves_plain_weights(
 
 @pytest.mark.slow
 def test_head__goes_on_with_the_same_bytes(
-    config: FinetuneConfig, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, tiny_model_folder: Path, stopped_after: StoppedAfter
 ) -> None:
-    assert check_goes_on(replace(config, tune="head"), monkeypatch).num_trained_parameters == 3 * 17
+    assert check_goes_on(replace(config, tune="head"), stopped_after).num_trained_parameters == 3 * 17
     before, after = (load_file(Path(folder, "model.safetensors")) for folder in (tiny_model_folder, "out/last"))
     assert {name for name in after if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias"}
     assert not Path("out/last/adapter.safetensors").exists()
@@ -120,9 +105,9 @@ def test_head__goes_on_with_the_same_bytes(
     ],
 )
 def test_every_mode__goes_on_with_the_same_bytes(
-    config: FinetuneConfig, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, how: dict[str, Any], stopped_after: StoppedAfter
 ) -> None:
-    check_goes_on(replace(config, **how), monkeypatch)
+    check_goes_on(replace(config, **how), stopped_after)
 
 
 @pytest.mark.slow
