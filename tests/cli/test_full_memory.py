@@ -26,9 +26,9 @@ COMMANDS = {
     "data digits --out out": ("workflows.data.open_source", NO_BATCH),
     "evaluate --model demo --data digits --out out": ("workflows.evaluate.open_model", BATCH.format(64)),
     "predict --model demo a.png": ("workflows.predict.open_model", BATCH.format(64)),
-    "finetune --data digits --model demo --out out": ("workflows.finetune.open_model", NO_BATCH),
+    "finetune --data digits --model demo --out out": ("training.opening.open_model", NO_BATCH),
     "finetune --data digits --model demo --batch-size 7 --out out": (
-        "workflows.finetune.open_model",
+        "training.opening.open_model",
         BATCH.format(7),
     ),
     "fewshot-eval --data digits --model demo --shots 1 --out out": (
