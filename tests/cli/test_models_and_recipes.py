@@ -66,9 +66,9 @@ def test_recipes__ls_and_show(run_cli) -> None:
 
 def test_recipes__variants_and_what_was_published(run_cli) -> None:
     lines = run_cli("recipes", "ls").stdout.splitlines()
-    (line,) = [line for line in lines if line.startswith("  vit-paper:cifar10 ")]
-    assert line.split(maxsplit=1)[1].startswith("CIFAR-10 ")
-    assert line.endswith("CIFAR-10 98.95 % (ViT-B/16), 98.79 % (ViT-B/32), 99.16 % (ViT-L/16)")
+    (place,) = [place for place, line in enumerate(lines) if line.startswith("  vit-paper:cifar10 ")]
+    told = "published: CIFAR-10 98.95 % (ViT-B/16), 98.79 % (ViT-B/32), 99.16 % (ViT-L/16)"
+    assert (lines[place].split(maxsplit=1)[1], lines[place + 1].strip()) == ("CIFAR-10", told)
     entries = {entry["name"]: entry for entry in run_cli("recipes", "ls", "--json").json["recipes"]}
     assert entries["demo"]["variants"] == entries["demo"]["published"] == []
     assert {"name": "vit-paper:cifar10", "about": "CIFAR-10"} in entries["vit-paper"]["variants"]

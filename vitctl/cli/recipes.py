@@ -58,13 +58,15 @@ def ls(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(RecipesResult(recipes=tuple(_entry(name, file) for name, file in files.items())))
         return
-    rows = []
+    rows = list[tuple[str, str]]()
     for name, file in files.items():
-        rows.append((name, file.recipe.about, told_briefly(file.published_of(""))))
-        for variant, recipe in file.variants.items():
-            about = recipe.about if recipe.about != file.recipe.about else ""
-            rows.append((f"  {name}:{variant}", about, told_briefly(file.published_of(variant))))
-    print_columns(("recipe", "what for", "published"), rows)
+        for variant, recipe in {"": file.recipe, **file.variants}.items():
+            about = recipe.about if not variant or recipe.about != file.recipe.about else ""
+            told = told_briefly(file.published_of(variant))
+            lines = [line for line in (about, told and f"published: {told}") if line]  # one below the other, for width
+            rows.append((f"  {name}:{variant}" if variant else name, lines[0] if lines else ""))
+            rows += [("", line) for line in lines[1:]]
+    print_columns(("recipe", "what for"), rows)
 
 
 def _entry(name: str, file: "RecipeFile") -> RecipeEntry:
