@@ -52,12 +52,9 @@ def steps_of(
         conversation: Hears of a micro-batch that became smaller.
         pauses: Steps after which somebody looks at the model.
     """
-    wrapped = job.accelerator.prepare(model)
-    if state.average is not None:
-        state.average.start()
     yield from train_steps(
         state,
-        wrapped,
+        job.accelerator.prepare(model),
         batches,
         job.schedule,
         accelerator=job.accelerator,

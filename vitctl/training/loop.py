@@ -179,6 +179,8 @@ def train_steps(
     Raises:
         Diverged: The loss is no longer a finite number.
     """
+    if state.average is not None:
+        state.average.start()
     before: StepLoss | None = None
     step_start = time.perf_counter()
     for batch in batches:
