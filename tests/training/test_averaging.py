@@ -210,6 +210,7 @@ def validations(folder: str) -> list[dict[str, Any]]:
     return [line for line in lines if "val_loss" in line and line["step"]]
 
 
+@pytest.mark.slow
 def test_run__its_average_is_validated_saved_and_changes_nothing_else(config: Callable[..., FinetuneConfig]) -> None:
     plain, averaged = run(config("plain")), run(config("averaged", "averaging.method=ema", "averaging.decay=0.7"))
     assert (averaged.weights_sha256, averaged.last, averaged.best) == (plain.weights_sha256, plain.last, plain.best)

@@ -92,7 +92,7 @@ def _close(first: str, second: str) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param({"micro_batch": 2, "class_weights": "balanced"}, id="micro-batches"),
+        pytest.param({"micro_batch": 2, "class_weights": "balanced"}, id="micro-batches", marks=pytest.mark.slow),
         pytest.param({}, id="plain", marks=pytest.mark.slow),
         pytest.param({"head": "ridge", "sampler": "balanced"}, id="ridge", marks=pytest.mark.slow),
     ],

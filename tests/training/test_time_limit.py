@@ -147,6 +147,7 @@ def test_dry_run__tells_the_length(settings: dict[str, Any]) -> None:
     assert found.steps == STEPS
 
 
+@pytest.mark.slow
 def test_time_that_is_over_before_the_first_step__is_refused(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_time_that_is_over_before_the_first_step__is_refused(
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_time_for_less_than_a_step__is_one_step_and_a_warning(settings: dict[str, Any]) -> None:
     heard = Heard()
     settings |= {"time_limit": 60.0, "dry_run": True}

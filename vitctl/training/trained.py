@@ -32,9 +32,9 @@ def check_tuning(model: nn.Module, tuning: Tuning, *, name: str) -> None:
     Raises:
         SettingError: It has no such parts, or nothing would be trained, or an expression finds nothing.
     """
-    mode, number = parse_mode(tuning.mode)
-    if (mode, tuning.lr_scale, tuning.freeze) == ("full", (), ()):
+    if _is_of_all(tuning):
         return
+    mode, number = parse_mode(tuning.mode)
     if mode == "lora":
         model = on_meta(model)
         add_factors(model, rank=number or 1, scale=tuning.lora_scale, seed=0, name=name)
@@ -59,9 +59,9 @@ def choose_trained(model: nn.Module, tuning: Tuning, *, seed: int, name: str) ->
     Raises:
         SettingError: It has no such parts, or nothing would be trained, or an expression finds nothing.
     """
-    mode, number = parse_mode(tuning.mode)
-    if (mode, tuning.lr_scale, tuning.freeze) == ("full", (), ()):
+    if _is_of_all(tuning):
         return
+    mode, number = parse_mode(tuning.mode)
     if mode == "lora":
         add_factors(model, rank=number or 1, scale=tuning.lora_scale, seed=seed, name=name)
     parameters = dict(model.named_parameters())
@@ -69,6 +69,11 @@ def choose_trained(model: nn.Module, tuning: Tuning, *, seed: int, name: str) ->
     _check_expressions(parameters, found, tuning, name=name)
     for key, parameter in parameters.items():
         parameter.requires_grad_(parameter.requires_grad and key in found)
+
+
+def _is_of_all(tuning: Tuning) -> bool:
+    """Return whether everything is trained, each at its own rate."""
+    return (parse_mode(tuning.mode)[0], tuning.lr_scale, tuning.freeze) == ("full", (), ())
 
 
 def _trained(model: nn.Module, names: Collection[str], tuning: Tuning, *, name: str) -> set[str]:
