@@ -9,8 +9,9 @@ Who may import whom, top to bottom (``tests/rules/test_layers.py`` holds the tab
     cli           words in, words out; the only home of Typer and rich
     workflows     one file per command; reads as a table of contents
     classifier    a trained model to show images to
-    training                                    building blocks of fine-tuning
+    training sweeping                           building blocks of fine-tuning, of many runs
     exporting inspecting reporting              building blocks of export, of inspect, of pictures
+    run_folders                                 run folders seen from outside
     evaluation                                  building blocks of evaluation; training and inspecting use them too
     models data                                            what is trained, what it is trained on
     primitives                                  arithmetic and small tools
@@ -37,9 +38,23 @@ from vitctl.telemetry import switch_off as _switch_off_telemetry
 _switch_off_telemetry()
 
 if TYPE_CHECKING:
-    from vitctl.api import data_report, evaluate, export, fewshot_eval, finetune, inspect, load, log, predict
+    from vitctl.api import (
+        compare,
+        data_report,
+        evaluate,
+        export,
+        fewshot_eval,
+        finetune,
+        inspect,
+        load,
+        log,
+        predict,
+        runs,
+        sweep,
+    )
     from vitctl.classifier import Classifier
     from vitctl.results import (
+        CompareResult,
         DataReport,
         DryRunResult,
         EvaluateResult,
@@ -50,12 +65,16 @@ if TYPE_CHECKING:
         InspectResult,
         LogResult,
         PredictResult,
+        RunsResult,
+        SweepDryRunResult,
+        SweepResult,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Classifier",
+    "CompareResult",
     "DataError",
     "DataReport",
     "DryRunResult",
@@ -69,10 +88,14 @@ __all__ = [
     "LogResult",
     "ModelError",
     "PredictResult",
+    "RunsResult",
     "SettingError",
+    "SweepDryRunResult",
+    "SweepResult",
     "UnavailableError",
     "VitctlError",
     "__version__",
+    "compare",
     "data_report",
     "evaluate",
     "export",
@@ -82,11 +105,14 @@ __all__ = [
     "load",
     "log",
     "predict",
+    "runs",
+    "sweep",
 ]
 
 # where each name is, imported when it is first asked for
 _HOMES = {
     "Classifier": "vitctl.classifier",
+    "CompareResult": "vitctl.results",
     "DataReport": "vitctl.results",
     "DryRunResult": "vitctl.results",
     "EvaluateResult": "vitctl.results",
@@ -97,6 +123,10 @@ _HOMES = {
     "InspectResult": "vitctl.results",
     "LogResult": "vitctl.results",
     "PredictResult": "vitctl.results",
+    "RunsResult": "vitctl.results",
+    "SweepDryRunResult": "vitctl.results",
+    "SweepResult": "vitctl.results",
+    "compare": "vitctl.api",
     "data_report": "vitctl.api",
     "evaluate": "vitctl.api",
     "export": "vitctl.api",
@@ -106,6 +136,8 @@ _HOMES = {
     "load": "vitctl.api",
     "log": "vitctl.api",
     "predict": "vitctl.api",
+    "runs": "vitctl.api",
+    "sweep": "vitctl.api",
 }
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that this gives

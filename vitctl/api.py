@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.inspecting import catalogue
+from vitctl.settings.compare import CompareConfig
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
@@ -29,10 +30,13 @@ from vitctl.settings.log import LogConfig
 from vitctl.settings.option import Described, Settings, described
 from vitctl.settings.predict import PredictConfig
 from vitctl.settings.reading import settings_from_python, values_from_python
+from vitctl.settings.runs import RunsConfig
+from vitctl.settings.sweep import SweepConfig
 from vitctl.settings.words import PRETRAINED
 
 if TYPE_CHECKING:
     from vitctl.classifier import Classifier
+    from vitctl.results.compare import CompareResult
     from vitctl.results.data import DataReport
     from vitctl.results.evaluate import EvaluateResult
     from vitctl.results.export import ExportResult
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from vitctl.results.inspect_model import InspectAllResult, InspectResult
     from vitctl.results.log import LogResult
     from vitctl.results.predict import PredictResult
+    from vitctl.results.runs import RunsResult
+    from vitctl.results.sweep import SweepDryRunResult, SweepResult
 
 PathLike = str | os.PathLike[str]
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -240,6 +246,55 @@ def data_report(data: PathLike, *, verbose: bool = False, **settings: Any) -> "D
     """
     config = settings_from_python(DataConfig, {"data": data, **settings}, where="vitctl.data_report")
     return cast("DataReport", _run("data", config, verbose=verbose))
+
+
+@_takes(SweepConfig)
+def sweep(
+    *, grid: Mapping[str, Any] | Iterable[str] | None = None, verbose: bool = False, **settings: Any
+) -> "SweepResult | SweepDryRunResult":
+    """Train every combination of settings, with several seeds, and say what differs: ``vitctl sweep``.
+
+    Args:
+        grid: Values by option or SECTION.KEY of the recipe, ``{"lr": [1e-4, 3e-4]}``; or as the command line has them.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: A setting, the images or a run cannot be used.
+        InterruptedRun: Ctrl-C; the same call goes on.
+    """
+    raise NotImplementedError
+
+
+@_takes(CompareConfig)
+def compare(runs: Iterable[PathLike], *, verbose: bool = False, **settings: Any) -> "CompareResult":
+    """Compare runs on the same images, pair by pair, with intervals: ``vitctl compare``.
+
+    Args:
+        runs: Run folders; those that differ in the seed alone are one row.
+        verbose: Say on stderr what is done, and show progress.
+        settings: Those below, by name.
+
+    Raises:
+        VitctlError: A run cannot be used, or their images are not the same; nothing was written.
+    """
+    settled = settings_from_python(CompareConfig, {"runs": runs, **settings}, where="vitctl.compare")
+    return cast("CompareResult", _run("compare", settled, verbose=verbose))
+
+
+@_takes(RunsConfig)
+def runs(folder: PathLike = "runs", *, verbose: bool = False) -> "RunsResult":
+    """List the runs below a folder: data, model, score with its interval, state: ``vitctl runs``.
+
+    Args:
+        folder: Where to look.
+        verbose: Say on stderr what is done.
+
+    Raises:
+        VitctlError: There is no such folder.
+    """
+    settled = settings_from_python(RunsConfig, {"folder": folder}, where="vitctl.runs")
+    return cast("RunsResult", _run("runs", settled, verbose=verbose))
 
 
 @_takes(LogConfig)

@@ -13,6 +13,7 @@ import pytest
 import vitctl
 from vitctl.inspecting.catalogue import every_setting
 from vitctl.results.result import Result
+from vitctl.settings.compare import CompareConfig
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
@@ -21,6 +22,8 @@ from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.log import LogConfig
 from vitctl.settings.option import Described, described
 from vitctl.settings.predict import PredictConfig
+from vitctl.settings.runs import RunsConfig
+from vitctl.settings.sweep import SweepConfig
 
 FUNCTIONS: dict[Callable[..., Any], Mapping[str, Described]] = {
     vitctl.finetune: described(FinetuneConfig),
@@ -29,6 +32,9 @@ FUNCTIONS: dict[Callable[..., Any], Mapping[str, Described]] = {
     vitctl.inspect: every_setting(),
     vitctl.export: described(ExportConfig),
     vitctl.log: described(LogConfig),
+    vitctl.sweep: described(SweepConfig),
+    vitctl.compare: described(CompareConfig),
+    vitctl.runs: described(RunsConfig),
     vitctl.predict: described(PredictConfig),
     vitctl.data_report: described(DataConfig),
 }

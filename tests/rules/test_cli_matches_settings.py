@@ -9,6 +9,7 @@ import typer
 
 from vitctl.cli.app import app
 from vitctl.inspecting.catalogue import every_setting, settings_classes
+from vitctl.settings.compare import CompareConfig
 from vitctl.settings.data import DataConfig
 from vitctl.settings.evaluate import EvaluateConfig
 from vitctl.settings.export import ExportConfig
@@ -18,6 +19,8 @@ from vitctl.settings.log import LogConfig
 from vitctl.settings.models import ModelsConfig
 from vitctl.settings.option import Settings, described
 from vitctl.settings.predict import PredictConfig
+from vitctl.settings.runs import RunsConfig
+from vitctl.settings.sweep import SweepConfig
 
 ROOT: Any = typer.main.get_command(app)
 
@@ -32,10 +35,13 @@ CONFIGS: dict[str, type[Settings]] = {
     "fewshot-eval": FewshotEvalConfig,
     "export": ExportConfig,
     "log": LogConfig,
+    "sweep": SweepConfig,
+    "compare": CompareConfig,
+    "runs": RunsConfig,
     **{f"inspect {name}": settings for name, settings in settings_classes().items()},
 }
 # fields that the command makes of what stands without a name, or that only a file holds
-NOT_OPTIONS = {"predict": {"run", "images"}, "finetune": {"recipe_settings"}}
+NOT_OPTIONS = {"predict": {"run", "images"}, "finetune": {"recipe_settings"}, "sweep": {"recipe_settings"}}
 
 
 def all_commands(command: Any = ROOT, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:

@@ -17,14 +17,22 @@ FLOORS = {
         "shown", "",
     },  # inspecting: its catalogue alone, which imports no torch
     "workflows": {
-        "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data", "primitives", "settings",
-        "recipes", "conversation", "results", "errors", "",
+        "training", "sweeping", "run_folders", "evaluation", "exporting", "inspecting",
+        "reporting", "models", "data", "primitives", "settings", "recipes", "conversation", "results", "errors", "",
     },
     "classifier": {"evaluation", "models", "data", "primitives", "conversation", "results", "errors"},
     "training": {
-        "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results", "errors", "",
+        "run_folders", "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results",
+        "errors", "",
     },  # settings: a plan is what a person said, and what was decided beside it
     "evaluation": {"models", "data", "primitives", "conversation", "results", "errors"},
+    "sweeping": {
+        "run_folders", "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results",
+        "errors", "",
+    },  # no training: every run is a process of its own
+    "run_folders": {
+        "evaluation", "models", "data", "primitives", "settings", "recipes", "conversation", "results", "errors",
+    },
     "exporting": {"models", "data", "primitives", "conversation", "results", "errors", "shown", ""},
     "inspecting": {
         "evaluation", "models", "data", "primitives", "settings", "conversation", "results", "errors",
@@ -65,7 +73,7 @@ HOMES = {
     "onnxscript": {"exporting"},
     "onnxruntime": {"exporting"},
     "transformers": {"exporting"},
-    "safetensors": {"models", "evaluation", "exporting"},
+    "safetensors": {"models", "evaluation", "exporting", "run_folders"},
     "huggingface_hub": {"primitives", "exporting"},
     "datasets": {"data"},
     "pyarrow": {"data"},
@@ -75,11 +83,12 @@ HOMES = {
     "sklearn": {"evaluation", "data"},
     "scipy": {"evaluation", "reporting", "inspecting"},
     "torch": {
-        "workflows", "classifier", "training", "evaluation", "exporting", "inspecting", "models", "data", "primitives",
+        "workflows", "classifier", "training", "sweeping", "run_folders", "evaluation", "exporting", "inspecting",
+        "models", "data", "primitives",
     },
     "numpy": {
-        "workflows", "classifier", "training", "evaluation", "exporting", "inspecting", "reporting", "models", "data",
-        "primitives",
+        "workflows", "classifier", "training", "sweeping", "run_folders", "evaluation", "exporting", "inspecting",
+        "reporting", "models", "data", "primitives",
     },
 }  # fmt: skip
 

@@ -132,6 +132,7 @@ def _root(
 
 def _add_commands() -> None:
     from vitctl.cli import (
+        compare,
         data,
         evaluate,
         export,
@@ -143,10 +144,13 @@ def _add_commands() -> None:
         models,
         predict,
         recipes,
+        runs,
+        sweep,
     )
 
     app.command("data", epilog=data.EXAMPLES)(data.data)
     app.command("finetune", epilog=finetune.EXAMPLES)(finetune.finetune)
+    app.command("sweep", epilog=sweep.EXAMPLES)(sweep.sweep)
     app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
     app.command("fewshot-eval", epilog=fewshot_eval.EXAMPLES)(fewshot_eval.fewshot_eval)
     app.command(
@@ -157,6 +161,8 @@ def _add_commands() -> None:
     )(inspect_model.inspect)
     app.command("export", epilog=export.EXAMPLES)(export.export)
     app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
+    app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+    app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
     app.command("log", epilog=log.EXAMPLES)(log.log)
     app.command("models", epilog=models.EXAMPLES)(models.models)
     app.add_typer(recipes.app, name="recipes")

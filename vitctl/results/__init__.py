@@ -3,6 +3,7 @@
 Plain Python: importing it imports nothing heavy. The parts of a result are beside it in its file.
 """
 
+from vitctl.results.compare import CompareResult
 from vitctl.results.data import DataReport
 from vitctl.results.evaluate import EvaluateResult
 from vitctl.results.export import ExportResult
@@ -14,8 +15,11 @@ from vitctl.results.models import ModelsResult
 from vitctl.results.predict import PredictResult
 from vitctl.results.recipes import RecipeResult, RecipesResult
 from vitctl.results.result import JsonObject, JsonValue, Result
+from vitctl.results.runs import RunsResult
+from vitctl.results.sweep import SweepDryRunResult, SweepResult
 
 __all__ = [
+    "CompareResult",
     "DataReport",
     "DryRunResult",
     "EvaluateResult",
@@ -32,4 +36,7 @@ __all__ = [
     "RecipeResult",
     "RecipesResult",
     "Result",
+    "RunsResult",
+    "SweepDryRunResult",
+    "SweepResult",
 ]

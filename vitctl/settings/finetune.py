@@ -9,8 +9,8 @@ from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
-from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described
-from vitctl.settings.parsing import Interval, interval, interval_text, pixels, seconds, seconds_text
+from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described, option_of
+from vitctl.settings.parsing import Fold, Interval, fold, interval, interval_text, pixels, seconds, seconds_text
 
 CHOSEN = "(chosen for you when not given; the header says why)"
 _HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
@@ -46,6 +46,26 @@ class _Validation(Settings):
             outdates=("val",),
         ),
     ] = None
+    fold: Annotated[
+        Fold | None,
+        Opt(
+            "Validate on part K of the N that the training images are divided into, as 'vitctl sweep --folds' does.",
+            "K/N",
+            parse=fold,
+            outdates=("val", "val_fraction", "dev_fraction"),
+        ),
+    ] = None
+    dev_fraction: Annotated[
+        float | None,
+        Opt(
+            "Share of the training images to validate on instead, to choose settings by; the validation images stay "
+            "untouched.",
+            "X",
+            limits=(FRACTION, POSITIVE),
+            outdates=("fold",),
+        ),
+    ] = None
+    split_seed: Annotated[int | None, Opt("Of the split alone; else --seed's.", "N", limits=SEED)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +251,10 @@ class _Saving(Settings):
             spell=interval_text,
         ),
     ] = Interval(None, 900.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resume(Settings):
     resume: Annotated[
         str | None, Opt("Go on with the run in this folder where it stopped; needs nothing else.", "RUN")
     ] = None
@@ -255,7 +279,7 @@ class _Speed(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(
+class TrainingSettings(
     _TrainingImages,
     Columns,
     PixelRange,
@@ -273,13 +297,8 @@ class FinetuneConfig(
     Processes,
     _Saving,
 ):
-    """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
+    """What is trained and how, of one run or of many; None is decided for the user, and the header says why."""
 
-    out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None
-    overwrite: Annotated[
-        bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
-    ] = False
-    dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
     recipe_settings: Mapping[str, Any] | None = None
     """The recipe's settings, as a run's config.json holds them; not an option."""
 
@@ -290,10 +309,7 @@ class FinetuneConfig(
             raise SettingError("--steps and --epochs are both given; they say the same thing. Keep one.", field="steps")
         if self.recipe_settings is None:  # a run's config.json has the steps that it had time for beside the time
             check_one_length(vars(self))
-        if self.val is not None and self.val_fraction is not None:
-            raise SettingError(
-                "--val and --val-fraction are both given; expected one source of validation images.", field="val"
-            )
+        self._check_one_validation()
         self.check_one_grouping()
         if self.recipe_settings is None:  # a run's config.json has what was decided beside what was set
             check_given_once(self.set, [name for name in described(type(self)) if getattr(self, name) is not None])
@@ -303,6 +319,27 @@ class FinetuneConfig(
                 "equally. Keep one.",
                 field="sampler",
             )
+
+    def _check_one_validation(self) -> None:
+        pairs = (("val", "val_fraction"), ("fold", "val"), ("fold", "val_fraction"), ("fold", "dev_fraction"))
+        for one, other in pairs:
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise SettingError(
+                    f"{option_of(one)} and {option_of(other)} are both given; expected one source of validation "
+                    "images.",
+                    field=other,
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainingSettings, _Resume):
+    """Settings of ``vitctl finetune``; None is decided for the user, and the header says why."""
+
+    out: Annotated[str | None, Opt("Run folder to make (default: runs/DATA-MODEL).", "DIR")] = None
+    overwrite: Annotated[
+        bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
+    ] = False
+    dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
 
 
 def check_one_length(given: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ class Opt:
             raise SettingError(f"{option} is {value}; expected less than 2^63.", field=name)
 
 
-ARGUMENTS = ("analysis", "run", "pattern", "images")
+ARGUMENTS = ("analysis", "run", "runs", "folder", "plan", "pattern", "images")
 """Settings that stand on the command line without a name; messages write them in capitals."""
 
 

@@ -179,6 +179,33 @@ def seconds_text(value: float) -> str:
     return interval_text(Interval(None, value)) if value == int(value) else f"{value!r}s"
 
 
+class Fold(NamedTuple):
+    """Part ``part`` of ``parts``, from 1."""
+
+    part: int
+    parts: int
+
+    def __str__(self) -> str:
+        return f"{self.part}/{self.parts}"
+
+
+_FOLD = re.compile(r"(\d{1,4})/(\d{1,4})")
+
+
+def fold(given: Any, option: str) -> Fold:
+    """Return a part of the images from ``"2/5"``: the second of five.
+
+    Raises:
+        SettingError: It is no such text, or there is no such part.
+    """
+    if isinstance(given, Fold):
+        return given
+    found = _FOLD.fullmatch(str(given).strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+        raise SettingError(f"{option} is {str(given)!r}; expected a part of several, e.g. 2/5.")
+    return Fold(int(found[1]), int(found[2]))
+
+
 def process_count(given: Any, option: str) -> int | str:
     """Return a number of processes, or ``auto``.
 

@@ -43,6 +43,10 @@ HEAD_POOLS: tuple[str, ...] = get_args(HeadPool)
 MAX_LR = 1000.0
 TRAINING_PRECISIONS = (AUTO, "fp32", "bf16", "fp16")
 
+# --- sweep
+SELECT_BY = ("nll", "top1")
+MAX_FOLDS = 1_000
+
 # --- few-shot evaluation
 FEWSHOT_CLASSIFIERS = ("ridge", "logistic", "knn", "centroid")
 POOLS = ("native", "cls", "mean", "cls+mean", "mean-all", "first", "tokens")

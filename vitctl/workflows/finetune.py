@@ -19,6 +19,7 @@ from vitctl.primitives.outputs import check_elsewhere
 from vitctl.primitives.process_group import join_processes
 from vitctl.reporting.first_batches import draw_first_batches
 from vitctl.results.finetune import DryRunResult, FinetuneResult
+from vitctl.run_folders.kept_logits import KeptLogits, write_logits
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
 from vitctl.training.determinism import deterministic_kernels
@@ -195,6 +196,7 @@ def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folde
     draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png", baseline_top1=summary.baseline_top1)
     val, class_names = prepared.data.val, prepared.data.train.class_names
     if val is not None and best.logits is not None:
+        write_logits(folder.path, KeptLogits(best.logits, val.labels, tuple(prepared.data.val_hashes), class_names))
         matrix = confusion(best.logits.argmax(axis=1), val.labels, num_classes=len(class_names))
         draw_confusion(matrix, class_names, folder.path / "confusion.png", title="validation images")
     folder.write_json(SUMMARY, summary.as_json())

@@ -1,0 +1,67 @@
+"""Settings of ``vitctl sweep``: those of every run, and what differs between runs."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from vitctl.settings import words
+from vitctl.settings.finetune import TrainingSettings
+from vitctl.settings.option import Opt, Settings, at_least, at_most
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sweep(Settings):
+    plan: Annotated[
+        str | None, Opt("A TOML file of a sweep, instead of or beside --grid.", "FILE", is_argument=True)
+    ] = None
+    grid: Annotated[
+        tuple[str, ...] | None,
+        Opt(
+            "An option without its dashes, or SECTION.KEY of the recipe, and its values; repeat for every combination.",
+            "KEY=V1,V2,...",
+        ),
+    ] = None
+    seeds: Annotated[
+        int | None,
+        Opt(
+            "Runs of each combination: seeds --seed and up, on the same split.",
+            "N",
+            limits=(at_least(1), at_most(words.MAX_SEEDS, f"at most {words.MAX_SEEDS:,}.")),
+        ),
+    ] = None
+    folds: Annotated[
+        int | None,
+        Opt(
+            "Cross-validation: of the training images each of N parts is validated on once.",
+            "N",
+            limits=(at_least(2), at_most(words.MAX_FOLDS, f"at most {words.MAX_FOLDS}.")),
+        ),
+    ] = None
+    select: Annotated[
+        str | None,
+        Opt(
+            "Choose a combination on development images cut from the training images, by nll or top1.",
+            "HOW",
+            choices=words.SELECT_BY,
+        ),
+    ] = None
+    retrain: Annotated[bool, Opt("Train the one that --select chose again on all training images.")] = False
+    soup: Annotated[
+        bool, Opt("Average the weights of the runs, all and greedily, judged on the development images.")
+    ] = False
+    jobs: Annotated[int, Opt("Runs at a time; they share the processors, or the GPUs.", "N", limits=(at_least(1),))] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(_Sweep, TrainingSettings):
+    """Settings of ``vitctl sweep``: its own, and those of ``vitctl finetune`` for every run."""
+
+    out: Annotated[
+        str | None, Opt("Folder of the runs and of what they come to (default: sweeps/DATA-MODEL).", "DIR")
+    ] = None
+    dry_run: Annotated[
+        bool, Opt("Show the runs, what they cost, and the difference that they can tell; train and write nothing.")
+    ] = False
+
+
+OF_THE_SWEEP = ("plan", "grid", "seeds", "folds", "select", "retrain", "soup", "jobs", "out", "dry_run")
+"""Settings of a sweep that no run has, or has otherwise."""
