@@ -206,6 +206,20 @@ def fold(given: Any, option: str) -> Fold:
     return Fold(int(found[1]), int(found[2]))
 
 
+def share_or_auto(given: Any, option: str) -> float | str:
+    """Return a share above 0 to below 1, or ``auto``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    text = str(given).strip()
+    if text == AUTO:
+        return AUTO
+    if isinstance(given, bool) or not 0 < (share := _number(text)) < 1:
+        raise SettingError(f"{option} is {text}; expected a share above 0 to below 1, e.g. 0.1, or {AUTO}.")
+    return share
+
+
 def process_count(given: Any, option: str) -> int | str:
     """Return a number of processes, or ``auto``.
 
