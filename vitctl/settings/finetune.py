@@ -14,9 +14,9 @@ from vitctl.settings.parsing import (
     Fold,
     Interval,
     as_it_is,
-    fold,
     interval,
     interval_text,
+    one_fold,
     pixels,
     seconds,
     seconds_text,
@@ -62,7 +62,7 @@ class _Validation(Settings):
         Opt(
             "Validate on part K of the N that the training images are divided into, as 'vitctl sweep --folds' does.",
             "K/N",
-            parse=fold,
+            parse=one_fold,  # the name of the field is the field here
             outdates=("val", "val_fraction", "dev_fraction"),
         ),
     ] = None

@@ -192,7 +192,7 @@ class Fold(NamedTuple):
 _FOLD = re.compile(r"(\d{1,4})/(\d{1,4})")
 
 
-def fold(given: Any, option: str) -> Fold:
+def one_fold(given: Any, option: str) -> Fold:
     """Return a part of the images from ``"2/5"``: the second of five.
 
     Raises:
