@@ -23,8 +23,12 @@ Examples:
 MOST_ROWS_IN_PAIRS = 8
 """More rows have so many pairs that only those with the first are shown."""
 LEVEL = 0.05
-FIGURES = (("top-1", "difference", "ci95"), ("NLL", "nll_difference", "nll_ci95"),
-           ("Brier", "brier_difference", "brier_ci95"), ("ECE", "ece_difference", "ece_ci95"))
+FIGURES = (
+    ("top-1", "difference", "ci95"),
+    ("NLL", "nll_difference", "nll_ci95"),
+    ("Brier", "brier_difference", "brier_ci95"),
+    ("ECE", "ece_difference", "ece_ci95"),
+)
 
 
 @takes(CompareConfig)

@@ -207,7 +207,7 @@ def _failure(run: PlannedRun, code: int) -> FailedRunError:
             f"The run {run.title} was told to end ({signal_name(code - 128)}); the others were stopped. {_AGAIN}",
             exit_code=code,
         )
-    said = _own_sentence(run.log)
+    said = own_sentence(tail_of(run.log, most=200))
     if said:
         return FailedRunError(said[0], *said[1:], f"  {where}", exit_code=code)
     if code == 0:
@@ -221,9 +221,8 @@ def _failure(run: PlannedRun, code: int) -> FailedRunError:
     )
 
 
-def _own_sentence(log: Path) -> list[str]:
-    """Return the sentence that a run ended with, and the lines below it; nothing where it ended without one."""
-    lines = tail_of(log, most=200)
+def own_sentence(lines: Sequence[str]) -> list[str]:
+    """Return the sentence that a run ended with, of all that it said, and what stands below it; else nothing."""
     starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     # it is the last that a run says: a line of a traceback may stand behind an error of long ago
     if not starts or any(not line.startswith("  ") for line in lines[starts[-1] + 1 :]):

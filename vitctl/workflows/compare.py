@@ -189,7 +189,9 @@ def _csv_of_rows(rows: Sequence[ComparedRow]) -> Iterator[tuple[object, ...]]:
 
 def _csv_of_pairs(pairs: Sequence[ComparedPair]) -> Iterator[tuple[object, ...]]:
     document = [pair.as_json() for pair in pairs]
-    header = [column for name in document[0] for column in ([f"{name}_low", f"{name}_high"] if "ci95" in name else [name])]
+    header = [
+        column for name in document[0] for column in ([f"{name}_low", f"{name}_high"] if "ci95" in name else [name])
+    ]
     yield tuple(header)
     for pair in document:
         yield tuple(cell for value in pair.values() for cell in (value if isinstance(value, list) else [value]))
