@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError, VitctlError
-from vitctl.primitives.atomic import is_in_use
 from vitctl.primitives.children import (
     FOLLOWED,
     PATIENT,
@@ -22,6 +21,7 @@ from vitctl.primitives.children import (
 )
 from vitctl.primitives.launched import DIVERGED, GRACE_S, KEEPER
 from vitctl.primitives.outputs import writing
+from vitctl.run_folders.layout import is_being_written
 from vitctl.run_folders.seen import look_at
 from vitctl.sweeping.places import Places
 from vitctl.sweeping.planning import PlannedRun, command_of
@@ -120,7 +120,7 @@ class _Queue:
     def start(self) -> None:
         """Start as many as there are places."""
         while self.waiting and not self.is_stopping and (place := self.places.take()) is not None:
-            run = next((run for run in self.waiting if not is_in_use(run.out)), None)
+            run = next((run for run in self.waiting if not is_being_written(run.out)), None)
             if run is None:  # a sweep was killed just now, and its runs are saving
                 self.places.give_back(place)
                 self._wait_for(self.waiting[0])
