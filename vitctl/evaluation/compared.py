@@ -111,7 +111,7 @@ def compared_pairs(rows: Sequence[RowTables], *, seed: int) -> tuple[list[Compar
     drafts, notes = [], []
     for a, b in combinations(rows, 2):
         matching = match_runs(a, b)
-        drafts.append((a, b, matching, estimate(matching.table(a.correct, b.correct))))
+        drafts.append((a, b, matching, estimate(matching.table(a.correct, b.correct), is_difference=True)))
         if matching.note:
             notes.append(matching.note)
     tests = [_mcnemar(a, b) for a, b, *_ in drafts]
@@ -201,7 +201,8 @@ def _pair(
     *,
     seed: int,
 ) -> ComparedPair:
-    nll, brier = estimate(matching.table(a.nll, b.nll)), estimate(matching.table(a.brier, b.brier))
+    nll = estimate(matching.table(a.nll, b.nll), is_difference=True)
+    brier = estimate(matching.table(a.brier, b.brier), is_difference=True)
     shares_a, shares_b = [a.shares[index] for index in matching.first], [b.shares[index] for index in matching.second]
     ece = ece_estimate(shares_b, a.labels, shares_a, seed=seed)
     return ComparedPair(
