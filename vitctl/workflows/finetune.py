@@ -20,6 +20,7 @@ from vitctl.primitives.process_group import join_processes
 from vitctl.reporting.first_batches import draw_first_batches
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.run_folders.kept_logits import KeptLogits, write_logits
+from vitctl.run_folders.layout import SUMMARY
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
 from vitctl.training.determinism import deterministic_kernels
@@ -34,7 +35,7 @@ from vitctl.training.plan import decide_asked_size, decide_interpolation, first_
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
-from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
+from vitctl.training.run_folder import RunFolder, check_out
 from vitctl.training.state import Best, Clock
 from vitctl.training.summary import describe_cost, doubt, summarise
 from vitctl.training.time_limit import length_in_time
