@@ -1,10 +1,10 @@
 """Runs as rows of a table: those that differ in the seed alone are one, called by the settings that differ."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitctl.primitives.formatting import format_setting
 from vitctl.results.result import JsonValue
 from vitctl.run_folders.differing import SEED, differing, rows_by_seed
 
@@ -74,16 +74,9 @@ def _seed(settings: Mapping[str, JsonValue]) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def spelt(value: JsonValue) -> str:
-    """Return a setting's value as a person writes it: ``0.001``, ``full``, ``none``."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _named(rows: Sequence[RunRow]) -> list[RunRow]:
     """Return rows with a name each: all by their settings where these are short and tell them apart, else by folder."""
-    by_settings = [", ".join(f"{name}={spelt(value)}" for name, value in row.settings.items()) for row in rows]
+    by_settings = [", ".join(f"{name}={format_setting(value)}" for name, value in row.settings.items()) for row in rows]
     if len(set(by_settings)) == len(rows) and max(map(len, by_settings)) <= LONGEST_NAME:
         return [replace(row, name=name, is_named_by_settings=True) for row, name in zip(rows, by_settings, strict=True)]
     return [replace(row, name=name) for row, name in zip(rows, _folder_names(rows), strict=True)]

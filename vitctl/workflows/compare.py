@@ -14,12 +14,13 @@ from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.documents import peek_document
 from vitctl.primitives.files import user_path, whole_folder, write_json
+from vitctl.primitives.formatting import format_setting
 from vitctl.primitives.outputs import check_elsewhere, check_replaceable, writing
 from vitctl.results.compare import ComparedPair, ComparedRow, CompareResult
 from vitctl.run_folders.differing import SEED, differing, settings_of_run
 from vitctl.run_folders.given_runs import finished_runs
 from vitctl.run_folders.pictures import ShownImages
-from vitctl.run_folders.rows import RunRow, rows_of, spelt
+from vitctl.run_folders.rows import RunRow, rows_of
 from vitctl.run_folders.said import Checked, Saying
 from vitctl.run_folders.same_images import SameImages, on_same_images
 from vitctl.run_folders.seen import SeenRun
@@ -182,7 +183,7 @@ def _csv_of_rows(rows: Sequence[ComparedRow]) -> Iterator[tuple[object, ...]]:
     yield "row", *names, "runs", *(column for name in figures for column in (name, f"{name}_low", f"{name}_high"))
     for row in rows:
         values = (value for name in figures for value in (getattr(row, name), *getattr(row, f"{name}_ci95")))
-        yield row.name, *(spelt(row.settings[name]) for name in names), len(row.runs), *values
+        yield row.name, *(format_setting(row.settings[name]) for name in names), len(row.runs), *values
 
 
 def _csv_of_pairs(pairs: Sequence[ComparedPair]) -> Iterator[tuple[object, ...]]:
