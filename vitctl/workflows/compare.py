@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import named_images, specs_of_run
@@ -188,7 +186,9 @@ def _csv_of_rows(rows: Sequence[ComparedRow]) -> Iterator[tuple[object, ...]]:
 
 def _csv_of_pairs(pairs: Sequence[ComparedPair]) -> Iterator[tuple[object, ...]]:
     document = [pair.as_json() for pair in pairs]
-    header = [column for name in document[0] for column in ([f"{name}_low", f"{name}_high"] if "ci95" in name else [name])]
+    header = [
+        column for name in document[0] for column in ([f"{name}_low", f"{name}_high"] if "ci95" in name else [name])
+    ]
     yield tuple(header)
     for pair in document:
         yield tuple(cell for value in pair.values() for cell in (value if isinstance(value, list) else [value]))
