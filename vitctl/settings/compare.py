@@ -13,7 +13,11 @@ from vitctl.settings.option import SEED, Opt, Settings
 class _Runs(Settings):
     runs: Annotated[
         tuple[str, ...],
-        Opt("Run folders, or folders of runs; runs that differ in the seed alone are one row.", "RUN...", is_argument=True),
+        Opt(
+            "Run folders, or folders of runs; runs that differ in the seed alone are one row.",
+            "RUN...",
+            is_argument=True,
+        ),
     ] = ()
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from vitctl.conversation import Conversation, Setting
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import named_images, specs_of_run
