@@ -46,7 +46,7 @@ if kept:
 """
 
 
-def logits_of(correct: Sequence[int], *, first_image: int = 0) -> KeptLogits:
+def _logits_of(correct: Sequence[int], *, first_image: int = 0) -> KeptLogits:
     """Return what a classifier of two classes says that is right where ``correct`` is 1; images are numbered."""
     right = np.array(correct, dtype=bool)
     labels = np.arange(len(right)) % 2
@@ -54,6 +54,12 @@ def logits_of(correct: Sequence[int], *, first_image: int = 0) -> KeptLogits:
     logits = np.stack([said == 0, said == 1], axis=1).astype(np.float32)
     hashes = tuple(f"{first_image + index:032x}" for index in range(len(right)))
     return KeptLogits(logits, labels, hashes, ("cat", "dog"))
+
+
+@pytest.fixture(scope="session")
+def logits_of() -> Callable[..., KeptLogits]:
+    """Return the maker of what a classifier says that is right where it is told to be."""
+    return _logits_of
 
 
 @pytest.fixture
