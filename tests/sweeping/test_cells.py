@@ -34,7 +34,10 @@ def test_without_a_grid__one_combination() -> None:
 
 def test_values__of_every_kind() -> None:
     cells = cells_of(
-        sweep("image-size=32,48x64", "flip=true,none", "optimizer.betas=[0.9,0.95]", 'freeze=["pos","cls"],[ab]', set=("rate.final_lr=0",))
+        sweep(
+            "image-size=32,48x64", "flip=true,none", "optimizer.betas=[0.9,0.95]", 'freeze=["pos","cls"],[ab]',
+            set=("rate.final_lr=0",),
+        )
     )  # fmt: skip
     assert cells[4].given == {
         "image_size": (48, 64),
