@@ -10,7 +10,19 @@ from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described, option_of
-from vitctl.settings.parsing import Fold, Interval, fold, interval, interval_text, pixels, seconds, seconds_text
+from vitctl.settings.parsing import (
+    Fold,
+    Interval,
+    Rates,
+    fold,
+    interval,
+    interval_text,
+    pixels,
+    rates,
+    rates_spelt,
+    seconds,
+    seconds_text,
+)
 
 CHOSEN = "(chosen for you when not given; the header says why)"
 _HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
@@ -172,11 +184,13 @@ class _Training(Settings):
         bool, Opt("Keep less for the backward pass and compute it again: much less memory, about a third slower.")
     ] = False
     lr: Annotated[
-        float | None,
+        Rates | None,
         Opt(
-            "Peak learning rate, used as it is; a recipe's own follows the batch.",
-            "X",
-            limits=(POSITIVE, at_most(words.MAX_LR, f"at most {words.MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")),
+            "Peak learning rate, used as it is; a recipe's own follows the batch. Of several, or of the recipe's grid, "
+            "one is chosen on development images.",
+            "X[,X...]|grid",
+            parse=rates,
+            spell=rates_spelt,
         ),
     ] = None
     flip: Annotated[bool | None, Opt("Mirror half of the training images.", flags=("--flip/--no-flip",))] = None
@@ -319,6 +333,21 @@ class TrainingSettings(
                 "equally. Keep one.",
                 field="sampler",
             )
+
+    @property
+    def rate(self) -> float | None:
+        """The peak learning rate; None is decided for the user.
+
+        Raises:
+            SettingError: There are several, of which one is yet to be chosen.
+        """
+        if self.lr is None or isinstance(self.lr, float):
+            return self.lr
+        raise SettingError(
+            f"--lr is {rates_spelt(self.lr)}; expected one rate here. Try several with 'vitctl finetune --lr', or with "
+            "'vitctl sweep --grid lr=... --select nll'.",
+            field="lr",
+        )
 
     def _check_one_validation(self) -> None:
         pairs = (("val", "val_fraction"), ("fold", "val"), ("fold", "val_fraction"), ("fold", "dev_fraction"))
