@@ -94,9 +94,7 @@ def _of_numbers(values: np.ndarray, spread: Spread) -> Estimate:
         return Estimate(mean, (mean - reach * error, mean + reach * error), error, spread.p_of(distance))
     ends = [3 / skewness * (np.cbrt(1 + skewness * (t - skewness / 6)) - 1) for t in (reach, -reach)]
     corrected = ((1 + skewness * distance / 3) ** 3 - 1) / skewness + skewness / 6
-    return Estimate(
-        mean, (mean - error * float(ends[0]), mean - error * float(ends[1])), error, spread.p_of(corrected)
-    )
+    return Estimate(mean, (mean - error * float(ends[0]), mean - error * float(ends[1])), error, spread.p_of(corrected))
 
 
 def _of_shares(table: np.ndarray, spread: Spread, *, most: float, is_difference: bool) -> Estimate:

@@ -349,6 +349,11 @@ class TrainingSettings(
             field="lr",
         )
 
+    @property
+    def tries_rates(self) -> bool:
+        """Whether there are several rates, of which one is to be chosen."""
+        return self.lr is not None and not isinstance(self.lr, float)
+
     def _check_one_validation(self) -> None:
         pairs = (("val", "val_fraction"), ("fold", "val"), ("fold", "val_fraction"), ("fold", "dev_fraction"))
         for one, other in pairs:
@@ -369,6 +374,23 @@ class FinetuneConfig(TrainingSettings, _Resume):
         bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
     ] = False
     dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
+
+    def check_together(self) -> None:
+        """Refuse two answers to one question, and several rates where none can be chosen."""
+        super().check_together()
+        if not self.tries_rates:
+            return
+        for name, why in (
+            ("resume", "a run that goes on has a rate"),
+            ("fold", "a rate is chosen on development images, not on a fold"),
+            ("num_processes", "the runs that are compared take one process each; choose the rate first"),
+            ("recipe_settings", "the runs that are compared cannot be given it; give --recipe and the settings"),
+        ):
+            if getattr(self, name) is not None:
+                other = "--config" if name == "recipe_settings" else option_of(name)
+                raise SettingError(
+                    f"--lr {rates_spelt(self.lr or '')} and {other} are both given: {why}. Keep one.", field="lr"
+                )
 
 
 def check_one_length(given: Mapping[str, Any]) -> None:

@@ -20,8 +20,10 @@ from vitctl.primitives.process_group import join_processes
 from vitctl.reporting.first_batches import draw_first_batches
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.run_folders.kept_logits import KeptLogits, write_logits
+from vitctl.run_folders.selection import KeptSelection
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
+from vitctl.sweeping.rate_search import choose_rate
 from vitctl.training.determinism import deterministic_kernels
 from vitctl.training.earlier import moved_data_are_told, settings_to_go_on
 from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
@@ -49,15 +51,28 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
         VitctlError: A setting, the data, the weights or the device cannot be used; nothing was written.
         InterruptedRun: The user stopped it; what was trained is saved.
     """
+    chosen = None
+    if config.tries_rates:
+        config, chosen = _with_one_rate(config, conversation)
     clock = Clock()
     if config.resume is not None:
         config = settings_to_go_on(config)
     with deterministic_kernels(config.deterministic):
-        return _run(config, clock, conversation)
+        return _run(config, clock, conversation, chosen)
 
 
-def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> FinetuneResult | DryRunResult:
-    prepared = prepare(config, conversation, clock)
+def _with_one_rate(config: FinetuneConfig, conversation: Conversation) -> tuple[FinetuneConfig, KeptSelection | None]:
+    first = first_choices(config)
+    out = first.out.value
+    if not config.dry_run:
+        check_out(out, overwrite=config.overwrite)
+    return choose_rate(config, out, first.values, conversation)
+
+
+def _run(
+    config: FinetuneConfig, clock: Clock, conversation: Conversation, chosen: KeptSelection | None
+) -> FinetuneResult | DryRunResult:
+    prepared = prepare(config, conversation, clock).by_choice(chosen)
     job, out = prepared.job, prepared.plan.out.value
     if config.dry_run:
         conversation.header("vitctl finetune", header_settings(prepared))
