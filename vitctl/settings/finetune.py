@@ -14,14 +14,16 @@ from vitctl.settings.parsing import (
     Fold,
     Interval,
     Rates,
-    fold,
+    as_it_is,
     interval,
     interval_text,
+    one_fold,
     pixels,
     rates,
     rates_spelt,
     seconds,
     seconds_text,
+    share_or_auto,
 )
 
 CHOSEN = "(chosen for you when not given; the header says why)"
@@ -63,17 +65,18 @@ class _Validation(Settings):
         Opt(
             "Validate on part K of the N that the training images are divided into, as 'vitctl sweep --folds' does.",
             "K/N",
-            parse=fold,
+            parse=one_fold,  # the name of the field is the field here
             outdates=("val", "val_fraction", "dev_fraction"),
         ),
     ] = None
     dev_fraction: Annotated[
-        float | None,
+        float | str | None,
         Opt(
-            "Share of the training images to validate on instead, to choose settings by; the validation images stay "
-            "untouched.",
-            "X",
-            limits=(FRACTION, POSITIVE),
+            "Share of the training images to validate on instead, to choose settings by, or auto; the validation "
+            "images stay untouched.",
+            "X|auto",
+            parse=share_or_auto,
+            spell=as_it_is,
             outdates=("fold",),
         ),
     ] = None
@@ -315,6 +318,11 @@ class TrainingSettings(
 
     recipe_settings: Mapping[str, Any] | None = None
     """The recipe's settings, as a run's config.json holds them; not an option."""
+
+    @property
+    def seed_of_split(self) -> int:
+        """The seed of what is drawn of the training images."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     def check_together(self) -> None:
         """Refuse two answers to one question."""

@@ -230,7 +230,7 @@ class Fold(NamedTuple):
 _FOLD = re.compile(r"(\d{1,4})/(\d{1,4})")
 
 
-def fold(given: Any, option: str) -> Fold:
+def one_fold(given: Any, option: str) -> Fold:
     """Return a part of the images from ``"2/5"``: the second of five.
 
     Raises:
@@ -242,6 +242,20 @@ def fold(given: Any, option: str) -> Fold:
     if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
         raise SettingError(f"{option} is {str(given)!r}; expected a part of several, e.g. 2/5.")
     return Fold(int(found[1]), int(found[2]))
+
+
+def share_or_auto(given: Any, option: str) -> float | str:
+    """Return a share above 0 to below 1, or ``auto``.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    text = str(given).strip()
+    if text == AUTO:
+        return AUTO
+    if isinstance(given, bool) or not 0 < (share := _number(text)) < 1:
+        raise SettingError(f"{option} is {text}; expected a share above 0 to below 1, e.g. 0.1, or {AUTO}.")
+    return share
 
 
 def process_count(given: Any, option: str) -> int | str:

@@ -84,6 +84,8 @@ def summarise(run: PreparedRun, state: TrainingState, folder: RunFolder | None) 
         wall_s=round(clock.wall_s, 3),
         num_trained_parameters=num_parameters(run.job.model),
         left_out=data.left_out,
+        validated_on=data.validated_on,
+        num_untouched=data.num_untouched,
         selection=_selection(folder),
     )
 
@@ -130,4 +132,6 @@ def describe_cost(run: PreparedRun, cost: Cost) -> DryRunResult:
         groups=cost.groups,
         sizes=cost.sizes,
         left_out=data.left_out,
+        validated_on=data.validated_on,
+        num_untouched=data.num_untouched,
     )

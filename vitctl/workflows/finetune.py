@@ -158,7 +158,9 @@ def prepare(config: FinetuneConfig, conversation: Conversation, clock: Clock | N
     data = check_training_data(
         sources,
         val_fraction=config.val_fraction,
-        seed=config.seed,
+        seed=config.seed_of_split,
+        dev_fraction=config.dev_fraction,
+        fold=config.fold,
         skip_bad=config.on_bad_image == "skip",
         num_threads=num_scan_threads(),
         conversation=conversation,
@@ -213,5 +215,5 @@ def _write_end(prepared: PreparedRun, best: Best, summary: FinetuneResult, folde
     if val is not None and best.logits is not None:
         write_logits(folder.path, KeptLogits(best.logits, val.labels, tuple(prepared.data.val_hashes), class_names))
         matrix = confusion(best.logits.argmax(axis=1), val.labels, num_classes=len(class_names))
-        draw_confusion(matrix, class_names, folder.path / "confusion.png", title="validation images")
+        draw_confusion(matrix, class_names, folder.path / "confusion.png", title=prepared.data.val_called)
     folder.write_json(SUMMARY, summary.as_json())
