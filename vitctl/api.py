@@ -263,7 +263,12 @@ def sweep(
         VitctlError: A setting, the images or a run cannot be used.
         InterruptedRun: Ctrl-C; the same call goes on.
     """
-    raise NotImplementedError
+    from vitctl.settings.grid import grid_texts  # here, not above: few need it
+    from vitctl.workflows.sweep import run
+
+    texts = {} if grid is None else {"grid": grid_texts(grid)}
+    settled = settings_from_python(SweepConfig, {**texts, **settings}, where="vitctl.sweep")
+    return run(settled, conversation(verbose=verbose))
 
 
 @_takes(CompareConfig)

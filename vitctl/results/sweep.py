@@ -168,9 +168,17 @@ class SweepDryRunResult(Result):
     """Runs in all, those that are finished already left out."""
     training_s: float
     """Seconds of training that are left, estimated, one run after the other."""
+    jobs: int
+    """Runs at a time."""
+    memory_at_a_time_bytes: int
+    """Of as many runs, of those that need most; estimated."""
+    num_seeds: int
+    """Runs of each combination, or of each of its folds."""
     num_val: int
-    """Images to validate on."""
+    """Images to validate on; of a cross-validation, in all parts together."""
     smallest_difference: float | None
     """Of accuracies, that these seeds and images would tell in four of five sweeps, 0-1; None without validation."""
     assumed: Mapping[str, float] = field(default_factory=dict)
-    """What it rests on: ``disagreement``, ``seed_sd``, from runs that are there, or guesses."""
+    """What it rests on: ``disagreement``, ``seed_sd``, both 0-1."""
+    is_assumed_from_runs: bool = False
+    """Whether that is from finished runs of this sweep; else it is guessed."""

@@ -9,10 +9,10 @@ from vitctl.errors import SettingError
 from vitctl.recipes import check_given_once, load_recipe, override
 from vitctl.results.result import JsonValue
 from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.grid import grid_of, raise_all
 from vitctl.settings.option import described, option_of, settings_of
 from vitctl.settings.parsing import Fold
 from vitctl.settings.sweep import OF_THE_SWEEP, SweepConfig
-from vitctl.sweeping.grid import grid_of, raise_all
 from vitctl.sweeping.keys import Value, key_named, value_of
 from vitctl.sweeping.names import cell_names, value_text
 from vitctl.sweeping.plan_file import plan_of

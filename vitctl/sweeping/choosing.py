@@ -15,7 +15,9 @@ from vitctl.sweeping.ingredients import check_may_be_averaged
 from vitctl.sweeping.plan_file import plan_of
 from vitctl.sweeping.planning import LOGS, PlannedRun, planned_runs, write_plan
 from vitctl.sweeping.running import run_all
-from vitctl.sweeping.selecting import judge, select, with_dev
+from vitctl.sweeping.scores import cell_scores
+from vitctl.sweeping.selecting import select, with_dev
+from vitctl.sweeping.states import is_diverged
 
 RETRAINED, SOUP = "retrained", "soup"
 """Folders of a sweep."""
@@ -24,7 +26,7 @@ RunAll = Callable[[Sequence[PlannedRun]], None]
 
 
 def for_choosing(config: SweepConfig) -> SweepConfig:
-    """Return ``config``, settled, with what a choice needs: development images, and the recipe's grid where it has none.
+    """Return ``config``, settled, with what a choice needs: development images, a grid where it has none.
 
     Raises:
         SettingError: It is asked for what does not go together.
@@ -128,7 +130,7 @@ def choose_among(
         selection = select(
             cells,
             config,
-            runs_of=lambda cell: [run.out for run in every if run.cell == cell.name],
+            runs_of=lambda cell: [run for run in every if run.cell == cell.name],
             train=train,
             conversation=conversation,
         )
@@ -144,7 +146,7 @@ def choose_among(
         write_plan(out, config, found.cells, (*found.runs, *again))
         conversation.line(f"training {winner.name} again, on all training images")
         run_these(again)
-        found = replace(found, retrained=score_retrained([run.out for run in again]))
+        found = replace(found, retrained=score_retrained(again))
     return found
 
 
@@ -155,10 +157,11 @@ def retrained_run(run: PlannedRun, out: Path) -> PlannedRun:
     return replace(run, out=place, given=given, log=out / LOGS / f"{RETRAINED}-seed-{run.seed}.txt")
 
 
-def score_retrained(runs: Sequence[Path]) -> Retrained:
+def score_retrained(runs: Sequence[PlannedRun]) -> Retrained:
     """Return what the runs come to on the validation images; nothing where one diverged, or there are none."""
-    paths, judged = tuple(map(str, runs)), judge(runs, "top1")
-    if judged is None:
+    paths = tuple(str(run.out) for run in runs)
+    scores = None if any(map(is_diverged, runs)) else cell_scores(runs)
+    if scores is None:
         return Retrained(runs=paths, top1_mean=None, top1_ci95=None, num_val=0)
-    found = estimate(1 - judged.losses)
-    return Retrained(runs=paths, top1_mean=found.mean, top1_ci95=found.ci95, num_val=judged.losses.shape[1])
+    found = estimate(scores.correct[0])
+    return Retrained(runs=paths, top1_mean=found.mean, top1_ci95=found.ci95, num_val=scores.num_images)

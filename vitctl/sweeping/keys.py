@@ -9,9 +9,9 @@ from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.recipes import Recipe, keys_of, override
 from vitctl.results.result import JsonValue
 from vitctl.settings.finetune import TrainingSettings
+from vitctl.settings.grid import unquoted
 from vitctl.settings.option import Described, described, option_of
 from vitctl.settings.sweep import OF_THE_SWEEP
-from vitctl.sweeping.grid import unquoted
 
 _OF_ALL_RUNS = "all runs share it, so that their differences are paired"
 _REFUSED = {

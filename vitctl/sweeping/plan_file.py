@@ -10,10 +10,10 @@ from vitctl.errors import SettingError, did_you_mean
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import user_path
 from vitctl.settings.finetune import TrainingSettings
+from vitctl.settings.grid import as_text, flat, grid_of, raise_all
 from vitctl.settings.option import described, settings_of
 from vitctl.settings.reading import mistakes
 from vitctl.settings.sweep import SweepConfig
-from vitctl.sweeping.grid import as_text, flat, grid_of, raise_all
 from vitctl.sweeping.keys import key_named
 
 _OF_THE_SWEEP = ("seeds", "folds", "select", "retrain", "soup", "jobs", "out")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vitctl.conversation import Conversation, Progress
 from vitctl.errors import InterruptedRun, SettingError, VitctlError
-from vitctl.primitives.atomic import is_in_use
 from vitctl.primitives.children import (
     FOLLOWED,
     PATIENT,
@@ -22,6 +21,7 @@ from vitctl.primitives.children import (
 )
 from vitctl.primitives.launched import DIVERGED, GRACE_S, KEEPER
 from vitctl.primitives.outputs import writing
+from vitctl.run_folders.layout import is_being_written
 from vitctl.run_folders.seen import look_at
 from vitctl.sweeping.places import Places
 from vitctl.sweeping.planning import PlannedRun, command_of
@@ -120,7 +120,7 @@ class _Queue:
     def start(self) -> None:
         """Start as many as there are places."""
         while self.waiting and not self.is_stopping and (place := self.places.take()) is not None:
-            run = next((run for run in self.waiting if not is_in_use(run.out)), None)
+            run = next((run for run in self.waiting if not is_being_written(run.out)), None)
             if run is None:  # a sweep was killed just now, and its runs are saving
                 self.places.give_back(place)
                 self._wait_for(self.waiting[0])
@@ -207,7 +207,7 @@ def _failure(run: PlannedRun, code: int) -> FailedRunError:
             f"The run {run.title} was told to end ({signal_name(code - 128)}); the others were stopped. {_AGAIN}",
             exit_code=code,
         )
-    said = _own_sentence(run.log)
+    said = own_sentence(tail_of(run.log, most=200))
     if said:
         return FailedRunError(said[0], *said[1:], f"  {where}", exit_code=code)
     if code == 0:
@@ -221,9 +221,8 @@ def _failure(run: PlannedRun, code: int) -> FailedRunError:
     )
 
 
-def _own_sentence(log: Path) -> list[str]:
-    """Return the sentence that a run ended with, and the lines below it; nothing where it ended without one."""
-    lines = tail_of(log, most=200)
+def own_sentence(lines: Sequence[str]) -> list[str]:
+    """Return the sentence that a run ended with, of all that it said, and what stands below it; else nothing."""
     starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     # it is the last that a run says: a line of a traceback may stand behind an error of long ago
     if not starts or any(not line.startswith("  ") for line in lines[starts[-1] + 1 :]):

@@ -5,7 +5,6 @@ Letters: S seeds, M images.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -14,12 +13,14 @@ from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.selection import Choice, choose
 from vitctl.primitives.formatting import format_rounded
 from vitctl.results.sweep import Selected
-from vitctl.run_folders.kept_logits import read_logits
 from vitctl.settings.sweep import SweepConfig
 from vitctl.settings.words import AUTO
 from vitctl.sweeping.cells import Cell, cells_of
-from vitctl.sweeping.grid import as_text
+from vitctl.settings.grid import as_text
+from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.rates import beyond, preferences, rate_of
+from vitctl.sweeping.scores import CellScores, cell_scores
+from vitctl.sweeping.states import is_diverged
 
 FEW_DEV = 100  # guess: with fewer the interval of an accuracy of 0.9 is wider than 0.12
 METRICS = {"nll": "NLL", "top1": "top-1"}
@@ -48,44 +49,10 @@ def with_dev(config: SweepConfig) -> SweepConfig:
     return config if config.dev_fraction is not None else replace(config, dev_fraction=AUTO)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the runs of a cell say of the development images.
-
-    Attributes:
-        losses: (S, M) per run and image: NLL in nats, or 1 where it is wrong; infinite where a run diverged.
-        hashes: M, of the images' content.
-    """
-
-    losses: np.ndarray
-    hashes: tuple[str, ...]
-
-
-def judge(runs: Sequence[Path], by: str) -> Judged | None:
-    """Return what the runs of a cell say of their images; None where one of them diverged, and says nothing.
-
-    Raises:
-        DataError: The runs of a cell were judged on different images.
-    """
-    kept = [read_logits(run) for run in runs]
-    there = [one for one in kept if one is not None]
-    if len(there) < len(kept):
-        return None
-    if any(one.hashes != there[0].hashes for one in there):
-        raise DataError(f"{runs[0]} and its other seeds were judged on different images; expected the same.")
-    losses = np.stack([_losses(one.logits, one.labels, by) for one in there])
-    return Judged(np.where(np.isfinite(losses), losses, np.inf), there[0].hashes)
-
-
-def _losses(logits: np.ndarray, labels: np.ndarray, by: str) -> np.ndarray:
-    """Return the loss of each image, (M,) float64."""
-    if by == "nll":
-        from scipy.special import logsumexp
-
-        values = logits.astype(np.float64)
-        nll: np.ndarray = logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]
-        return nll
-    return (logits.argmax(axis=1) != labels).astype(np.float64)
+def losses_of(scores: CellScores, by: str) -> np.ndarray:
+    """Return the losses of the runs of a cell, (S, M) float64: NLL in nats, or 1 where an answer is wrong."""
+    (table,) = scores.nll if by == "nll" else scores.correct  # one part: there are no folds
+    return table if by == "nll" else 1 - table
 
 
 @dataclass(frozen=True)
@@ -107,7 +74,7 @@ def select(
     cells: Sequence[Cell],
     config: SweepConfig,
     *,
-    runs_of: Callable[[Cell], Sequence[Path]],
+    runs_of: Callable[[Cell], Sequence[PlannedRun]],
     train: Callable[[Cell], None],
     conversation: Conversation,
 ) -> Selection:
@@ -116,7 +83,7 @@ def select(
     Args:
         cells: Combinations of settings.
         config: Settled; says by what to choose.
-        runs_of: The run folders of a cell, by seed.
+        runs_of: The runs of a cell.
         train: Trains the runs of one more cell.
         conversation: Hears of an edge, and of too few images.
 
@@ -125,12 +92,12 @@ def select(
         DataError: They were not judged on the same images.
     """
     by, every, extended = config.select or "nll", tuple(cells), tuple[Cell, ...]()
-    judged = [judge(runs_of(cell), by) for cell in every]
     while True:
-        tables = _tables(every, judged)
-        choice = choose(tables, preferences([cell.settings for cell in every]))
+        tables = _tables([runs_of(cell) for cell in every], by)
+        settings = [cell.settings for cell in every]
+        choice = choose(tables, preferences(settings))
         winner = every[choice.index]
-        further = beyond([cell.settings for cell in every], winner.settings)
+        further = beyond(settings, winner.settings)
         if further is None:
             break
         told = f"{winner.name} was chosen, at the edge of the grid: better rates may lie beyond it"
@@ -141,12 +108,11 @@ def select(
         conversation.warn(f"{told}. The grid is extended by {extra.name}.")
         train(extra)
         extended, every = (extra,), (*every, extra)
-        judged.append(judge(runs_of(extra), by))
     selected = _told(every, tables, choice, by, is_at_edge=further is not None, extended=extended)
     if selected.num_dev < FEW_DEV:
         conversation.warn(
-            f"the choice rests on {selected.num_dev} development images: its uncertainty is larger than what settings "
-            "usually make a difference. More images, or --dev-fraction, or --folds instead, tell more."
+            f"the choice rests on {selected.num_dev} development images: what it leaves uncertain is more than settings "
+            "usually make a difference. More images, or a larger --dev-fraction, tell more."
         )
     return Selection(selected, winner, every)
 
@@ -157,22 +123,28 @@ def one_cell(config: SweepConfig, settings: dict[str, object]) -> Cell:
     return cell
 
 
-def _tables(cells: Sequence[Cell], judged: Sequence[Judged | None]) -> list[np.ndarray]:
-    """Return one (S, M) table of losses for each cell; all infinite where it diverged."""
-    there = [one for one in judged if one is not None and np.isfinite(one.losses.mean())]
-    if not there:
-        raise SettingError(
-            f"None of the {len(cells)} combinations came to a finite loss; there is nothing to choose. Try lower rates."
-        )
-    first = there[0]
-    for cell, one in zip(cells, judged, strict=True):
-        if one is not None and one.hashes != first.hashes:
+def _tables(runs: Sequence[Sequence[PlannedRun]], by: str) -> list[np.ndarray]:
+    """Return one (S, M) table of losses for each cell, on the same images; all infinite where a run diverged."""
+    found, first = list[np.ndarray | None](), None
+    for of_cell in runs:
+        if any(map(is_diverged, of_cell)):
+            found.append(None)
+            continue
+        scores = cell_scores(of_cell, like=first)
+        if scores is None:
             raise DataError(
-                f"{cell.name} was judged on other images than other combinations; --select needs the same images for "
-                "all. Leave out of the grid what changes them."
+                f"{of_cell[0].out} keeps nothing of development images; --select has nothing to choose by. Remove the "
+                "folder, and give the command again."
             )
-    lost = np.full_like(first.losses, np.inf)
-    return [lost if one is None or not np.isfinite(one.losses.mean()) else one.losses for one in judged]
+        first = first or scores
+        losses = losses_of(scores, by)
+        found.append(losses if np.isfinite(losses).all() else None)
+    shape = next((one.shape for one in found if one is not None), None)
+    if shape is None:
+        raise SettingError(
+            f"None of the {len(runs)} combinations came to a finite loss; there is nothing to choose. Try lower rates."
+        )
+    return [np.full(shape, np.inf) if one is None else one for one in found]
 
 
 def _told(

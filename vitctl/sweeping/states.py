@@ -2,7 +2,7 @@
 
 from vitctl.errors import SettingError
 from vitctl.primitives.documents import peek_document
-from vitctl.run_folders.seen import DIVERGED, FINISHED, look_at
+from vitctl.run_folders import layout
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described
 from vitctl.sweeping.planning import PlannedRun
@@ -10,12 +10,12 @@ from vitctl.sweeping.planning import PlannedRun
 
 def is_finished(run: PlannedRun) -> bool:
     """Return whether it has come to its end."""
-    return look_at(run.out).state == FINISHED
+    return layout.is_finished(run.out)
 
 
 def is_diverged(run: PlannedRun) -> bool:
     """Return whether its loss is no longer finite, so that it has no end."""
-    return not is_finished(run) and (run.diverged.is_file() or look_at(run.out).state == DIVERGED)
+    return not is_finished(run) and (run.diverged.is_file() or (run.out / layout.DIVERGENCE).is_file())
 
 
 def is_done(run: PlannedRun) -> bool:
@@ -31,7 +31,7 @@ def check_same(run: PlannedRun) -> None:
     Raises:
         SettingError: It is another.
     """
-    config, known = peek_document(run.out / "config.json"), described(FinetuneConfig)
+    config, known = peek_document(run.out / layout.CONFIG), described(FinetuneConfig)
     for name, value in run.given.items():
         planned = known[name].as_json(value)
         is_number = isinstance(planned, int | float) and not isinstance(planned, bool)

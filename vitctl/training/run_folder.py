@@ -26,12 +26,11 @@ from typing import Any
 
 from vitctl.errors import SettingError
 from vitctl.models.run_folders import is_run_folder
-from vitctl.primitives.atomic import clear, is_in_use, own_folder, partial_of, put_in_place, recover, sync
+from vitctl.primitives.atomic import clear, own_folder, partial_of, put_in_place, recover, sync
 from vitctl.primitives.files import write_json
 from vitctl.primitives.outputs import check_writable, writing
-from vitctl.training.checkpoint import WEIGHTS, has_checkpoint, remove_checkpoints
-
-SUMMARY = "summary.json"
+from vitctl.run_folders.layout import has_checkpoint, is_being_written, is_finished
+from vitctl.training.checkpoint import WEIGHTS, remove_checkpoints
 
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
@@ -61,16 +60,6 @@ def _is_empty(folder: Path) -> bool:
     return not folder.is_dir() or all(
         inner.name.startswith(".") and inner.name.endswith(".partial") for inner in folder.iterdir()
     )
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a run folder holds a run that has come to its end."""
-    return (folder / SUMMARY).is_file()
-
-
-def is_being_written(path: Path) -> bool:
-    """Return whether a process that is alive writes a run at ``path``, or beside it, to replace the one there."""
-    return is_in_use(path) or is_in_use(partial_of(path))
 
 
 def in_use(path: Path, *, option: str = "--out") -> SettingError:

@@ -20,6 +20,7 @@ from vitctl.primitives.process_group import join_processes
 from vitctl.reporting.first_batches import draw_first_batches
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.run_folders.kept_logits import KeptLogits, write_logits
+from vitctl.run_folders.layout import SUMMARY
 from vitctl.run_folders.selection import KeptSelection
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
@@ -36,7 +37,7 @@ from vitctl.training.plan import decide_asked_size, decide_interpolation, first_
 from vitctl.training.prepared_run import PreparedRun
 from vitctl.training.recorder import Recorder, identity_of, run_folder_of, write_start
 from vitctl.training.resources import full_is_a_sentence
-from vitctl.training.run_folder import SUMMARY, RunFolder, check_out
+from vitctl.training.run_folder import RunFolder, check_out
 from vitctl.training.state import Best, Clock
 from vitctl.training.summary import describe_cost, doubt, summarise
 from vitctl.training.time_limit import length_in_time
@@ -53,20 +54,15 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
     """
     chosen = None
     if config.tries_rates:
-        config, chosen = _with_one_rate(config, conversation)
+        first = first_choices(config)
+        if not config.dry_run:
+            check_out(first.out.value, overwrite=config.overwrite)
+        config, chosen = choose_rate(config, first.out.value, first.values, conversation)
     clock = Clock()
     if config.resume is not None:
         config = settings_to_go_on(config)
     with deterministic_kernels(config.deterministic):
         return _run(config, clock, conversation, chosen)
-
-
-def _with_one_rate(config: FinetuneConfig, conversation: Conversation) -> tuple[FinetuneConfig, KeptSelection | None]:
-    first = first_choices(config)
-    out = first.out.value
-    if not config.dry_run:
-        check_out(out, overwrite=config.overwrite)
-    return choose_rate(config, out, first.values, conversation)
 
 
 def _run(
