@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vitctl.results.result import JsonValue, Result
 
@@ -44,7 +45,7 @@ class Selected(Result):
 
     cell: str
     """Its name."""
-    settings: Mapping[str, JsonValue]
+    settings: Mapping[str, Any]  # as JsonValue it could not be read back: pydantic does not follow that alias
     """Its settings, by KEY of the grid."""
     by: str
     """nll or top1."""

@@ -13,10 +13,10 @@ from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.selection import Choice, choose
 from vitctl.primitives.formatting import format_rounded
 from vitctl.results.sweep import Selected
+from vitctl.settings.grid import as_text
 from vitctl.settings.sweep import SweepConfig
 from vitctl.settings.words import AUTO
 from vitctl.sweeping.cells import Cell, cells_of
-from vitctl.settings.grid import as_text
 from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.rates import beyond, preferences, rate_of
 from vitctl.sweeping.scores import CellScores, cell_scores
@@ -111,8 +111,8 @@ def select(
     selected = _told(every, tables, choice, by, is_at_edge=further is not None, extended=extended)
     if selected.num_dev < FEW_DEV:
         conversation.warn(
-            f"the choice rests on {selected.num_dev} development images: what it leaves uncertain is more than settings "
-            "usually make a difference. More images, or a larger --dev-fraction, tell more."
+            f"the choice rests on {selected.num_dev} development images: what these leave uncertain is more than the "
+            "difference that settings usually make. More images, or a larger --dev-fraction, tell more."
         )
     return Selection(selected, winner, every)
 
