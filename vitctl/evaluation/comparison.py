@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitctl.evaluation.crossed import COUNTED_NOISE, Spread, spread_of
+from vitctl.evaluation.calibration_bootstrap import adjusted_replicates, calibration_errors
+from vitctl.evaluation.crossed import Spread, share_of_runs, spread_of
+from vitctl.evaluation.power import VarianceParts, parts_of, told_difference
 from vitctl.evaluation.score_interval import paired_distance, paired_ends, wilson_ends
 
 Interval = tuple[float, float]
@@ -57,11 +59,9 @@ def estimate(table: np.ndarray, *, is_difference: bool = False) -> Estimate:
     if not np.isfinite(table).all():
         raise ValueError("a table with cells that are not finite has no mean")
     kind = _kind_of(table, is_difference=is_difference)
-    spread = spread_of(table, is_proportion=kind != "number")
     if kind == "number":
-        found = _of_numbers(table, spread)
-        is_loss = not is_difference and bool((table >= 0).all())  # whose mean is not below 0 either
-        return _from_zero(found) if is_loss else found
+        return _of_numbers(table, spread_of(table), is_difference=is_difference)
+    spread = spread_of(table, image_freedom=_freedom_of_images(table, is_difference=kind == "difference"))
     return _of_shares(table, spread, most=table.size, is_difference=kind == "difference")
 
 
@@ -72,29 +72,41 @@ def _kind_of(table: np.ndarray, *, is_difference: bool) -> str:
     return "difference" if is_difference or bool((table < 0).any()) else "share"
 
 
-def _from_zero(found: Estimate) -> Estimate:
-    low, high = found.ci95
-    return Estimate(found.mean, (max(0.0, low), high), found.standard_error, found.p)
+def _freedom_of_images(table: np.ndarray, *, is_difference: bool) -> float:
+    """Return how many degrees of freedom the variance of images has, in tables of zeros and ones.
+
+    Of one run it follows from the mean. Of several it is estimated, and images on which all runs are right (or, of a
+    poor classifier, wrong) tell little of it: the others count, and 4 more (of 0, 2 and 4 that whose coverage is
+    nearest to 95 % at an accuracy of 0.95, 50 and 200 images). A difference is wide enough without, however few differ.
+    """
+    if is_difference or len(table) == 1:
+        return float("inf")
+    num_mixed = int((table != np.round(table.mean())).any(axis=0).sum())
+    return num_mixed + 4.0 if num_mixed else float("inf")
 
 
-def _of_numbers(values: np.ndarray, spread: Spread) -> Estimate:
-    """Return the estimate of a mean of numbers: Student's t, with Hall's cubic correction of skewness.
+def _of_numbers(values: np.ndarray, spread: Spread, *, is_difference: bool) -> Estimate:
+    """Return the estimate of a mean of numbers: Student's t, of losses with Hall's cubic correction of skewness.
 
     Hall (1992, J. R. Statist. Soc. B 54:221): where t is skewed by k, ((1 + k t / 3)^3 - 1) / k + k / 6 is not, and
-    can be turned round.
+    can be turned round. Differences are hardly skewed, and their heavy tails would be taken for it: 92 instead of 95 %
+    coverage of 50 images, where losses have 91 without the correction and 95 with it.
     """
-    mean, error, skewness = float(values.mean()), spread.variance**0.5, spread.skewness
+    mean, error = float(values.mean()), spread.variance**0.5
+    is_loss = not is_difference and bool((values >= 0).all())
+    lowest = 0.0 if is_loss else -np.inf  # the mean of what is never below 0 is not either
     if values.size == 1:
         reach = REACH_OF_ONE_NUMBER * abs(mean)
-        return Estimate(mean, (mean - reach, mean + reach), 0.0, 1.0)
+        return Estimate(mean, (max(lowest, mean - reach), mean + reach), 0.0, 1.0)
     if error <= 1e-12 * abs(mean):  # rounding of equal cells
         return Estimate(mean, (mean, mean), 0.0, float(mean == 0))
-    reach, distance = spread.reach(), mean / error
-    if abs(skewness) < 1e-6:
-        return Estimate(mean, (mean - reach * error, mean + reach * error), error, spread.p_of(distance))
-    ends = [3 / skewness * (np.cbrt(1 + skewness * (t - skewness / 6)) - 1) for t in (reach, -reach)]
+    reach, distance, skewness = spread.reach(), mean / error, spread.skewness
+    if not is_loss or abs(skewness) < 1e-6:
+        low, high = mean - reach * error, mean + reach * error
+        return Estimate(mean, (max(lowest, low), high), error, spread.p_of(distance))
+    low, high = (3 / skewness * float(np.cbrt(1 + skewness * (t - skewness / 6)) - 1) for t in (reach, -reach))
     corrected = ((1 + skewness * distance / 3) ** 3 - 1) / skewness + skewness / 6
-    return Estimate(mean, (mean - error * float(ends[0]), mean - error * float(ends[1])), error, spread.p_of(corrected))
+    return Estimate(mean, (max(lowest, mean - error * low), mean - error * high), error, spread.p_of(corrected))
 
 
 def _of_shares(table: np.ndarray, spread: Spread, *, most: float, is_difference: bool) -> Estimate:
@@ -144,17 +156,45 @@ def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False)
     of_parts = num_parts / (num_parts - 1) * float((weights**2 * deviations**2).sum())
     of_images = float(images.var()) / max(1, len(images) - 1)
     variance = max(of_parts, of_images)  # that of images is in that of parts
-    share = max(of_parts - COUNTED_NOISE * of_images, 0.0) / variance if variance > 0 else 0.0
+    share = float(share_of_runs(of_parts, of_images, variance, num_runs=num_parts))
     table = np.concatenate([np.atleast_2d(value) for value in values], axis=1) if _are_of_one_height(values) else images
     kind = _kind_of(table, is_difference=is_difference)
     spread = Spread(variance, share, num_parts - 1, float("inf") if kind != "number" else len(images) - 1.0)
     if kind == "number":
-        return _of_numbers(images, spread)
+        return _of_numbers(images, spread, is_difference=True)
     return _of_shares(np.atleast_2d(table).astype(np.float64), spread, most=table.size, is_difference=kind != "share")
 
 
 def _are_of_one_height(values: Sequence[np.ndarray]) -> bool:
     return len({np.atleast_2d(value).shape[0] for value in values}) == 1
+
+
+def ece_estimate(
+    probabilities: Sequence[np.ndarray], labels: np.ndarray, others: Sequence[np.ndarray] = (), *, seed: int
+) -> Estimate:
+    """Return the expected calibration error of S runs, or with ``others`` by how much that is larger than theirs.
+
+    It is no mean, so runs and images are drawn anew (the pigeonhole bootstrap), 2,000 times. Absolute gaps are too
+    large on average, of replicates more so: by as much as replicates are larger than the estimate, the interval is
+    lower. Its spread is set to that of ``spread_of``, of each image's part in the error. It always holds the estimate.
+
+    Args:
+        probabilities: S of (M, C), rows sum to 1.
+        labels: (M,) int64.
+        others: S of (M, C), of the same seeds; none for the error itself.
+        seed: Of the bootstrap, >= 0.
+    """
+    errors = [calibration_errors(group, labels, seed=seed) for group in (probabilities, others) if len(group)]
+    parts, replicates = errors[0] if len(errors) == 1 else (errors[0][0] - errors[1][0], errors[0][1] - errors[1][1])
+    mean, spread = float(parts.mean()), spread_of(parts)
+    adjusted = adjusted_replicates(mean, replicates, parts, spread)
+    low, high = (float(end) for end in np.quantile(adjusted, (0.025, 0.975)))
+    low, high = min(low, mean), max(high, mean)
+    if not len(others):
+        return Estimate(mean, (max(0.0, low), min(1.0, high)), spread.variance**0.5, float(mean == 0))
+    p = min(1.0, 2 * float(min((adjusted <= 0).mean(), (adjusted >= 0).mean())))
+    p = max(p, 0.05) if low <= 0 <= high else min(p, 0.0499)  # at the very end quantiles are between two replicates
+    return Estimate(mean, (low, high), spread.variance**0.5, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -165,3 +205,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(factors * np.asarray(p_values, dtype=np.float64)[order]))
     found: list[float] = corrected.tolist()
     return found
+
+
+def variance_parts(differences: np.ndarray) -> VarianceParts:
+    """Return what ``smallest_difference`` wants to know, as runs that are there have it.
+
+    Args:
+        differences: (S, M), which of two classifiers is right, b - a: -1, 0 and 1. One run tells nothing of seeds.
+    """
+    return parts_of(np.atleast_2d(differences).astype(np.float64))
+
+
+def smallest_difference(
+    *, num_runs: int, num_images: int, disagreement: float, seed_sd: float, shared: float = 1.0
+) -> float:
+    """Return the difference of two accuracies that is told from 0 in four of five comparisons (95 %, power 0.8).
+
+    The variance of a difference d is taken to be seed_sd^2 / S + (disagreement - d^2) (shared + (1 - shared) / S) / M,
+    and the chance that the interval of ``estimate`` leaves 0 out is integrated over what S runs will say of it.
+
+    Args:
+        num_runs: S of each of the two, paired by seed.
+        num_images: M.
+        disagreement: Share of images of which exactly one of two such runs is right, 0-1.
+        seed_sd: Standard deviation of the difference from seed to seed, apart from that of images, 0-1; of one run it
+            does not count, as it does not in the interval: these weights, other images.
+        shared: Share of the disagreement that is about the same images with every seed, 0-1; 1 is the least favourable.
+
+    Returns:
+        0-1; the disagreement is at least as large.
+    """
+    parts = VarianceParts(disagreement=disagreement, seed_sd=seed_sd, shared=shared)
+    return told_difference(parts, num_runs=num_runs, num_images=num_images)
