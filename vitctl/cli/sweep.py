@@ -45,7 +45,9 @@ def sweep(given: dict[str, Any], as_json: JsonOption = False) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    """Return a name without its middle where it is long: combinations differ at both ends."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def _print_table(result: SweepResult) -> None:

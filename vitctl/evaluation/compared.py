@@ -111,7 +111,7 @@ def compared_pairs(rows: Sequence[RowTables], *, seed: int) -> tuple[list[Compar
     drafts, notes = [], []
     for a, b in combinations(rows, 2):
         matching = match_runs(a, b)
-        drafts.append((a, b, matching, estimate(matching.table(a.correct, b.correct))))
+        drafts.append((a, b, matching, estimate(matching.table(a.correct, b.correct), is_difference=True)))
         if matching.note:
             notes.append(matching.note)
     tests = [_mcnemar(a, b) for a, b, *_ in drafts]
@@ -120,7 +120,7 @@ def compared_pairs(rows: Sequence[RowTables], *, seed: int) -> tuple[list[Compar
         _pair(a, b, matching, top1, test, p, p_holm, seed=seed)
         for (a, b, matching, top1), test, p, p_holm in zip(drafts, tests, p_values, holm(p_values), strict=True)
     ]
-    return pairs, notes
+    return pairs, list(dict.fromkeys(notes))
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,10 @@ def match_runs(a: RowTables, b: RowTables) -> Matching:
     all_a, all_b = tuple(range(len(a.seeds))), tuple(range(len(b.seeds)))
     if len(a.seeds) == 1 or len(b.seeds) == 1:
         most = max(len(a.seeds), len(b.seeds))
-        several, single = (a, b) if len(a.seeds) > 1 else (b, a)
+        single = b if len(a.seeds) > 1 else a
         note = (
-            f"{single.name} is one run, {several.name} {most}: the interval of their difference covers other images "
-            f"and other seeds of {several.name}, not other seeds of {single.name}."
+            f"{single.name} is one run: intervals of its differences from rows of several runs cover other images and "
+            "other seeds of those, but not of it."
         )
         return Matching(*(one if len(one) == most else one * most for one in (all_a, all_b)), note if most > 1 else "")
     shared = [seed for seed in a.seeds if seed in b.seeds]
@@ -201,7 +201,8 @@ def _pair(
     *,
     seed: int,
 ) -> ComparedPair:
-    nll, brier = estimate(matching.table(a.nll, b.nll)), estimate(matching.table(a.brier, b.brier))
+    nll = estimate(matching.table(a.nll, b.nll), is_difference=True)
+    brier = estimate(matching.table(a.brier, b.brier), is_difference=True)
     shares_a, shares_b = [a.shares[index] for index in matching.first], [b.shares[index] for index in matching.second]
     ece = ece_estimate(shares_b, a.labels, shares_a, seed=seed)
     return ComparedPair(

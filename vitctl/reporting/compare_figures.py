@@ -211,7 +211,7 @@ def draw_disagreements(
 def _caption(truth: str, opinions: Sequence[Opinion]) -> str:
     lines = [f"true: {truth}"]
     if len(opinions) <= MOST_ROWS_NAMED:
-        lines += [f"{one.predicted} {one.confidence:.0%}: {one.name}" for one in opinions]
+        lines += [f"{one.predicted} ({one.confidence:.0%}): {one.name}" for one in opinions]
     else:
         by_class: dict[str, list[float]] = {}
         for one in opinions:

@@ -14,8 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import offset_copy
 
 from vitctl.reporting.figures import BLUE, GREY, fitted, save, series_style
+from vitctl.shown import shown
 
 Cell: TypeAlias = Mapping[str, Any]
 MAX_ROWS, MAX_LINES = 30, 7
@@ -92,7 +94,7 @@ def _word(value: object) -> str:
 def _lines_figure(over: _Over, title: str, cells: Sequence[Cell]) -> Figure:
     panels = [_MEAN] + [_DIFFERENCE] * any(cell["difference"] is not None for cell in cells)
     figure = Figure(figsize=(5.2 * len(panels) + 0.4, 3.9), layout="constrained")
-    titles = (title, f"difference from {fitted(cells[0]['name'], 30)}")
+    titles = (title, _from_first(cells))
     for axes, panel, heading in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, titles, strict=False):
         _draw_lines(axes, over, panel, is_first=panel == _MEAN)
         _set_places(axes, over, cells)
@@ -119,10 +121,14 @@ def _draw_lines(axes: Axes, over: _Over, panel: tuple[str, str], *, is_first: bo
         means = np.array([np.nan if cell[mean_key] is None else 100 * cell[mean_key] for cell in line])
         intervals = np.array([[100 * end for end in cell[interval_key] or (np.nan, np.nan)] for cell in line])
         reach = np.abs(intervals.T - means)
+        if not is_first:  # the first is no distance from itself
+            is_base = np.array([cell["difference"] is None and cell["top1_mean"] is not None for cell in line])
+            axes.plot(places[is_base], np.zeros(is_base.sum()), "o", mfc="white", mec=style["color"], zorder=3)
         axes.errorbar(places, means, yerr=reach, capsize=2.5, elinewidth=1, label=name, **style)
         if is_first:
             for place, cell in zip(places, line, strict=True):
-                _draw_runs(axes, [place] * len(cell["top1_per_run"]), [100 * one for one in cell["top1_per_run"]])
+                runs = [100 * one for one in cell["top1_per_run"]]
+                _draw_runs(axes, [place] * len(runs), runs, aside=(5, 0), colour=style["color"])
         for place, cell in zip(places, line, strict=True):
             if cell["state"] == "diverged":
                 axes.text(place, 0.02, "diverged", rotation=90, transform=axes.get_xaxis_transform(), fontsize=8,
@@ -150,6 +156,12 @@ def _set_places(axes: Axes, over: _Over, cells: Sequence[Cell]) -> None:
     is_tight = sum(map(len, labels)) > 44
     axes.set_xticks(places, labels, rotation=40 if is_tight else 0, ha="right" if is_tight else "center", fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
+    low, high = places[0], places[-1]
+    if over.is_log:
+        aside = (high / low) ** 0.06
+        axes.set_xlim(low / aside, high * aside)
+    else:
+        axes.set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
     axes.set_xlabel(over.key, fontsize=9)
 
 
@@ -157,23 +169,23 @@ def _set_places(axes: Axes, over: _Over, cells: Sequence[Cell]) -> None:
 
 
 def _rows_figure(cells: Sequence[Cell], title: str, has_differences: bool) -> Figure:
-    shown = _most_accurate(cells)
-    names = [fitted(cell["name"], LONGEST_NAME) for cell in shown]
+    chosen = _most_accurate(cells)
+    names = [_shortened(cell["name"]) for cell in chosen]
     width = 3.9 * (1 + has_differences) + 0.085 * max(map(len, names)) + 0.6
-    figure = Figure(figsize=(width, 1.1 + 0.3 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(width, 1.1 + 0.3 * len(chosen)), layout="constrained")
     panels = [_MEAN] + [_DIFFERENCE] * has_differences
-    more = "" if len(shown) == len(cells) else f" ({len(shown)} of {len(cells)}, the most accurate)"
-    titles = (title + more, f"difference from {fitted(cells[0]['name'], 30)}")
+    more = "" if len(chosen) == len(cells) else f" ({len(chosen)} of {len(cells)}, the most accurate)"
+    titles = (title + more, _from_first(cells))
     all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     for axes, panel, heading in zip(all_axes, panels, titles, strict=False):
-        _draw_rows(axes, shown, panel)
+        _draw_rows(axes, chosen, panel)
         axes.set_title(heading, fontsize=10, parse_math=False)
         axes.set_xlabel("top-1 (%)" if panel == _MEAN else "points of top-1", fontsize=9)
         _dress(axes)
-    all_axes[0].set_yticks(range(len(shown)), names, fontsize=8)
+    all_axes[0].set_yticks(range(len(chosen)), names, fontsize=8)
     for text in all_axes[0].get_yticklabels():
         text.set_parse_math(False)
-    all_axes[0].set_ylim(len(shown) - 0.4, -0.6)
+    all_axes[0].set_ylim(len(chosen) - 0.4, -0.6)
     return figure
 
 
@@ -193,18 +205,32 @@ def _draw_rows(axes: Axes, cells: Sequence[Cell], panel: tuple[str, str]) -> Non
             low, high = cell[interval_key] or (cell[mean_key],) * 2
             axes.plot([100 * low, 100 * high], [row, row], color=BLUE, linewidth=1.4)
             axes.plot(100 * cell[mean_key], row, "o", color=BLUE, markersize=5)
-        elif cell["state"] == "diverged":
+        elif cell["state"] == "diverged" and panel == _MEAN:
             axes.text(0.02, row, "diverged", transform=axes.get_yaxis_transform(), fontsize=8, color=GREY, va="center")
         if panel == _MEAN:
             runs = [100 * one for one in cell["top1_per_run"]]
-            _draw_runs(axes, runs, [row + 0.22] * len(runs))
+            _draw_runs(axes, runs, [row] * len(runs), aside=(0, -6))
     if panel == _DIFFERENCE:
         axes.axvline(0, color=GREY, linewidth=0.8)
 
 
-def _draw_runs(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+def _draw_runs(
+    axes: Axes, x: Sequence[float], y: Sequence[float], *, aside: tuple[float, float], colour: str = GREY
+) -> None:
+    """Draw each run as a faint dot, ``aside`` points from where its mean is."""
     if len(x) > 1:
-        axes.plot(x, y, "o", color=GREY, markersize=3, alpha=0.5, markeredgewidth=0)
+        beside = offset_copy(axes.transData, fig=axes.get_figure(root=True), x=aside[0], y=aside[1], units="points")
+        axes.plot(x, y, "o", color=colour, markersize=3.2, alpha=0.45, markeredgewidth=0, transform=beside)
+
+
+def _from_first(cells: Sequence[Cell]) -> str:
+    return f"difference from {_shortened(cells[0]['name'])}"
+
+
+def _shortened(name: str) -> str:
+    """Return a name without its middle where it is long: combinations differ at both ends."""
+    half = LONGEST_NAME // 2
+    return shown(name) if len(name) <= LONGEST_NAME else f"{fitted(name, half)}{shown(name[-half + 1 :])}"
 
 
 def _dress(axes: Axes) -> None:

@@ -9,6 +9,7 @@ from vitctl.conversation import Conversation
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.models.run_folders import is_run_folder, run_of
 from vitctl.primitives.files import user_path
+from vitctl.run_folders.layout import command_to_go_on
 from vitctl.run_folders.seen import DIVERGED, FINISHED, RUNNING, UNREADABLE, SeenRun, find_runs, look_at
 
 
@@ -61,13 +62,12 @@ def _finished(run: SeenRun) -> SeenRun:
     if run.state == FINISHED:
         return run
     at = f"at step {run.step:,}" + (f" of {run.steps:,}" if run.steps else "")
-    command = f"vitctl finetune --resume {shlex.quote(str(run.path))}"
     states = {
         RUNNING: f"is still running, {at}. Wait for its end, or leave it out",
         DIVERGED: f"diverged {at}: its loss is no longer finite. Leave it out, or train it again with a lower --lr",
         UNREADABLE: f"cannot be read: {run.why}. Leave it out",
     }
-    told = states.get(run.state, f"was stopped {at}. Go on with '{command}', or leave it out")
+    told = states.get(run.state, f"was stopped {at}. Go on with '{command_to_go_on(run.path)}', or leave it out")
     raise SettingError(f"{run.path} {told}; expected a finished run.", field="runs")
 
 

@@ -33,12 +33,14 @@ class ShownImages:
     @classmethod
     def of_run(cls, run: Path, hashes: Sequence[str]) -> "ShownImages":
         """Return the validation images of ``run``, whose order is that of ``hashes``."""
+        names = hashes
         try:
             listing = read_listing(run, "")
-            names = hashes if listing is None or len(listing.images) != len(hashes) else listing.images
+            if listing is not None and len(listing.images) == len(hashes):
+                names = listing.images
             split = images_of_run(run, None, advice="").split
         except DataError as error:
-            return cls(hashes, hashes, None, str(error))
+            return cls(hashes, names, None, str(error).rstrip())
         if len(split) != len(hashes):
             return cls(hashes, names, None, f"{run} lists {len(split):,} images and has seen {len(hashes):,}")
         return cls(hashes, names, split)

@@ -1,16 +1,14 @@
 """Runs as rows of a table: those that differ in the seed alone are one, called by the settings that differ."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vitctl.primitives.formatting import format_setting
 from vitctl.results.result import JsonValue
-from vitctl.run_folders.differing import differing
+from vitctl.run_folders.differing import SEED, differing, rows_by_seed
 
 LONGEST_NAME = 40  # of settings; a longer one is the folder's name instead
-SEED = "seed"
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,33 @@ def rows_of(runs: Sequence[Path], settings: Sequence[Mapping[str, JsonValue]]) -
         runs: Two folders or more.
         settings: Of each, all by name, the seed among them.
     """
-    groups: dict[tuple[str, int], list[int]] = {}
-    repeats: Counter[tuple[str, str]] = Counter()
-    for index, own in enumerate(settings):
-        what = json.dumps({name: value for name, value in own.items() if name != SEED}, sort_keys=True)
-        with_seed = (what, json.dumps(own.get(SEED)))
-        groups.setdefault((what, repeats[with_seed]), []).append(index)
-        repeats[with_seed] += 1
-    members = list(groups.values()) if len(groups) > 1 else [[index] for index in range(len(runs))]
-    firsts = [settings[group[0]] for group in members]
-    names = [name for name in differing(firsts) if name != SEED or len(groups) == 1]
-    rows = []
-    for group in members:
-        ordered = sorted(group, key=lambda index: (_seed(settings[index]), index))
-        said = {name: settings[group[0]].get(name) for name in names}
-        seeds = tuple(_seed(settings[index]) for index in ordered)
-        rows.append(RunRow("", tuple(runs[index] for index in ordered), seeds, said))
+    groups = [part for group in rows_by_seed(settings) for part in _without_repeats(group, settings)]
+    are_seeds_alone = len(groups) == 1
+    if are_seeds_alone:
+        groups = [[index] for index in range(len(runs))]
+    names = [name for name in differing(settings) if name != SEED or are_seeds_alone]
+    rows = [
+        RunRow(
+            "",
+            tuple(runs[index] for index in group),
+            tuple(_seed(settings[index]) for index in group),
+            {name: settings[group[0]].get(name) for name in names},
+        )
+        for group in groups
+    ]
     return _named(rows)
+
+
+def _without_repeats(group: Sequence[int], settings: Sequence[Mapping[str, JsonValue]]) -> list[list[int]]:
+    """Return ``group`` in parts of which each has a seed once: a run once more says nothing about other seeds."""
+    parts: list[list[int]] = []
+    for index in group:
+        part = next((one for one in parts if _seed(settings[one[-1]]) != _seed(settings[index])), None)
+        if part is None:
+            parts.append([index])
+        else:
+            part.append(index)
+    return parts
 
 
 def _seed(settings: Mapping[str, JsonValue]) -> int:
@@ -66,16 +74,9 @@ def _seed(settings: Mapping[str, JsonValue]) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def spelt(value: JsonValue) -> str:
-    """Return a setting's value as a person writes it: ``0.001``, ``full``, ``none``."""
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _named(rows: Sequence[RunRow]) -> list[RunRow]:
     """Return rows with a name each: all by their settings where these are short and tell them apart, else by folder."""
-    by_settings = [", ".join(f"{name}={spelt(value)}" for name, value in row.settings.items()) for row in rows]
+    by_settings = [", ".join(f"{name}={format_setting(value)}" for name, value in row.settings.items()) for row in rows]
     if len(set(by_settings)) == len(rows) and max(map(len, by_settings)) <= LONGEST_NAME:
         return [replace(row, name=name, is_named_by_settings=True) for row, name in zip(rows, by_settings, strict=True)]
     return [replace(row, name=name) for row, name in zip(rows, _folder_names(rows), strict=True)]

@@ -12,17 +12,17 @@ from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.documents import peek_document
 from vitctl.primitives.files import user_path, whole_folder, write_json
+from vitctl.primitives.formatting import format_setting
 from vitctl.primitives.outputs import check_elsewhere, check_replaceable, writing
 from vitctl.results.compare import ComparedPair, ComparedRow, CompareResult
-from vitctl.run_folders.differing import settings_by_name
+from vitctl.run_folders.differing import SEED, differing, settings_of_run
 from vitctl.run_folders.given_runs import finished_runs
 from vitctl.run_folders.pictures import ShownImages
-from vitctl.run_folders.rows import SEED, RunRow, rows_of, spelt
+from vitctl.run_folders.rows import RunRow, rows_of
 from vitctl.run_folders.said import Checked, Saying
 from vitctl.run_folders.same_images import SameImages, on_same_images
 from vitctl.run_folders.seen import SeenRun
 from vitctl.settings.compare import CompareConfig
-from vitctl.settings.files import config_from_file
 
 DOCUMENT = "compare.json"
 FILES = (DOCUMENT, "compare.csv", "pairs.csv", "disagreements.csv", "curves.png", "disagreements.png")
@@ -37,7 +37,7 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
     device, device_reason = resolve_device(config.device)
     resolve_num_threads(config.num_threads)
     seen = finished_runs(config.runs, conversation)
-    settings = [settings_by_name(config_from_file(one.path / "config.json")) for one in seen]
+    settings = [settings_of_run(one.path) for one in seen]
     rows = rows_of([one.path for one in seen], settings)
     out = user_path(config.out or "compare").absolute()
     is_ours = "pairs" in peek_document(out / DOCUMENT)
@@ -56,8 +56,7 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
     )
     given = _given_images(config, seen, saying)
     same = _what_they_say(rows, given, saying)
-    num_equal = sum(all(own.get(name) == value for own in settings) for name, value in settings[0].items())
-    num_equal -= all(own.get(SEED) == settings[0].get(SEED) for own in settings)
+    num_equal = len(set().union(*settings) - {SEED, *differing(settings)})
     images = f"validation images of {rows[0].runs[0]}"
     if given is not None:
         images = f"split {given.images.split_name} of {given.images.spec}"
@@ -66,7 +65,7 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
         "vitctl compare",
         [
             Setting("runs", f"{len(seen)} in {len(rows)} rows", "those that differ in the seed alone are one row"),
-            Setting("settings", f"{num_equal} are equal", f"{len(rows[0].settings)} differ"),
+            Setting("differing", ", ".join(rows[0].settings) or "nothing", f"{num_equal} settings are equal"),
             Setting("images", f"{len(same.labels):,}, {images}", "compared by content"),
             Setting("weights", config.which),
             *([Setting("device", str(device), device_reason)] if given is not None else []),
@@ -182,7 +181,7 @@ def _csv_of_rows(rows: Sequence[ComparedRow]) -> Iterator[tuple[object, ...]]:
     yield "row", *names, "runs", *(column for name in figures for column in (name, f"{name}_low", f"{name}_high"))
     for row in rows:
         values = (value for name in figures for value in (getattr(row, name), *getattr(row, f"{name}_ci95")))
-        yield row.name, *(spelt(row.settings[name]) for name in names), len(row.runs), *values
+        yield row.name, *(format_setting(row.settings[name]) for name in names), len(row.runs), *values
 
 
 def _csv_of_pairs(pairs: Sequence[ComparedPair]) -> Iterator[tuple[object, ...]]:
