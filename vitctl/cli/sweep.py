@@ -6,6 +6,7 @@ from typing import Any
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
+from vitctl.cli.sweep_choice import choice_rows
 from vitctl.primitives.formatting import format_bytes, format_seconds
 from vitctl.results.sweep import SweepCell, SweepDryRunResult, SweepResult
 from vitctl.settings.option import settings_of
@@ -63,6 +64,7 @@ def _print_table(result: SweepResult) -> None:
         [
             *([("validated on", f"{result.num_val:,} {images[result.validated_on]}")] if result.num_val else []),
             *(("note", note) for note in result.notes),
+            *choice_rows(result),
             ("files", result.out),
         ]
     )

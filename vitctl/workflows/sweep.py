@@ -15,6 +15,7 @@ from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.results.sweep import SweepDryRunResult, SweepResult
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, cells_of
+from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing
 from vitctl.sweeping.files import PICTURE, write_tables
 from vitctl.sweeping.plan_file import settled
 from vitctl.sweeping.planning import (
@@ -39,8 +40,9 @@ def run(config: SweepConfig, conversation: Conversation) -> SweepResult | SweepD
         VitctlError: A setting cannot be used, or a run failed; what is finished stays.
         InterruptedRun: The user stopped it; the same command goes on.
     """
-    config = settled(config)
+    config = for_choosing(settled(config))
     cells, out = cells_of(config), out_of(config)
+    check_choice(config, cells)
     with writing(out):
         check_writable(out)
         check_place(out, config)
@@ -53,7 +55,7 @@ def run(config: SweepConfig, conversation: Conversation) -> SweepResult | SweepD
         with writing(out):
             write_plan(out, config, cells, runs)
         run_all(runs, jobs=config.jobs, conversation=conversation)
-        return _result(config, cells, runs, out)
+        return _result(config, choose_among(cells, runs, config, out, conversation), out)
 
 
 @contextmanager
@@ -75,8 +77,8 @@ def _own(out: Path) -> Iterator[None]:
         yield
 
 
-def _result(config: SweepConfig, cells: tuple[Cell, ...], runs: tuple[PlannedRun, ...], out: Path) -> SweepResult:
-    table = table_of(cells, runs)
+def _result(config: SweepConfig, chosen: Chosen, out: Path) -> SweepResult:
+    runs, table = chosen.runs, table_of(chosen.cells, chosen.runs)
     result = SweepResult(
         out=str(out),
         cells=table.cells,
@@ -84,6 +86,9 @@ def _result(config: SweepConfig, cells: tuple[Cell, ...], runs: tuple[PlannedRun
         folds=config.folds,
         num_val=table.num_val,
         validated_on="folds" if config.folds else "val" if config.dev_fraction is None else "dev",
+        selected=chosen.selected,
+        retrained=chosen.retrained,
+        soup=chosen.soup,
         notes=table.notes,
     )
     from vitctl.reporting.sweep_figures import draw_sweep  # here, not above: the runs start a second sooner
@@ -95,7 +100,11 @@ def _result(config: SweepConfig, cells: tuple[Cell, ...], runs: tuple[PlannedRun
 
 
 def _title(config: SweepConfig) -> str:
-    parts = f"{config.folds}-fold cross-validation" if config.folds else "validation images"
+    parts = (
+        f"{config.folds}-fold cross-validation"
+        if config.folds
+        else f"{'validation' if config.dev_fraction is None else 'development'} images"
+    )
     return f"top-1 on {parts}, {len(seeds_of(config))} seed{'s' * (len(seeds_of(config)) > 1)}"
 
 
