@@ -18,8 +18,9 @@ import pytest
 
 import vitctl
 from vitctl.errors import SettingError
+from vitctl.reporting import sweep_figures
 from vitctl.run_folders.kept_logits import KeptLogits, write_logits
-from vitctl.sweeping import pricing
+from vitctl.sweeping import pricing, running
 from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.running import run_all
 from vitctl.workflows import sweep
@@ -48,9 +49,11 @@ def written(folder: Path, run: PlannedRun) -> Sequence[str]:
 
 
 @pytest.fixture(autouse=True)
-def _not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_rendering: None) -> None:
+def _not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = functools.partial(written, tmp_path / "whole")
     monkeypatch.setattr(sweep, "run_all", functools.partial(run_all, command=command))
+    monkeypatch.setattr(running, "POLL_S", 0.005)
+    monkeypatch.setattr(sweep_figures, "draw_sweep", lambda _cells, path, title: path.write_text(title))
 
 
 def test_sweep__table_and_files(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
@@ -79,7 +82,7 @@ def test_sweep__table_and_files(tmp_path: Path, run_cli: Callable[..., Any]) -> 
     assert commands[0].startswith("cd ")
     assert len(commands) == 9
     assert commands[1].startswith("vitctl finetune --split-seed 0 --lr 0.0001 --tune full --seed 0 --num-threads 1")
-    assert (out / "sweep.png").is_file()
+    assert (out / "sweep.png").read_text() == "top-1 on validation images, 2 seeds"
     again = run_cli("sweep", *SEVERAL, "--out", "s", "--json")
     assert json.loads(again.stdout) == document
     assert "8 of 8" not in again.stderr
