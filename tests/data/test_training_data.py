@@ -9,16 +9,12 @@ import pytest
 from PIL import Image
 
 from vitctl.conversation import Conversation
+from vitctl.data.copies import leaks
+from vitctl.data.division import hold_out
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.source import Split
 from vitctl.data.sources import open_source
-from vitctl.data.training_data import (
-    TrainingData,
-    check_training_data,
-    hold_out,
-    leaks,
-    open_training_sources,
-)
+from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError, SettingError
 
 

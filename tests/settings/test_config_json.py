@@ -25,6 +25,8 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "data": str(folder),
             "class_depth": 1,
             "val_fraction": 0.25,
+            "dev_fraction": 0.5,
+            "split_seed": 11,
             "group_pattern": "{group}.png",
             "model": str(model),
             "image_size": (24, 16),
@@ -73,6 +75,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
         {
             "data": str(folder),
             "model": str(model),
+            "fold": "2/3",
             "pool": "avg",
             "tune": "last:1",
             "layer_decay": 0.5,
@@ -139,7 +142,7 @@ def test_config_of_0_1_0__repeats_its_run(tmp_path: Path, no_rendering: None) ->
 
 
 def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"stepz": 5, "lr": "fast", "seed": True}))
+    (tmp_path / "config.json").write_text(json.dumps({"stepz": 5, "lr": True, "seed": True}))
     result = run_cli("finetune", "--config", tmp_path / "config.json")
     assert result.exit_code == 2
     for sentence in ("unknown setting 'stepz'", "lr in --config", "seed in --config"):

@@ -74,8 +74,13 @@ def _print_cost(cost: DryRunResult) -> None:
     )
 
 
-def _compared(probe: LinearProbe, best: Score) -> str:
-    return f"{probe.top1:.3f}, fine-tuned {best.top1:.3f} (top-1 on the validation images)"
+def _called(summary: FinetuneResult) -> str:
+    """Return what the images are called that the run validated on."""
+    return "development images" if summary.validated_on == "dev" else "validation images"
+
+
+def _compared(probe: LinearProbe, summary: FinetuneResult) -> str:
+    return f"{probe.top1:.3f}, fine-tuned {summary.best.top1:.3f} (top-1 on the {_called(summary)})"
 
 
 def _baseline(summary: FinetuneResult) -> list[tuple[str, str]]:
@@ -93,7 +98,9 @@ def _unvalidated(summary: FinetuneResult) -> list[tuple[str, str]]:
     if not names:
         return []
     shown = ", ".join(names[:MOST_CLASSES]) + (f" and {len(names) - MOST_CLASSES} more" * (len(names) > MOST_CLASSES))
-    return [("not validated", f"{len(names)} of {summary.num_classes} classes have no validation image: {shown}")]
+    return [
+        ("not validated", f"{len(names)} of {summary.num_classes} classes have no {_called(summary)[:-1]}: {shown}")
+    ]
 
 
 def _skipped(summary: FinetuneResult) -> list[tuple[str, str]]:
@@ -111,18 +118,24 @@ def _ended_early(summary: FinetuneResult) -> list[tuple[str, str]]:
     return [("stopped early", f"after step {summary.last.step} of {summary.steps}: no lower validation loss")]
 
 
+def _selection(summary: FinetuneResult) -> list[tuple[str, str]]:
+    """Return the row of a rate that was chosen among several."""
+    selected = summary.selection
+    return [] if selected is None else [("chosen", f"{selected.cell}: {selected.why}")]
+
+
 def _print_summary(summary: FinetuneResult) -> None:
     def told(score: Score) -> str:
         if score.top1 is None:
             return f"step {score.step}, no validation images"
-        images = f"{summary.num_val} validation images (step {score.step})"
+        images = f"{summary.num_val} {_called(summary)} (step {score.step})"
         return f"top-1 {score.top1:.2%}, loss {score.loss:.4f} on {images}"
 
     run, wait, probe = summary.run, summary.data_wait_fraction, summary.linear_probe
     has_baseline = probe is not None and probe.top1 is not None
     print_pairs(
         [
-            *([("linear probe", _compared(probe, summary.best))] if probe is not None and has_baseline else []),
+            *([("linear probe", _compared(probe, summary))] if probe is not None and has_baseline else []),
             ("best", told(summary.best)),
             *_baseline(summary),
             *_unvalidated(summary),
@@ -134,6 +147,7 @@ def _print_summary(summary: FinetuneResult) -> None:
                 f"{summary.images_per_s:.1f} images/s, {wait:.0%} of it data wait, {summary.wall_s:.0f} s in all",
             ),
             *_skipped(summary),
+            *_selection(summary),
             ("run folder", run),
             ("next", f"vitctl evaluate {shlex.quote(run)}    vitctl predict {shlex.quote(run)} IMAGE"),
         ]

@@ -1,4 +1,4 @@
-"""Groups of images that are near copies of each other, and what they mean for a split."""
+"""Images that are equal or near copies of each other, and what they mean for a split."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ import numpy as np
 
 from vitctl.data.near_copies import near_pairs
 from vitctl.data.scan import Look, thumbnails
+from vitctl.data.source import Split
 from vitctl.data.splits import first_of_each_set
 
 
@@ -38,16 +39,18 @@ def near_leaks(
     is_validation: np.ndarray,
     *,
     name_of: Callable[[int], str] | None = None,
+    called: str = "validation",
 ) -> list[str]:
     """Return a sentence where images to validate on are near copies of images to train on, else nothing.
 
-    Those that are equal to one count elsewhere (``vitctl.data.training_data.leaks``).
+    Those that are equal to one count elsewhere (``leaks``).
 
     Args:
         groups: As ``copy_groups`` returned them.
         digests: N, equal for exact duplicates.
         is_validation: (N,) bool.
         name_of: What an image is called; for images of two sources, which ``vitctl data`` does not list together.
+        called: What images to validate on are called.
     """
     pairs = []
     for group in groups:
@@ -60,6 +63,37 @@ def near_leaks(
     copy, original = pairs[0]
     which = "'vitctl data' lists them." if name_of is None else f"The first is {name_of(copy)}, of {name_of(original)}."
     return [
-        f"{len(pairs)} of the {int(is_validation.sum())} validation images are near copies of training images, encoded "
+        f"{len(pairs)} of the {int(is_validation.sum())} {called} images are near copies of training images, encoded "
         f"anew or resized: scores on them are too good to be true. {which}"
     ]
+
+
+def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Sequence[str]) -> list[str]:
+    """Return one sentence per way in which ``other`` repeats ``split``: equal images, shared groups.
+
+    Args:
+        split: Images to train on.
+        other: Images to score.
+        hashes: Equal for exact duplicates; "" for images that cannot be read.
+        other_hashes: Likewise, of ``other``.
+    """
+    sentences = []
+    known = set(hashes) - {""}
+    shared = sum(digest in known for digest in other_hashes)
+    if shared:
+        sentences.append(
+            f"{shared} of the {len(other)} {_called(other)} images are also training images, pixel for pixel: scores "
+            "on them are too good to be true."
+        )
+    if split.groups is not None and other.groups is not None:
+        both = sorted(set(split.groups) & set(other.groups))
+        if both:
+            sentences.append(
+                f"Training and {_called(other)} share {len(both)} group{'s' * (len(both) > 1)}, {both[0]!r} first: "
+                "scores on them are too good to be true."
+            )
+    return sentences
+
+
+def _called(split: Split) -> str:
+    return "validation" if split.name == "val" else split.name

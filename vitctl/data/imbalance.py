@@ -10,21 +10,20 @@ NOTABLE_RATIO = 3.0  # largest over smallest class from which balancing is worth
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the weight of each class, N / (C * N_c): (C,) float64, whose mean over the images is 1.
+    """Return the weight of each class, N / (C * N_c): (C,) float64, whose mean over the images is 1; 0 without images.
 
     Source: scikit-learn's ``class_weight="balanced"``, after King and Zeng, Logistic Regression in Rare Events
     Data (2001).
 
     Args:
-        labels: (N,) int64; every class occurs.
-        num_classes: C.
-
-    Raises:
-        ValueError: A class does not occur.
+        labels: (N,) int64; C counts the classes that occur.
+        num_classes: C and those that do not occur.
     """
     from sklearn.utils.class_weight import compute_class_weight
 
-    weights: np.ndarray = compute_class_weight("balanced", classes=np.arange(num_classes), y=labels)
+    present = np.unique(labels)
+    weights = np.zeros(num_classes)
+    weights[present] = compute_class_weight("balanced", classes=present, y=labels)
     return weights
 
 

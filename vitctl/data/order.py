@@ -27,7 +27,7 @@ class BalancedOrder:
     is shown again. No state: an epoch's order is a function of (labels, seed, epoch).
 
     Attributes:
-        labels: (N,) int64; every class 0..C-1 occurs.
+        labels: (N,) int64; a class that does not occur is not shown.
         seed: The run's seed.
     """
 
@@ -36,11 +36,12 @@ class BalancedOrder:
 
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (views, positions), each (N,) int64: how often an image was shown before, and which it is."""
-        num_images, num_classes = len(self.labels), int(self.labels.max()) + 1
+        classes = np.unique(self.labels).tolist()
+        num_images, num_classes = len(self.labels), len(classes)
         each, left_over = divmod(num_images, num_classes)
         views, positions = [], []
-        for label in range(num_classes):
-            first, last = (index * each + _turns(index * left_over, label, num_classes) for index in (epoch, epoch + 1))
+        for place, label in enumerate(classes):
+            first, last = (index * each + _turns(index * left_over, place, num_classes) for index in (epoch, epoch + 1))
             class_views, class_positions = self._stretch(label, first, last)
             views.append(class_views)
             positions.append(class_positions)
@@ -59,9 +60,9 @@ class BalancedOrder:
         return np.arange(first, last) // len(members), places
 
 
-def _turns(num_places: int, label: int, num_classes: int) -> int:
-    """Return how many of places 0..num_places-1 fall to ``label`` when the classes take them in turn."""
-    return (num_places - label + num_classes - 1) // num_classes
+def _turns(num_places: int, place: int, num_classes: int) -> int:
+    """Return how many of places 0..num_places-1 fall to class number ``place`` when the classes take them in turn."""
+    return (num_places - place + num_classes - 1) // num_classes
 
 
 @dataclass(frozen=True)

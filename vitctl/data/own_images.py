@@ -37,13 +37,13 @@ class OwnImages:
 
     Args:
         run: The run folder.
-        listing: Its validation images.
+        listing: The images that it validated on, and those that it left untouched.
         image_root: Where the names of its images start, if the run was told.
         advice: What a message tells to try.
     """
 
     def __init__(self, run: Path, listing: Listing, *, image_root: str | None, advice: str) -> None:
-        self.run, self.listing, self._advice = run, listing, advice
+        self.run, self.listing, self._advice, self._image_root = run, listing, advice, image_root
         self.names = names_below_root(listing.images, listing.data, image_root=image_root)
 
     def find_where_they_were(self, split: Split, source: Source, look: Look | None) -> Found:
@@ -111,27 +111,39 @@ class OwnImages:
         ]
 
     def without_them(self, split: Split, source: Source, look: Look | None) -> tuple[Split, int]:
-        """Return ``split``, called ``train``, less the validation images, and how many those were.
+        """Return ``split``, called ``train``, less what is not for training, and how many images that was.
 
-        An image that is also a training image, pixel for pixel, stays.
+        Those are the images that the run validated on, and those that it left untouched. An image that is also a
+        training image, pixel for pixel, stays.
         """
         if look is None or self.listing.hashes is None:
-            held_out = set(self.names)
+            held_out = {*self.names, *self._untouched_names()}
             kept = [index for index, name in enumerate(names_of(split, source)) if name not in held_out]
         else:
-            there, known = look(split).fingerprints, set(self.listing.hashes)
+            there, known = look(split).fingerprints, {*self.listing.hashes, *self._untouched_hashes()}
             left_out = known & set(there)
             left_out -= trained_on(self.run, left_out) or set()
             kept = [index for index, digest in enumerate(there) if digest not in left_out]
         return split.select(kept, name="train"), len(split) - len(kept)
 
     def make_up(self, split: Split, look: Look) -> bool:
-        """Return whether ``split`` holds all validation images, and besides them training images of the run only."""
+        """Return whether ``split`` holds all validation images, and besides them other images of the run only."""
         if self.listing.hashes is None:
             return False
         there, known = set(look(split).fingerprints) - {""}, set(self.listing.hashes)
-        others = there - known
+        others = there - known - set(self._untouched_hashes())
         return known <= there and others == (trained_on(self.run, others) if others else set())
+
+    def _untouched_names(self) -> Sequence[str]:
+        """Return the names of those that were left untouched, of the source that the others are of."""
+        untouched = self.listing.untouched
+        if untouched is None or untouched.data != self.listing.data:
+            return ()
+        return names_below_root(untouched.images, untouched.data, image_root=self._image_root)
+
+    def _untouched_hashes(self) -> Sequence[str]:
+        untouched = self.listing.untouched
+        return () if untouched is None or untouched.hashes is None else untouched.hashes
 
     def _changed(self, hashes: Sequence[str], scan: Scan) -> tuple[str, ...]:
         places = [
@@ -142,8 +154,9 @@ class OwnImages:
         if not places:
             return ()
         return (
-            f"{len(places):,} of the {len(hashes):,} validation images have other pixels than when the run was made, "
-            f"{self.names[places[0]]} first: they were changed, or this version of Pillow decodes them otherwise.",
+            f"{len(places):,} of the {len(hashes):,} {self.listing.called} images have other pixels than when the run "
+            f"was made, {self.names[places[0]]} first: they were changed, or this version of Pillow decodes them "
+            "otherwise.",
         )
 
 

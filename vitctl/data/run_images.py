@@ -73,8 +73,9 @@ def named_images(
 ) -> Images:
     """Return a split of images that somebody names, to show to a model of ``run``.
 
-    With ``look`` the run's own images are found among them: ``val``, where the source has no such split, is the run's
-    validation images; ``train`` has none of those; and of images that are all the run's own the default is ``val``.
+    With ``look`` the run's own images are found among them: ``val``, where the source has no such split, is what the
+    run validated on; ``train`` has none of those, nor of those it left untouched; and of images that are all the run's
+    own the default is ``val``.
 
     Args:
         spec: The data spec.
@@ -112,17 +113,19 @@ def _own_in(source: Source, split_name: str | None, run: Path, look: Look) -> Im
     everything = source.training_split()
     if split_name == "val" and "val" not in source.splits:
         found = own.find(everything, source, look)
-        why = f"the run's own validation images, found {found.how}"
+        why = f"the run's own {listing.called} images, found {found.how}"
         return Images(source.spec, "val", found.split, source, why)
     if split_name == "train":
         rest, num_left_out = own.without_them(everything, source, look)
         if not num_left_out:
             return None
-        why = f"split train: given; {num_left_out:,} that the run validated on are left out"
+        also = " or left untouched" if listing.untouched is not None else ""
+        why = f"split train: given; {num_left_out:,} that the run validated on{also} are left out"
         return Images(source.spec, "train", rest, source, why)
     if split_name is None and preferred_split(source) in ("all", "train") and own.make_up(everything, look):
         found = own.find(everything, source, look)
-        why = f"the run's own validation images, found {found.how}; the others are its training images"
+        also = ", or left untouched" if listing.untouched is not None else ""
+        why = f"the run's own {listing.called} images, found {found.how}; the others are its training images{also}"
         return Images(source.spec, "val", found.split, source, why)
     return None
 
@@ -172,7 +175,12 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str, look: Look 
         found = own.find_where_they_were(_all_images(source, own.names), source, look)
         how = f", found {found.how}" if found.how else ""
         return Images(
-            source.spec, "val", found.split, source, f"the run's own validation images{how}{moved}", found.notes
+            source.spec,
+            "val",
+            found.split,
+            source,
+            f"the run's own {own.listing.called} images{how}{moved}",
+            found.notes,
         )
     source, moved = _open_own(settings.data, run, settings.options, advice)
     if split_name == "train":
@@ -227,14 +235,17 @@ def _all_images(source: Source, names: Sequence[str]) -> Split:
 
 
 def images_digest(data: TrainingData) -> str:
-    """Return 32 hexadecimal digits that stand for the images of a run: content, order, classes, which are validation.
+    """Return 32 hexadecimal digits that stand for the images of a run: content, order, classes, what each is for.
 
     Names and places count for nothing, so it is the same where the data were moved or packed. A run goes on exactly
     where it is the same: what an image is shown as depends on its position.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(data.train.class_names).encode())
-    for split, hashes in ((data.train, data.hashes), (data.val, data.val_hashes)):
+    parts: list[tuple[Split | None, Sequence[str]]] = [(data.train, data.hashes), (data.val, data.val_hashes)]
+    if data.untouched is not None:  # a run without is what it was before there were any
+        parts.append((data.untouched.split, data.untouched.hashes))
+    for split, hashes in parts:
         labels = np.zeros(0, dtype="<i8") if split is None else split.labels.astype("<i8")
         digest.update(f"\n{len(hashes)} images\n".encode())
         digest.update("".join(hashes).encode())

@@ -1,7 +1,9 @@
 """Which images a run was trained and validated on, as its folder lists them: by name, and by content.
 
-``validation.json`` has the validation images, ``training-images.txt`` the training images, one line each: the content
-hash and the name, as JSON writes it. Names start at the root of the data, so that they hold where the data move.
+``validation.json`` has the images that the run validates on (``kind``: ``val``, ``dev`` or ``fold``), and beside them
+the validation images that it leaves untouched, if it validates on others (``untouched``). ``training-images.txt`` has
+the training images, one line each: the content hash and the name, as JSON writes it. Names start at the root of the
+data, so that they hold where the data move.
 
 The content hash is that of the scan (``Look.fingerprint``): 128 bits of the decoded pixels and their size, whatever
 file or archive they come from. Of a JPEG whose sides are both 256 px or more they are those of the decode at 1/8, of
@@ -13,10 +15,12 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from vitctl.data.division import VAL, called
+from vitctl.data.source import Split
 from vitctl.data.training_data import TrainingData
 from vitctl.errors import DataError
 from vitctl.primitives.documents import UnusableDocument, check_regular, read_document
@@ -29,11 +33,11 @@ _HASH = re.compile(rb"[0-9a-f]{32} ")
 _LONGEST_LINE = 2**16  # bytes; guess: names have at most 4,096, and each may be six in JSON
 
 
-class Listing(Schema):
-    """A run's ``validation.json``.
+class Listed(Schema):
+    """Images by name and content.
 
     Attributes:
-        data: Spec of the validation images.
+        data: Spec of their source.
         images: Their names, from the root of the data; whole paths in runs of vitctl 0.1.0.
         hashes: Their content hashes; None in runs of vitctl 0.1.0.
     """
@@ -41,6 +45,23 @@ class Listing(Schema):
     data: Name
     images: Annotated[Names, Field(min_length=1)]
     hashes: Names | None = None
+
+
+class Listing(Listed):
+    """A run's ``validation.json``: the images that it validates on.
+
+    Attributes:
+        kind: What they are; see ``vitctl.data.division``.
+        untouched: Validation images that the run neither trains nor validates on; None where there are no others.
+    """
+
+    kind: Literal["val", "dev", "fold"] = "val"
+    untouched: Listed | None = None
+
+    @property
+    def called(self) -> str:
+        """What the images are called: ``development`` or ``validation``."""
+        return called(self.kind)
 
 
 def names_below_root(names: Sequence[str], spec: str, *, image_root: str | None) -> list[str]:
@@ -61,8 +82,17 @@ def validation_document(data: TrainingData, *, image_root: str | None) -> dict[s
     """Return the ``validation.json`` of a run on ``data``; None where nothing is for validation."""
     if data.val is None:
         return None
-    names = names_below_root(data.val.image_names(), data.val_spec, image_root=image_root)
-    return {"data": data.val_spec, "images": names, "hashes": list(data.val_hashes)}
+    document = _listed(data.val, data.val_spec, data.val_hashes, image_root=image_root)
+    if data.validated_on != VAL:
+        document["kind"] = data.validated_on
+    if (others := data.untouched) is not None:
+        document["untouched"] = _listed(others.split, others.spec, others.hashes, image_root=image_root)
+    return document
+
+
+def _listed(split: Split, spec: str, hashes: Sequence[str], *, image_root: str | None) -> dict[str, Any]:
+    names = names_below_root(split.image_names(), spec, image_root=image_root)
+    return {"data": spec, "images": names, "hashes": list(hashes)}
 
 
 def write_training_list(folder: Path, data: TrainingData, *, image_root: str | None) -> None:
@@ -89,11 +119,11 @@ def read_listing(run: Path, advice: str) -> Listing | None:
         advice=f"expected the validation images of a run. {advice.rstrip('.')}",
         most_bytes=most_listing_bytes(),
     )
-    if listing.hashes is not None and len(listing.hashes) != len(listing.images):
-        raise DataError(
-            f"{path} has {len(listing.images):,} images and {len(listing.hashes):,} hashes; expected one for each. "
-            f"{advice}"
-        )
+    for one in (listing, *([] if listing.untouched is None else [listing.untouched])):
+        if one.hashes is not None and len(one.hashes) != len(one.images):
+            raise DataError(
+                f"{path} has {len(one.images):,} images and {len(one.hashes):,} hashes; expected one for each. {advice}"
+            )
     return listing
 
 

@@ -20,6 +20,20 @@ def default_num_validation(num_images: int) -> int:
     return int(min(0.2 * num_images, max(200, min(0.1 * num_images, 5_000))))
 
 
+def default_dev_fraction(num_images: int) -> float:
+    """Return the share of ``num_images`` training images to choose settings on, where the user does not say.
+
+    A tenth below 5,000 images, a fiftieth from there: of CIFAR's 50,000 that is the thousand, and of ImageNet's
+    1.28 million nearer to the hundredth, that BiT (1912.11370) and the ViT paper (2010.11929, appendix D.4) cut off.
+    """
+    return 0.1 if num_images < 5_000 else 0.02
+
+
+def num_development(num_images: int, fraction: float) -> int:
+    """Return how many of ``num_images`` training images a share for development is, at least one."""
+    return max(1, round(fraction * num_images))
+
+
 def merge_groups(*groupings: Sequence[str]) -> list[str]:
     """Return one name per image, equal for images that any chain of ``groupings`` ties together.
 
@@ -64,7 +78,7 @@ def first_of_each_set(count: int, ties: Iterable[tuple[int, int]]) -> list[int]:
 
 
 def draw_validation(
-    labels: np.ndarray, groups: Sequence[str], *, num_validation: int, seed: int
+    labels: np.ndarray, groups: Sequence[str], *, num_validation: int, seed: int, purpose: str = "split"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split positions 0..N-1 into training and validation.
 
@@ -81,6 +95,7 @@ def draw_validation(
         groups: N names; images with the same name stay on one side.
         num_validation: Images to draw, 0..N.
         seed: Same seed, same split.
+        purpose: What it is drawn for, a key of ``vitctl.primitives.seeds.PURPOSES``: another one, another split.
 
     Returns:
         (training, validation): sorted int64 positions that together are 0..N-1.
@@ -101,12 +116,12 @@ def draw_validation(
     taken = np.zeros_like(counts)
     chosen: list[int] = []
     if mixed:
-        order = random_generator(seed, "split", len(counts)).permutation(len(mixed))
+        order = random_generator(seed, purpose, len(counts)).permutation(len(mixed))
         for drawn in _draw_mixed([mixed[index] for index in order], labels, counts, num_validation):
             chosen += drawn
             taken += np.bincount(labels[drawn], minlength=len(counts))
     for label in sorted(pure):
-        for index in random_generator(seed, "split", label).permutation(len(pure[label])):
+        for index in random_generator(seed, purpose, label).permutation(len(pure[label])):
             size = len(pure[label][index])
             is_nearer = abs(taken[label] + size - quotas[label]) < abs(taken[label] - quotas[label])
             if is_nearer and taken[label] + size < counts[label]:
@@ -114,7 +129,7 @@ def draw_validation(
                 taken[label] += size
     pairs = [pure[label] for label in sorted(pure) if counts[label] == 2 and not taken[label]]
     most = max(num_validation, _FEW_PAIRS) if num_validation else 0
-    chosen += _one_of_each(pairs, most, random_generator(seed, "split", len(counts) + 1))
+    chosen += _one_of_each(pairs, most, random_generator(seed, purpose, len(counts) + 1))
     validation = np.array(sorted(chosen), dtype=np.int64)
     training = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation)
     return training, validation

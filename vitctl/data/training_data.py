@@ -9,18 +9,34 @@ import numpy as np
 from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
 from vitctl.data.class_names import classes_without_images, doubtful_names
-from vitctl.data.copies import copy_groups, near_leaks
+from vitctl.data.copies import copy_groups, leaks
 from vitctl.data.depth import Depth, decide_max_value, depth_of, doubts_about_range
+from vitctl.data.division import VAL, Division, HowDivided, called, divide
+from vitctl.data.division_doubts import near_leaks_of, untrained
 from vitctl.data.endings import image_endings, left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
 from vitctl.data.sources import open_source
-from vitctl.data.splits import default_num_validation, draw_validation, merge_groups
 from vitctl.errors import DataError
 from vitctl.primitives.decision import Decision
 from vitctl.primitives.processes import ALONE, Processes
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """Images known by their content.
+
+    Attributes:
+        spec: Spec of their source.
+        split: The images.
+        hashes: Of the content of each.
+    """
+
+    spec: str
+    split: Split
+    hashes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,9 @@ class TrainingData:
         max_value: How images of 16 bits become RGB, and why so.
         hashes: Of the content of each training image; see ``vitctl.data.run_lists``.
         val_hashes: Of each validation image.
+        validated_on: What ``val`` is: ``val``, ``dev`` or ``fold``; see ``vitctl.data.division``.
+        untouched: Validation images that are left alone; None where ``val`` is all there is.
+        dev_fraction: The share of the training images that was cut off to choose settings by; None where none was.
     """
 
     source: Source
@@ -54,6 +73,19 @@ class TrainingData:
     max_value: Decision[int | None]
     hashes: Sequence[str]
     val_hashes: Sequence[str]
+    validated_on: str = VAL
+    untouched: KnownImages | None = None
+    dev_fraction: float | None = None
+
+    @property
+    def num_untouched(self) -> int:
+        """Validation images that are left alone."""
+        return 0 if self.untouched is None else len(self.untouched.split)
+
+    @property
+    def val_called(self) -> str:
+        """What the images that are validated on are called: development images, or validation images."""
+        return f"{called(self.validated_on)} images"
 
     @property
     def unvalidated(self) -> tuple[str, ...]:
@@ -139,6 +171,8 @@ def check_training_data(
     skip_bad: bool,
     num_threads: int,
     conversation: Conversation,
+    dev_fraction: float | str | None = None,
+    fold: tuple[int, int] | None = None,
     max_value: int | str | None = None,
     own_max_value: int | None = None,
     processes: Processes = ALONE,
@@ -154,12 +188,14 @@ def check_training_data(
         skip_bad: Leave out training images that do not decode, instead of failing.
         num_threads: Threads that decode.
         conversation: Shows progress.
+        dev_fraction: Share of the training images to validate on instead; see ``HowDivided``.
+        fold: (part, parts) of the training images to validate on instead, the part from 1.
         max_value: Of images of 16 bits, what is white; see ``decide_max_value``.
         own_max_value: What the model was trained with.
         processes: Who looks.
 
     Raises:
-        DataError: Images do not decode.
+        DataError: Images do not decode, or cannot be divided as asked.
         SettingError: ``max_value`` is ``auto``, and no image has 16 bits.
     """
     everything = sources.train
@@ -180,49 +216,61 @@ def check_training_data(
     # for warnings alone, which the first process gives
     looks = [look for _, seen in scanned for look in seen.looks] if processes.is_first else []
     copies = copy_groups(looks, digests[: len(looks)])
-    usable, sizes = good_images(everything, scan), scan.sizes[scan.good]
+    usable = good_images(everything, scan)
     hashes = [all_hashes[position] for position in scan.good]
-
-    left_out = together(everything.left_out, {} if given is None else given.left_out)
-
-    contents = [look.fingerprint for look in scan.looks if look is not None]
-
-    def _result(train: np.ndarray, val: Split | None, reason: str, val_contents: Sequence[str] = ()) -> TrainingData:
-        return TrainingData(
-            sources.source,
-            usable if len(train) == len(usable) else usable.select(train),
-            val,
-            sizes[train],
-            sources.val_spec,
-            reason,
-            skipped,
-            left_out,
-            depth,
-            white,
-            [contents[position] for position in train],
-            val_contents,
-        )
-
+    how = HowDivided(seed=seed, val_fraction=val_fraction, dev_fraction=dev_fraction, fold=fold)
+    division = divide(usable, hashes, how, num_given=None if given is None else len(given), spec=sources.source.spec)
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
             conversation.warn(sentence)
-        is_given = np.arange(len(digests)) >= len(everything)
-        names = _names(scanned) if sources.val_spec != sources.source.spec else None
-        for sentence in near_leaks(copies, digests, is_given, name_of=names):
-            conversation.warn(sentence)
-        return _result(np.arange(len(usable)), given, sources.val_reason, scanned[1][1].fingerprints)
-    train, held_out = hold_out(usable, hashes, val_fraction=val_fraction, seed=seed)
-    if not len(held_out):
-        why = "--val-fraction 0" if val_fraction == 0 else _why_none(usable)
-        return _result(np.arange(len(usable)), None, f"none: {why}")
-    for sentence in near_leaks(copies, digests, np.isin(np.arange(len(digests)), scan.good[held_out])):
+    names = _names(scanned) if sources.val_spec != sources.source.spec and given is not None else None
+    for sentence in (
+        *near_leaks_of(division, copies, digests, good=scan.good, num_train=len(everything), name_of=names),
+        *untrained(usable.select(division.train), how.fold),
+    ):
         conversation.warn(sentence)
-    num_duplicates = len(usable) - len(set(hashes))
-    kept = f"; {num_duplicates} exact duplicates kept on one side" if num_duplicates else ""
-    if usable.groups is not None:
-        kept += f"; {len(set(usable.groups))} groups kept whole"
-    reason = f"{len(held_out)} of {len(usable)} training images held out, stratified, seed {seed}{kept}"
-    return _result(train, usable.select(held_out, name="val"), reason, [contents[position] for position in held_out])
+    left_out = together(everything.left_out, {} if given is None else given.left_out)
+    return _divided(
+        sources, usable, division, scanned, given, skipped=skipped, left_out=left_out, depth=depth, max_value=white
+    )
+
+
+def _divided(
+    sources: TrainingSources,
+    usable: Split,
+    division: Division,
+    scanned: Sequence[tuple[Split, Scan]],
+    given: Split | None,
+    **seen: Any,
+) -> TrainingData:
+    """Return the images as they were divided, with what was ``seen`` of them."""
+    scan, source = scanned[0][1], sources.source
+    contents = [look.fingerprint for look in scan.looks if look is not None]
+
+    val, held_out = (
+        KnownImages(source.spec, usable.select(part, name="val"), [contents[position] for position in part])
+        if len(part)
+        else None
+        for part in (division.val, division.untouched)
+    )
+    if given is not None:
+        known = KnownImages(sources.val_spec, given, scanned[1][1].fingerprints)
+        val, held_out = (known, None) if division.validated_on == VAL else (val, known)
+    train = division.train
+    return TrainingData(
+        source=source,
+        train=usable if len(train) == len(usable) else usable.select(train),
+        val=None if val is None else val.split,
+        sizes=scan.sizes[scan.good][train],
+        val_spec=sources.val_spec if val is None else val.spec,
+        val_reason=division.reason or sources.val_reason,
+        hashes=[contents[position] for position in train],
+        val_hashes=() if val is None else val.hashes,
+        validated_on=division.validated_on,
+        untouched=held_out,
+        dev_fraction=division.dev_fraction,
+        **seen,
+    )
 
 
 def _look(
@@ -252,59 +300,6 @@ def _names(scanned: Sequence[tuple[Split, Scan]]) -> Callable[[int], str]:
     return lambda position: (
         first.image_name(position) if position < len(first) else second.image_name(position - len(first))
     )
-
-
-def hold_out(
-    split: Split, hashes: Sequence[str], *, val_fraction: float | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions to train on and those to validate on, (N_train,) and (N_val,) int64, sorted.
-
-    Args:
-        split: Images that all decode.
-        hashes: (N,) equal for exact duplicates.
-        val_fraction: Share to hold out, 0-1; None is ``default_num_validation``.
-        seed: Of the draw.
-    """
-    wanted = default_num_validation(len(split)) if val_fraction is None else round(val_fraction * len(split))
-    groups = list(hashes) if split.groups is None else merge_groups([str(group) for group in split.groups], hashes)
-    return draw_validation(split.labels, groups, num_validation=wanted, seed=seed)
-
-
-def _why_none(split: Split) -> str:
-    if split.groups is not None and len(set(split.groups)) < len(split):
-        return f"{len(set(split.groups))} groups cannot be divided so that each class is in training"
-    return f"{len(split)} images are too few to spare any"
-
-
-def leaks(split: Split, other: Split, *, hashes: Sequence[str], other_hashes: Sequence[str]) -> list[str]:
-    """Return one sentence per way in which ``other`` repeats ``split``: equal images, shared groups.
-
-    Args:
-        split: Images to train on.
-        other: Images to score.
-        hashes: Equal for exact duplicates; "" for images that cannot be read.
-        other_hashes: Likewise, of ``other``.
-    """
-    sentences = []
-    known = set(hashes) - {""}
-    shared = sum(digest in known for digest in other_hashes)
-    if shared:
-        sentences.append(
-            f"{shared} of the {len(other)} {_called(other)} images are also training images, pixel for pixel: scores "
-            "on them are too good to be true."
-        )
-    if split.groups is not None and other.groups is not None:
-        both = sorted(set(split.groups) & set(other.groups))
-        if both:
-            sentences.append(
-                f"Training and {_called(other)} share {len(both)} group{'s' * (len(both) > 1)}, {both[0]!r} first: "
-                "scores on them are too good to be true."
-            )
-    return sentences
-
-
-def _called(split: Split) -> str:
-    return "validation" if split.name == "val" else split.name
 
 
 def _given_validation(

@@ -1,4 +1,18 @@
-"""Numbers as people read them: bytes, seconds, counts; and names that are too long."""
+"""Numbers as people read them: bytes, seconds, counts; values of settings; names that are too long."""
+
+import json
+
+
+def format_setting(value: object) -> str:
+    """Return a setting's value, of those that JSON has, as a person writes it.
+
+    Example:
+        >>> format_setting(None), format_setting(True), format_setting([0.9, 0.999]), format_setting("full")
+        ('none', 'true', '[0.9, 0.999]', 'full')
+    """
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -31,6 +31,8 @@ PURPOSES = {
     "patch-drop": 13,
     "mixing": 14,
     "lora": 15,
+    "development": 16,
+    "folds": 17,
 }
 _OF_NUMPY = np.random.MT19937(0)  # stands in for numpy's own while its functions are to draw otherwise
 

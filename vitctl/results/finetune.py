@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vitctl.results.result import JsonValue, Result
+from vitctl.results.result import JsonValue, Result, left_out_if_none
+from vitctl.results.sweep import Selected
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +97,12 @@ class FinetuneResult(Result):
     """SHA-256 of average/model.safetensors; None without, and in a process that writes nothing."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""
+    validated_on: str = "val"
+    """What the validation images are: ``val``; ``dev``, cut from the training images; ``fold``, a part of these."""
+    num_untouched: int = 0
+    """Validation images that are left alone, as others are validated on."""
+    selection: Selected | None = field(default=None, metadata=left_out_if_none())
+    """How its rate was chosen among several, on development images; no key where it was not."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,3 +177,7 @@ class DryRunResult(Result):
     """Image sizes, the smallest first; empty where all steps are of one size."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""
+    validated_on: str = "val"
+    """What the validation images are: ``val``; ``dev``, cut from the training images; ``fold``, a part of these."""
+    num_untouched: int = 0
+    """Validation images that are left alone, as others are validated on."""

@@ -10,7 +10,21 @@ from vitctl.recipes import check_given_once
 from vitctl.settings import words
 from vitctl.settings.groups import HOW_READ, BadImages, Columns, Compute, Groups, ModelArguments, PixelRange, Processes
 from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_least, at_most, described, option_of
-from vitctl.settings.parsing import Fold, Interval, fold, interval, interval_text, pixels, seconds, seconds_text
+from vitctl.settings.parsing import (
+    Fold,
+    Interval,
+    Rates,
+    as_it_is,
+    interval,
+    interval_text,
+    one_fold,
+    pixels,
+    rates,
+    rates_spelt,
+    seconds,
+    seconds_text,
+    share_or_auto,
+)
 
 CHOSEN = "(chosen for you when not given; the header says why)"
 _HOW_IMAGES_ARE_READ = (*HOW_READ, "group_column", "group_pattern", "max_value")
@@ -51,17 +65,18 @@ class _Validation(Settings):
         Opt(
             "Validate on part K of the N that the training images are divided into, as 'vitctl sweep --folds' does.",
             "K/N",
-            parse=fold,
+            parse=one_fold,  # the name of the field is the field here
             outdates=("val", "val_fraction", "dev_fraction"),
         ),
     ] = None
     dev_fraction: Annotated[
-        float | None,
+        float | str | None,
         Opt(
-            "Share of the training images to validate on instead, to choose settings by; the validation images stay "
-            "untouched.",
-            "X",
-            limits=(FRACTION, POSITIVE),
+            "Share of the training images to validate on instead, to choose settings by, or auto; the validation "
+            "images stay untouched.",
+            "X|auto",
+            parse=share_or_auto,
+            spell=as_it_is,
             outdates=("fold",),
         ),
     ] = None
@@ -172,11 +187,13 @@ class _Training(Settings):
         bool, Opt("Keep less for the backward pass and compute it again: much less memory, about a third slower.")
     ] = False
     lr: Annotated[
-        float | None,
+        Rates | None,
         Opt(
-            "Peak learning rate, used as it is; a recipe's own follows the batch.",
-            "X",
-            limits=(POSITIVE, at_most(words.MAX_LR, f"at most {words.MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")),
+            "Peak learning rate, used as it is; a recipe's own follows the batch. Of several, or of the recipe's grid, "
+            "one is chosen on development images.",
+            "X[,X...]|grid",
+            parse=rates,
+            spell=rates_spelt,
         ),
     ] = None
     flip: Annotated[bool | None, Opt("Mirror half of the training images.", flags=("--flip/--no-flip",))] = None
@@ -302,6 +319,11 @@ class TrainingSettings(
     recipe_settings: Mapping[str, Any] | None = None
     """The recipe's settings, as a run's config.json holds them; not an option."""
 
+    @property
+    def seed_of_split(self) -> int:
+        """The seed of what is drawn of the training images."""
+        return self.seed if self.split_seed is None else self.split_seed
+
     def check_together(self) -> None:
         """Refuse two answers to one question."""
         super().check_together()
@@ -319,6 +341,26 @@ class TrainingSettings(
                 "equally. Keep one.",
                 field="sampler",
             )
+
+    @property
+    def rate(self) -> float | None:
+        """The peak learning rate; None is decided for the user.
+
+        Raises:
+            SettingError: There are several, of which one is yet to be chosen.
+        """
+        if self.lr is None or isinstance(self.lr, float):
+            return self.lr
+        raise SettingError(
+            f"--lr is {rates_spelt(self.lr)}; expected one rate here. Try several with 'vitctl finetune --lr', or with "
+            "'vitctl sweep --grid lr=... --select nll'.",
+            field="lr",
+        )
+
+    @property
+    def tries_rates(self) -> bool:
+        """Whether there are several rates, of which one is to be chosen."""
+        return self.lr is not None and not isinstance(self.lr, float)
 
     def _check_one_validation(self) -> None:
         pairs = (("val", "val_fraction"), ("fold", "val"), ("fold", "val_fraction"), ("fold", "dev_fraction"))
@@ -340,6 +382,23 @@ class FinetuneConfig(TrainingSettings, _Resume):
         bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
     ] = False
     dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
+
+    def check_together(self) -> None:
+        """Refuse two answers to one question, and several rates where none can be chosen."""
+        super().check_together()
+        if not self.tries_rates:
+            return
+        for name, why in (
+            ("resume", "a run that goes on has a rate"),
+            ("fold", "a rate is chosen on development images, not on a fold"),
+            ("num_processes", "the runs that are compared take one process each; choose the rate first"),
+            ("recipe_settings", "the runs that are compared cannot be given it; give --recipe and the settings"),
+        ):
+            if getattr(self, name) is not None:
+                other = "--config" if name == "recipe_settings" else option_of(name)
+                raise SettingError(
+                    f"--lr {rates_spelt(self.lr or '')} and {other} are both given: {why}. Keep one.", field="lr"
+                )
 
 
 def check_one_length(given: Mapping[str, Any]) -> None:

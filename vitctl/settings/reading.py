@@ -42,7 +42,7 @@ def _kinds(one: Described) -> tuple[Any, ...]:
     """Return the types that may stand for a setting; what is parsed stands there as text or as a number."""
     kinds = get_args(one.kind) if NoneType in get_args(one.kind) else (one.kind,)
     if one.opt is not None and one.opt.parse is not None:
-        return (str, int, *(kind for kind in kinds if kind is NoneType))
+        return (str, float if float in kinds else int, *(kind for kind in kinds if kind is NoneType))
     return kinds
 
 

@@ -15,6 +15,7 @@ from vitctl.primitives.decision import Decision
 from vitctl.primitives.formatting import format_bytes, format_count, format_rounded, format_seconds
 from vitctl.primitives.image_sizes import format_size
 from vitctl.recipes import published_results, told_together
+from vitctl.settings.finetune import FinetuneConfig
 from vitctl.training.averaging import averaging_told
 from vitctl.training.header_augmentation import augmentation_setting
 from vitctl.training.job import Job
@@ -36,16 +37,16 @@ def header_settings(run: PreparedRun) -> list[Setting]:
     optimizer = f"{described(recipe)}, weight decay {how.weight_decay:g}, layer decay {how.layer_decay:g}"
     accelerator, names, counts = job.accelerator, data.train.class_names, data.train.counts()
     processes = f" over {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
-    selection = ("lowest validation loss", f"{num_val:,} validation images") if job.selects_best else (
+    selection = ("lowest validation loss", f"{num_val:,} {data.val_called}") if job.selects_best else (
         "the last step",
-        f"fewer than {least:,} validation images to choose by" if num_val else "no validation images",
+        f"fewer than {least:,} {data.val_called} to choose by" if num_val else "no validation images",
     )  # fmt: skip
     threads = (f"{plan.threads.value}, {job.num_workers}", f"{plan.threads.reason}; {plan.workers.reason}")
     return [
         Setting("data", *plan.data),
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
         Setting("training images", f"{len(data.train):,}", skipped),
-        Setting("validation images", f"{num_val:,}", data.val_reason + _unvalidated(data)),
+        Setting(data.val_called, f"{num_val:,}", data.val_reason + _unvalidated(data)),
         *left_out_settings(data.left_out),
         *_range(data),
         Setting("model", loaded.name, plan.model.reason + _arguments(run)),
@@ -73,10 +74,16 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         Setting("device", job.processes.place, plan.device.reason),
         *_speed(run),
         Setting("threads, workers", *threads),
-        Setting("seed", str(job.batches.seed), "split, order, augmentation, random weights"),
+        _seed(run.config),
         *([_cache(job, data)] if run.config.cache == "resized" else []),
         *([] if run.config.dry_run else [Setting("run folder", str(plan.out.value), plan.out.reason)]),
     ]
+
+
+def _seed(config: FinetuneConfig) -> Setting:
+    if config.split_seed is None:
+        return Setting("seed", str(config.seed), "split, order, augmentation, random weights")
+    return Setting("seed", str(config.seed), f"order, augmentation, random weights; of the split {config.split_seed}")
 
 
 def _published(recipe_name: str) -> list[Setting]:

@@ -247,7 +247,8 @@ class Plan(FirstChoices):
 
     Attributes:
         data: Training images, as their source calls itself.
-        val_spec: Where validation images come from.
+        val_spec: Where validation images come from, those that are left untouched too.
+        dev_fraction: Share of the training images to choose settings by; None where none are.
         image_size: (H, W) px to train at.
         interpolation: How position embeddings are resampled.
         head: What was done about the head.
@@ -262,6 +263,7 @@ class Plan(FirstChoices):
 
     data: Decision[str]
     val_spec: str
+    dev_fraction: float | None
     image_size: Decision[tuple[int, int]]
     interpolation: Decision[str]
     head: Decision[str]
@@ -287,6 +289,7 @@ class Plan(FirstChoices):
             data=self.data.value,
             image_root=None if config.image_root is None else str(user_path(config.image_root).absolute()),
             val=self.val_spec if config.val is not None else None,
+            dev_fraction=self.dev_fraction,
             model=model,
             weights=weights if weights in (PRETRAINED, RANDOM) else str(user_path(weights).absolute()),
             image_size=self.image_size.value,
@@ -396,13 +399,14 @@ def make_plan(
     return Plan(
         **vars(first),
         data=Decision(data.source.spec, data.source.description if config.data else "the default: no --data is given"),
-        val_spec=data.val_spec,
+        val_spec=data.val_spec if data.untouched is None else data.untouched.spec,
+        dev_fraction=data.dev_fraction,
         image_size=image_size,
         interpolation=interpolation,
         head=head,
         batch=batch,
         length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
-        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name, run=first.run, tuning=first.tuning),
+        lr=decide_lr(config.rate, recipe, batch.value, recipe_name=name, run=first.run, tuning=first.tuning),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
         max_value=data.max_value,

@@ -7,7 +7,9 @@ import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.data.class_names import classes_without_images, doubtful_names
+from vitctl.data.copies import leaks
 from vitctl.data.depth import decide_max_value, depth_of, doubts_about_range
+from vitctl.data.division import hold_out
 from vitctl.data.endings import left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
 from vitctl.data.scan import Scan, exact_duplicates, num_scan_threads, scan_images
@@ -25,7 +27,6 @@ from vitctl.data.survey import (
     strange_shapes,
     thumbnail,
 )
-from vitctl.data.training_data import hold_out, leaks
 from vitctl.errors import DataError
 from vitctl.models.choices import decide_image_size
 from vitctl.primitives.files import user_path, write_json
