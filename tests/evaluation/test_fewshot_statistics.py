@@ -9,15 +9,14 @@ import pytest
 import scipy.stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-import vitctl.evaluation.fewshot_statistics as statistics
+import vitctl.evaluation.resampling as statistics
 from vitctl.evaluation.fewshot_statistics import (
-    PigeonholeBootstrap,
     cosine_similarities,
     episode_interval,
     paired_difference,
     summarise,
-    t_interval,
 )
+from vitctl.evaluation.resampling import PigeonholeBootstrap, t_interval
 from vitctl.results.result import plain
 
 

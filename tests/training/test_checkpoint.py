@@ -13,10 +13,9 @@ import timm
 import torch
 from torch import nn
 
+from vitctl.run_folders.layout import checkpoint_of, has_checkpoint
 from vitctl.training.checkpoint import (
     Snapshot,
-    folder_of,
-    has_checkpoint,
     newest_checkpoint,
     put_back,
     write_checkpoint,
@@ -111,7 +110,7 @@ def of_the_future(path: Path) -> None:
 def test_damaged__the_one_before_is_taken(tmp_path: Path, damage: Callable[[Path], Any], words: str) -> None:
     write(tmp_path, 1)
     write(tmp_path, 2)
-    damage(folder_of(tmp_path, 2))
+    damage(checkpoint_of(tmp_path, 2))
     found, damaged = newest_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 1
@@ -147,7 +146,7 @@ def test_put_back__of_links_or_copies(tmp_path: Path, monkeypatch: pytest.Monkey
     if not has_links:
         monkeypatch.setattr(os, "link", refuse)
     write(tmp_path, 2)
-    kept = folder_of(tmp_path, 2) / "best" / "model.safetensors"
+    kept = checkpoint_of(tmp_path, 2) / "best" / "model.safetensors"
     assert kept.samefile(tmp_path / "best" / "model.safetensors") == has_links
     checkpoint, _ = newest_checkpoint(tmp_path)
     assert checkpoint is not None
@@ -187,5 +186,5 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=12, depth=1, num_heads=2)
     state = TrainingState(model, torch.optim.AdamW(model.parameters()))
     write_checkpoint(tmp_path, Snapshot.of(state), made_with={}, lengths={})
-    names = sorted(path.name for path in folder_of(tmp_path, 0).iterdir())
+    names = sorted(path.name for path in checkpoint_of(tmp_path, 0).iterdir())
     assert names == ["state.json", "weights.safetensors"]

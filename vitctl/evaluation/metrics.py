@@ -3,11 +3,11 @@
 Letters: N images, C classes. Everything is a fraction 0-1 except the negative log-likelihood (nats).
 """
 
-import math
 from typing import TypedDict
 
 import numpy as np
 
+from vitctl.evaluation.score_interval import wilson_ends
 from vitctl.results.evaluate import ClassResult
 
 NUM_ECE_BINS = 15
@@ -16,7 +16,7 @@ NUM_ECE_BINS = 15
 def wilson_interval(num_correct: int, num_images: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion, without continuity correction.
 
-    Written as ``scipy.stats.binomtest`` has it, to the last bit: to import ``scipy.stats`` takes a second.
+    ``scipy.stats.binomtest`` has the same, to the last bit: to import ``scipy.stats`` takes a second.
 
     Args:
         num_correct: 0..num_images.
@@ -29,12 +29,22 @@ def wilson_interval(num_correct: int, num_images: int, *, confidence: float = 0.
     """
     from scipy.special import ndtri
 
-    share, z = num_correct / num_images, float(ndtri(0.5 + 0.5 * confidence))
-    scale = 2 * (num_images + z**2)
-    centre = (2 * num_images * share + z**2) / scale
-    half = z / scale * math.sqrt(4 * num_images * share * (1 - share) + z**2)
-    # the ends that are 0 and 1 exactly, whatever rounding makes of them
-    return (0.0 if num_correct == 0 else centre - half, 1.0 if num_correct == num_images else centre + half)
+    return wilson_ends(num_correct / num_images, num_images, float(ndtri(0.5 + 0.5 * confidence)))
+
+
+def nll_per_image(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the negative log-likelihood of each image's true class, in nats: (N,) float64.
+
+    Args:
+        logits: (N, C) float. Where they are not finite, neither is the result.
+        labels: (N,) int64.
+    """
+    from scipy.special import logsumexp
+
+    values = logits.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: np.ndarray = logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]
+    return found
 
 
 def mean_nll(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -44,11 +54,23 @@ def mean_nll(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: (N, C) float.
         labels: (N,) int64.
     """
-    from scipy.special import logsumexp
+    with np.errstate(invalid="ignore"):  # logits that are not finite give a result that is not
+        return float(np.mean(nll_per_image(logits, labels)))
 
-    values = logits.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # logits that are not finite give a result that is not
-        return float(np.mean(logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]))
+
+def brier_per_image(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the Brier score of each image, the sum over classes of squared errors: (N,) float64, 0-2.
+
+    Brier (1950, Monthly Weather Review 78:1). Of two classes it is twice what ``sklearn.metrics.brier_score_loss`` has.
+
+    Args:
+        probabilities: (N, C), rows sum to 1.
+        labels: (N,) int64.
+    """
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    squares = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64)
+    found: np.ndarray = squares - true**2 + (1 - true) ** 2
+    return found
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -74,11 +96,27 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
         labels: (N,) int64.
         num_bins: Bins of the confidence over (0, 1], each open on the left.
     """
+    gaps, bins = calibration_gaps(probabilities, labels, num_bins=num_bins)
+    return float(np.abs(np.bincount(bins, weights=gaps, minlength=num_bins)).sum() / len(labels))
+
+
+def calibration_gaps(
+    probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = NUM_ECE_BINS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each image what it adds to the gap of its bin, and that bin.
+
+    Args:
+        probabilities: (N, C), rows sum to 1.
+        labels: (N,) int64.
+        num_bins: As of ``expected_calibration_error``.
+
+    Returns:
+        (N,) float, 1 where the image is right, else 0, less the confidence; (N,) int64, 0 to ``num_bins`` - 1.
+    """
     confidence = probabilities.max(axis=1)
     is_correct = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=is_correct - confidence, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return is_correct - confidence, bins
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, *, num_classes: int) -> np.ndarray:

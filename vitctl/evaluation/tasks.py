@@ -26,7 +26,7 @@ from vitctl.data.support_pool import (
 )
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.feature_file import read_features
-from vitctl.evaluation.fewshot_statistics import PigeonholeBootstrap
+from vitctl.evaluation.resampling import PigeonholeBootstrap
 from vitctl.evaluation.supports import (
     Episodes,
     SupportDraw,

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,35 @@ def check_writable(path: Path, *, option: str = "--out") -> None:
         raise cannot_write(path, f"{there} is a file, not a folder", option=option)
     if not os.access(there, os.W_OK | os.X_OK):
         raise cannot_write(path, f"no permission in {there}", option=option)
+
+
+def check_replaceable(folder: Path, ours: Collection[str], *, by: str) -> bool:
+    """Check that a folder may be made at ``folder``, or replaced as nothing else lies in it; changes nothing.
+
+    Args:
+        folder: Where results go.
+        ours: Names in it that may be replaced; none where what lies there is of others.
+        by: The command that writes these, for the message.
+
+    Returns:
+        Whether something is replaced.
+
+    Raises:
+        SettingError: Something else lies there, or it cannot be written to.
+    """
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise SettingError(f"--out {folder} is a file; expected a folder, or nothing there yet.", field="out")
+        check_writable(folder)
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(names - set(ours))
+    if foreign:
+        raise SettingError(
+            f"--out {folder} holds {foreign[0]}, which {by} did not write. Move it away, or give another folder with "
+            "--out.",
+            field="out",
+        )
+    return bool(names)
 
 
 def check_file(path: Path, *, ending: str, option: str, inputs: Mapping[str, str | None]) -> None:

@@ -48,7 +48,7 @@ def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None
     loss_axes, accuracy_axes, lr_axes = all_axes[:3]
     step, loss = [r["step"] for r in steps], np.array([r["loss"] for r in steps])
     loss_axes.plot(step, loss, color=BLUE, alpha=0.25, linewidth=0.8)
-    loss_axes.plot(step, _smooth(loss), color=BLUE, linewidth=1.6, label="training (smoothed)")
+    loss_axes.plot(step, smooth(loss), color=BLUE, linewidth=1.6, label="training (smoothed)")
     val_steps = [r["step"] for r in validations]
     if validations:
         loss_axes.plot(val_steps, [r["val_loss"] for r in validations], "o-", color=ORANGE, label="validation", ms=4)
@@ -85,7 +85,7 @@ def draw_curves(metrics: Path, path: Path, *, baseline_top1: float | None = None
     save(figure, path)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Return a running mean over a fortieth of the values, (N,) like ``values``; the ends use what is there."""
     width = max(1, len(values) // 40)
     kernel = np.ones(2 * (width // 2) + 1)

@@ -86,5 +86,11 @@ class CompareResult(Result):
     """In the order given."""
     pairs: tuple[ComparedPair, ...]
     """Every two of them."""
+    num_equal_settings: int
+    """Settings that are the same in all runs, by their names; the seed is not counted."""
+    num_disagreements: int
+    """Images of which not all rows say the same."""
     out: str
     """Folder of the files, absolute."""
+    notes: tuple[str, ...] = ()
+    """What to know about the intervals and the files."""

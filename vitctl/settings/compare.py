@@ -13,7 +13,11 @@ from vitctl.settings.option import SEED, Opt, Settings
 class _Runs(Settings):
     runs: Annotated[
         tuple[str, ...],
-        Opt("Run folders; those that differ in the seed alone are one row.", "RUN...", is_argument=True),
+        Opt(
+            "Run folders, or folders of runs; runs that differ in the seed alone are one row.",
+            "RUN...",
+            is_argument=True,
+        ),
     ] = ()
 
 
@@ -41,12 +45,11 @@ class CompareConfig(_Runs, _Images, Columns, BadImages, ExactBatches, Compute):
     def check_together(self) -> None:
         """Check that there is something to compare, and that columns and a split are told of given images."""
         super().check_together()
-        if len(self.runs) < 2:
-            found = f"{self.runs[0]!r} alone" if self.runs else "no run"
+        if not self.runs:
             raise SettingError(
-                f"Expected two or more run folders to compare; found {found}. 'vitctl runs' lists those there are.",
+                "Expected two or more run folders to compare; found none. 'vitctl runs' lists those there are.",
                 field="runs",
             )
-        self.refuse_columns_without_data(self.on, why="the runs' own images are known.")
+        self.refuse_columns_without_data(self.on, why="the runs' own images are known.", option="--on")
         if self.on is None:
             self.refuse("split", why="without --on SPEC")

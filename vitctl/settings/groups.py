@@ -30,12 +30,12 @@ class Columns(Settings):
         ),
     ] = None
 
-    def refuse_columns_without_data(self, data: str | None, *, why: str) -> None:
+    def refuse_columns_without_data(self, data: str | None, *, why: str, option: str = "--data") -> None:
         """Refuse columns beside data that know their own."""
         if data is None:
             for name in HOW_READ:
                 if getattr(self, name) is not None:
-                    raise SettingError(f"--{name.replace('_', '-')} is given without --data; {why}", field=name)
+                    raise SettingError(f"--{name.replace('_', '-')} is given without {option}; {why}", field=name)
 
 
 @dataclass(frozen=True, kw_only=True)

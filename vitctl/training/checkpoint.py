@@ -14,7 +14,6 @@ generators: order, augmentation, noise and rate are functions of seed and step.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,14 +30,15 @@ from vitctl.primitives.cache import file_checksum
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import linked_copy, whole_folder, write_json
 from vitctl.primitives.schemas import NotNegative, Schema
+from vitctl.run_folders.layout import CHECKPOINTS, METRICS, checkpoint_of, steps_of
 from vitctl.training.averaging import AVERAGED
 from vitctl.training.state import AVERAGE, BEST, MODEL, OPTIMIZER, TrainingState
 
-FOLDER, STATE = "checkpoints", "state.json"
+STATE = "state.json"
 KEPT = 2  # one more than is needed, should the disk have spoilt the newest
 WEIGHTS = ("last", AVERAGED, "best")
 """Folders of weights of a run, which a checkpoint keeps as they were."""
-LOGS = ("metrics.jsonl", "speed.jsonl")
+LOGS = (METRICS, "speed.jsonl")
 """Files of a run that only grow; a checkpoint knows how long they were."""
 _FORMAT = 1
 _FILES = {
@@ -47,7 +47,6 @@ _FILES = {
     BEST: "best.safetensors",
     AVERAGE: "average.safetensors",
 }
-_NAME = re.compile(r"step-(\d{1,18})")
 
 
 class _File(Schema):
@@ -125,11 +124,6 @@ class Checkpoint:
         return found
 
 
-def folder_of(run: Path, step: int) -> Path:
-    """Return where the checkpoint of a step is, or would be."""
-    return run / FOLDER / f"step-{step}"
-
-
 def write_checkpoint(
     run: Path, snapshot: Snapshot, *, made_with: Mapping[str, Any], lengths: Mapping[str, int]
 ) -> None:
@@ -147,7 +141,7 @@ def write_checkpoint(
     for name in lengths:
         sync(run / name)
     step = int(snapshot.facts["step"])
-    with whole_folder(folder_of(run, step)) as partial:
+    with whole_folder(checkpoint_of(run, step)) as partial:
         for prefix, name in _FILES.items():
             part = {
                 key.removeprefix(prefix): tensor.contiguous()
@@ -171,25 +165,16 @@ def write_checkpoint(
             "weights": kept,
         }
         write_json(partial / STATE, document)
-    _keep_newest(run / FOLDER)
+    _keep_newest(run)
 
 
 def _described(path: Path) -> dict[str, int]:
     return {"num_bytes": path.stat().st_size, "crc32": file_checksum(path)}
 
 
-def _steps(folder: Path) -> list[int]:
-    """Return the steps of which there are checkpoints, newest first."""
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except OSError:
-        return []
-    return sorted((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), reverse=True)
-
-
-def _keep_newest(folder: Path) -> None:
-    for step in _steps(folder)[KEPT:]:
-        path = folder / f"step-{step}"
+def _keep_newest(run: Path) -> None:
+    for step in steps_of(run)[KEPT:]:
+        path = checkpoint_of(run, step)
         removed = path.with_name(f".{path.name}.removed")  # half removed, it must not count as one that is there
         with suppress(OSError):
             shutil.rmtree(removed, ignore_errors=True)
@@ -200,27 +185,17 @@ def _keep_newest(folder: Path) -> None:
 def clear_unfinished(run: Path) -> None:
     """Remove what killed processes left among the checkpoints; the run is ours."""
     with suppress(OSError):
-        for path in (run / FOLDER).iterdir():
+        for path in (run / CHECKPOINTS).iterdir():
             if path.name.startswith(".") and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def newest_step(run: Path) -> int | None:
-    """Return the step of the newest checkpoint in a run folder, None where there is none; reads none of them."""
-    return next(iter(_steps(run / FOLDER)), None)
-
-
-def has_checkpoint(run: Path) -> bool:
-    """Return whether there is a checkpoint in a run folder."""
-    return newest_step(run) is not None
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint whose files verify, None where there is none; and what is wrong with newer ones."""
     damaged: list[str] = []
-    for step in _steps(run / FOLDER):
+    for step in steps_of(run):
         try:
-            return _read(run, folder_of(run, step)), damaged
+            return _read(run, checkpoint_of(run, step)), damaged
         except ModelError as error:
             damaged.append(str(error))
     return None, damaged
@@ -268,9 +243,9 @@ def put_back(run: Path, checkpoint: Checkpoint) -> None:
         if (run / name).is_file():
             os.truncate(run / name, length)
             sync(run / name)
-    for step in _steps(run / FOLDER):
+    for step in steps_of(run):
         if step > checkpoint.step:  # damaged ones
-            shutil.rmtree(folder_of(run, step), ignore_errors=True)
+            shutil.rmtree(checkpoint_of(run, step), ignore_errors=True)
 
 
 def _is_the_same(path: Path, kept: Path) -> bool:
@@ -283,4 +258,4 @@ def _is_the_same(path: Path, kept: Path) -> bool:
 
 def remove_checkpoints(run: Path) -> None:
     """Remove the checkpoints of a run that is finished."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)

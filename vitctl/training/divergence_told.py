@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitctl.primitives.launched import tell_of_divergence
 from vitctl.results.finetune import Score
+from vitctl.run_folders.layout import DIVERGENCE
 from vitctl.training.divergence import Diverged
 from vitctl.training.job import Job
 from vitctl.training.recorder import Recorder
 from vitctl.training.state import TrainingState
 
-DIVERGED = "diverged.json"
 _NUM_NAMED = 3  # of a batch's images in the message; the file has all
 
 
@@ -30,7 +31,7 @@ def divergence_is_told(job: Job, state: TrainingState, recorder: Recorder, out: 
     Raises:
         Diverged: With the lines added.
     """
-    recorder.remove(DIVERGED)
+    recorder.remove(DIVERGENCE)
     try:
         yield
     except Diverged as error:
@@ -45,10 +46,11 @@ def divergence_is_told(job: Job, state: TrainingState, recorder: Recorder, out: 
             "last_steps": list(recorder.recent),
             "images": images,
         }
-        is_written = recorder.keep(DIVERGED, document)
+        is_written = recorder.keep(DIVERGENCE, document)
+        tell_of_divergence(document)
         names = [image["name"] for image in images]
         lines = [
-            _batch(error.step, names, out / DIVERGED if is_written else None),
+            _batch(error.step, names, out / DIVERGENCE if is_written else None),
             _way_on(error, job, state.last, recorder, out),
         ]
         raise Diverged(

@@ -1,7 +1,6 @@
 """What stands where a run is to be written: the same run, stopped or finished, or another one."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,19 +9,27 @@ from typing import Any
 
 from vitctl.errors import DataError, ModelError, SettingError
 from vitctl.models.run_folders import is_run_folder
-from vitctl.primitives.atomic import partial_of
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import user_path
-from vitctl.recipes import Recipe, keys_of, recipe_from_settings
-from vitctl.recipes.keys import Option
 from vitctl.results.finetune import FinetuneResult
+from vitctl.run_folders.differing import SAID_BY_VALUES, every_setting
+from vitctl.run_folders.layout import (
+    CONFIG,
+    SUMMARY,
+    command_to_go_on,
+    has_checkpoint,
+    is_being_written,
+    is_finished,
+    is_outdated,
+    newest_step,
+    place_of,
+)
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import HOW_COMPUTED, NOT_OF_A_RUN, FinetuneConfig
-from vitctl.settings.option import option_of
-from vitctl.training.checkpoint import Checkpoint, folder_of, has_checkpoint, newest_checkpoint, newest_step
-from vitctl.training.run_folder import SUMMARY, RunFolder, in_use, is_being_written, is_finished, new_run_folder
+from vitctl.settings.option import described, option_of
+from vitctl.training.checkpoint import Checkpoint, newest_checkpoint
+from vitctl.training.run_folder import RunFolder, in_use, new_run_folder
 
-_SAID_BY_VALUES = ("recipe", "set")  # names of what recipe_settings holds
 _WHERE_IT_LIES = ("data", "val")  # with --resume images are known by their content
 
 
@@ -99,11 +106,6 @@ class EarlierRun:
         return checkpoint, damaged
 
 
-def command_to_go_on(run: Path) -> str:
-    """Return the command line that goes on with a run that was stopped."""
-    return f"vitctl finetune --resume {shlex.quote(str(run))}"
-
-
 @contextmanager
 def moved_data_are_told(config: FinetuneConfig) -> Iterator[None]:
     """Add to an error of the block how to go on, where the images of a run that goes on are gone.
@@ -126,12 +128,6 @@ def _is_gone(spec: str | None) -> bool:
     return spec is not None and os.path.isabs(spec) and set(spec).isdisjoint("*?[{") and not os.path.exists(spec)
 
 
-def place_of(run: Path) -> Path:
-    """Return where the files of a run are: beside ``run`` where one that is to replace it was stopped."""
-    run = Path(os.path.realpath(run))
-    return partial_of(run) if has_checkpoint(partial_of(run)) else run
-
-
 def settings_to_go_on(config: FinetuneConfig) -> FinetuneConfig:
     """Return the settings of the run that ``config.resume`` names, with what else ``config`` was given.
 
@@ -148,7 +144,7 @@ def settings_to_go_on(config: FinetuneConfig) -> FinetuneConfig:
     _check_newest(run, place)
     given = {name: getattr(config, name) for name in config.given if name != "resume"}
     moved = {name: given.pop(name) for name in _WHERE_IT_LIES if name in given}
-    settings = merge(config_from_file(place / "config.json"), given)
+    settings = merge(config_from_file(place / CONFIG), given)
     if config.num_processes is not None and "num_threads" not in given:
         settings = replace(settings, num_threads=None)  # each takes its share of the processors
     return replace(settings, **moved, resume=str(run), out=str(run))
@@ -160,13 +156,10 @@ def _check_newest(run: Path, place: Path) -> None:
     Raises:
         SettingError: It is not, so that nobody can want to go on with it by that name.
     """
-    step = newest_step(place)
-    if step is None or place == Path(os.path.realpath(run)) or not is_finished(run):
-        return
-    if (run / SUMMARY).stat().st_mtime > folder_of(place, step).stat().st_mtime:
+    if is_outdated(place, run):
         raise SettingError(
-            f"--resume {run} is finished. Beside it, {place} holds an older run, stopped after step {step}, that was "
-            "to replace it; remove that, or train anew with --overwrite.",
+            f"--resume {run} is finished. Beside it, {place} holds an older run, stopped after step "
+            f"{newest_step(place)}, that was to replace it; remove that, or train anew with --overwrite.",
             field="resume",
         )
 
@@ -177,36 +170,16 @@ def earlier_run(config: FinetuneConfig, out: Path) -> EarlierRun | None:
     place = place_of(out) if config.resume is not None else out
     if config.overwrite or not is_run_folder(place):
         return None
-    return EarlierRun(out, place, config_from_file(place / "config.json"))
+    return EarlierRun(out, place, config_from_file(place / CONFIG))
 
 
 def _differences(now: FinetuneConfig, before: FinetuneConfig, *, is_resumed: bool) -> Iterator[str]:
-    skipped = (*NOT_OF_A_RUN, *HOW_COMPUTED, *_SAID_BY_VALUES, *(_WHERE_IT_LIES if is_resumed else ()))
-    mine, theirs = (dict(_by_name(config, without=skipped)) for config in (now, before))
+    skipped = (*NOT_OF_A_RUN, *HOW_COMPUTED, *SAID_BY_VALUES, *(_WHERE_IT_LIES if is_resumed else ()))
+    mine, theirs = (dict(every_setting(config, without=skipped)) for config in (now, before))
     for name in dict.fromkeys((*theirs, *mine)):
         if mine.get(name) != theirs.get(name):
-            yield f"{name}: {_told(theirs.get(name))} there, {_told(mine.get(name))} now"
-
-
-def _by_name(config: FinetuneConfig, *, without: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield every setting by the name a person gives it: an option, or SECTION.KEY of the recipe."""
-    recipe = None
-    if config.recipe_settings is not None:
-        recipe = recipe_from_settings(config.recipe_settings, where="recipe_settings")
-    for name, value in config.as_json(without=(*without, "recipe_settings")).items():
-        yield option_of(name), _of_recipe(recipe, name) if value is None and recipe is not None else value
-    if recipe is not None:
-        for path, key in keys_of(Recipe).items():
-            yield path, getattr(getattr(recipe, key.section) if key.section else recipe, key.name)
-
-
-def _of_recipe(recipe: Recipe, name: str) -> Any:
-    """Return what stands for an option that a run of before the option has not: its key of the recipe, if it is one."""
-    keys = [key for key in keys_of(Recipe).values() if any(name in option.names for option in key.marks(Option))]
-    if len(keys) != 1 or keys[0].marks(Option)[0].names != (name,):
-        return None
-    value = getattr(getattr(recipe, keys[0].section), keys[0].name)
-    return (list(value) or None) if isinstance(value, tuple) else value
+            spelled = option_of(name) if name in described(FinetuneConfig) else name
+            yield f"{spelled}: {_told(theirs.get(name))} there, {_told(mine.get(name))} now"
 
 
 def _told(value: Any) -> str:

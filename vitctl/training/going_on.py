@@ -18,12 +18,13 @@ from vitctl.errors import DataError, ModelError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.documents import parse_document
 from vitctl.results.finetune import FinetuneResult
+from vitctl.run_folders.layout import is_being_written
 from vitctl.training.checkpoint import Checkpoint, put_back
 from vitctl.training.earlier import earlier_run
 from vitctl.training.job import Job
 from vitctl.training.micro_batches import kinds_by_division
 from vitctl.training.prepared_run import PreparedRun
-from vitctl.training.run_folder import RunFolder, in_use, is_being_written
+from vitctl.training.run_folder import RunFolder, in_use
 from vitctl.training.state import TrainingState
 from vitctl.training.summary import PACKAGES
 

@@ -24,10 +24,11 @@ from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
+from vitctl.run_folders.layout import METRICS, command_to_go_on, newest_step
+from vitctl.run_folders.selection import write_selection
 from vitctl.settings.parsing import Interval
 from vitctl.training.averaging import AVERAGED
-from vitctl.training.checkpoint import LOGS, Snapshot, newest_step, write_checkpoint
-from vitctl.training.earlier import command_to_go_on
+from vitctl.training.checkpoint import LOGS, Snapshot, write_checkpoint
 from vitctl.training.loop import StepReport
 from vitctl.training.lora import merged, write_adapter
 from vitctl.training.prepared_run import PreparedRun
@@ -64,6 +65,8 @@ def write_start(run: PreparedRun, folder: RunFolder | None) -> None:
     """Write what a run is to be: its settings, and which images it validates and trains on."""
     if folder is None:
         return
+    if run.selection is not None:  # first: who finds a run without it takes it for one that was not chosen
+        write_selection(folder.path, run.selection)
     folder.write_json("config.json", config_document(run.config))
     if (listing := validation_document(run.data, image_root=run.config.image_root)) is not None:
         folder.write_json(VALIDATION, listing)
@@ -126,7 +129,7 @@ class Recorder:
         loss, norm = report.loss.read(), report.grad_norm.read()
         grad_norm = norm if math.isfinite(norm) else None
         record = {"step": report.step, "epoch": epoch, "loss": loss, "lr": report.lr, "grad_norm": grad_norm, **size}
-        self._folder.append("metrics.jsonl", record)
+        self._folder.append(METRICS, record)
         self.recent.append(record)
         speed = {
             "step": report.step,
@@ -143,7 +146,7 @@ class Recorder:
         line = {"step": score.step, "val_loss": score.loss, "val_top1": score.top1}
         if average is not None:
             line |= {"average_val_loss": average.loss, "average_val_top1": average.top1}
-        self._folder.append("metrics.jsonl", line)
+        self._folder.append(METRICS, line)
 
     def place(self, name: str) -> Path | None:
         """Return where in the run folder a file of that name is; None where nothing is written."""

@@ -8,8 +8,7 @@ from vitctl.errors import SettingError
 from vitctl.primitives.devices import enough_memory
 from vitctl.primitives.out_of_memory import is_out_of_memory
 from vitctl.primitives.outputs import cannot_write, is_of_writing
-from vitctl.training.checkpoint import newest_step
-from vitctl.training.earlier import command_to_go_on
+from vitctl.run_folders.layout import command_to_go_on, newest_step
 from vitctl.training.job import Job
 
 

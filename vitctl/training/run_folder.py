@@ -11,6 +11,7 @@
     checkpoints/     the newest two states to go on from; gone when the run is finished
     diverged.json    of a run whose loss is no longer finite: the step, the images of its batch, the steps until then
     val-logits.safetensors  what best/ says of the validation images, so that runs can be compared
+    selection.json   of a run whose rate was chosen among several: which, and how
     summary.json     the result, as --json prints it: there when the run is finished
     last/ best/      timm folders; average/ too where a mean of the weights was asked for
 """
@@ -25,12 +26,11 @@ from typing import Any
 
 from vitctl.errors import SettingError
 from vitctl.models.run_folders import is_run_folder
-from vitctl.primitives.atomic import clear, is_in_use, own_folder, partial_of, put_in_place, recover, sync
+from vitctl.primitives.atomic import clear, own_folder, partial_of, put_in_place, recover, sync
 from vitctl.primitives.files import write_json
 from vitctl.primitives.outputs import check_writable, writing
-from vitctl.training.checkpoint import WEIGHTS, has_checkpoint, remove_checkpoints
-
-SUMMARY = "summary.json"
+from vitctl.run_folders.layout import has_checkpoint, is_being_written, is_finished
+from vitctl.training.checkpoint import WEIGHTS, remove_checkpoints
 
 
 def check_out(folder: Path, *, overwrite: bool) -> None:
@@ -60,16 +60,6 @@ def _is_empty(folder: Path) -> bool:
     return not folder.is_dir() or all(
         inner.name.startswith(".") and inner.name.endswith(".partial") for inner in folder.iterdir()
     )
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a run folder holds a run that has come to its end."""
-    return (folder / SUMMARY).is_file()
-
-
-def is_being_written(path: Path) -> bool:
-    """Return whether a process that is alive writes a run at ``path``, or beside it, to replace the one there."""
-    return is_in_use(path) or is_in_use(partial_of(path))
 
 
 def in_use(path: Path, *, option: str = "--out") -> SettingError:

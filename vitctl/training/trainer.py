@@ -22,11 +22,11 @@ from vitctl.errors import DataError, InterruptedRun, SettingError, VitctlError
 from vitctl.primitives.compiler_later import compiler_later
 from vitctl.primitives.interrupts import StopNow, StopRequest
 from vitctl.results.finetune import Score
+from vitctl.run_folders.layout import command_to_go_on
 from vitctl.training.averaging import AVERAGED, build_average
 from vitctl.training.compiled import compiled_for_training
 from vitctl.training.divergence import LossWatch
 from vitctl.training.divergence_told import divergence_is_told
-from vitctl.training.earlier import command_to_go_on
 from vitctl.training.ends import Patience
 from vitctl.training.first_batches import FIRST_BATCHES, Draw, FirstBatches
 from vitctl.training.head_alone import head_batches, training_features
