@@ -135,13 +135,31 @@ def test_three_rows__are_three_pairs_corrected(run_cli, make_run: MakeRun) -> No
 def test_long_settings__are_a_table_of_their_own(run_cli, make_run: MakeRun) -> None:
     a, b = make_run("a", lr=0.1, tune="head", class_weights="balanced"), make_run("b", lr=0.2)
     screen = run_cli("compare", a, b).stdout
-    assert "settings that differ\nsetting" in screen
-    assert "class_weights  balanced  none" in screen
+    assert (
+        "settings that differ\nrow  lr   tune  class_weights\na    0.1  head  balanced\nb    0.2  none  none\n"
+        in screen
+    )
+
+
+FIGURES = ("top1", "nll", "brier", "ece")
+
+
+def test_from_python__is_the_document(make_run: MakeRun, tmp_path: Path) -> None:
+    import vitctl
+
+    with pytest.warns(UserWarning, match="Without pictures"):
+        result = vitctl.compare([make_run("a", lr=0.1), make_run("b", lr=0.2)], out=tmp_path / "out")
+    assert result.as_json() == json.loads((tmp_path / "out" / "compare.json").read_text())
 
 
 def test_json_keys(run_cli, make_run: MakeRun) -> None:
     document = run_cli("compare", make_run("a", lr=0.1), make_run("b", lr=0.2), "--json").json
-    assert {"a", "b", "difference", "ci95", "mcnemar_p", "p_holm"} <= document["pairs"][0].keys()
+    with_intervals = {key for name in FIGURES for key in (name, f"{name}_ci95")}
+    assert document.keys() >= {"images", "num_images", "which", "rows", "pairs", "out", "notes"}
+    assert document["rows"][0].keys() >= {"name", "runs", "settings", "top1_per_run", *with_intervals}
+    differences = {key for name in FIGURES[1:] for key in (f"{name}_difference", f"{name}_ci95")}
+    asked_for = {"a", "b", "difference", "ci95", "mcnemar_p"}
+    assert document["pairs"][0].keys() >= {*asked_for, *differences, "p", "p_holm", "num_a_only", "num_b_only"}
 
 
 @pytest.fixture

@@ -66,3 +66,18 @@ def format_rounded(number: float) -> str:
         '2,667'
     """
     return f"{number:,.0f}" if number >= 999.5 else f"{number:.3g}"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return ``text``, without its middle if it is longer than ``most``: names of a family differ at their ends.
+
+    Args:
+        text: A name.
+        most: Characters, >= 3.
+
+    Example:
+        >>> cut_middle("vit_small_patch16_224", 11)
+        'vit_s…6_224'
+    """
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
