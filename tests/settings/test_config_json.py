@@ -25,6 +25,8 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
             "data": str(folder),
             "class_depth": 1,
             "val_fraction": 0.25,
+            "dev_fraction": 0.5,
+            "split_seed": 11,
             "group_pattern": "{group}.png",
             "model": str(model),
             "image_size": (24, 16),
@@ -73,6 +75,7 @@ def _settings(folder: Path, model: Path, table: Path) -> list[dict[str, Any]]:
         {
             "data": str(folder),
             "model": str(model),
+            "fold": "2/3",
             "pool": "avg",
             "tune": "last:1",
             "layer_decay": 0.5,

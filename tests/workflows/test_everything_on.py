@@ -53,7 +53,7 @@ def run(config: FinetuneConfig) -> FinetuneResult:
 
 def bytes_of(folder: str) -> dict[str, bytes]:
     """Return what repeats of a run."""
-    names = ("validation.json", "metrics.jsonl", "last", "best", "average")
+    names = ("validation.json", "metrics.jsonl", "last", "best", "average", "val-logits.safetensors")
     paths = [path for name in names for path in (Path(folder) / name, *(Path(folder) / name).rglob("*"))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 

@@ -51,7 +51,7 @@ def run(config: FinetuneConfig) -> FinetuneResult:
 
 def bytes_of(folder: str) -> dict[str, bytes]:
     """Return what repeats of a run."""
-    names = ("config.json", "validation.json", "metrics.jsonl", "last", "average", "best")
+    names = ("config.json", "validation.json", "metrics.jsonl", "last", "average", "best", "val-logits.safetensors")
     paths = [path for name in names for path in (Path(folder) / name, *(Path(folder) / name).rglob("*"))]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
