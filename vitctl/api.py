@@ -86,7 +86,7 @@ def _takes(settings: type[Settings] | Mapping[str, Described]) -> Callable[[_Fun
     return show
 
 
-def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
+def _run(workflow: str, config: Settings, *, verbose: bool, needs_torch: bool = True) -> Any:
     if getattr(config, "num_processes", None) not in (None, 1):
         raise SettingError(
             "num_processes is for the command line, which starts the processes: vitctl ... --num-processes N. A script "
@@ -95,6 +95,8 @@ def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
         )
     talk = conversation(verbose=verbose)
     module = import_module(f"vitctl.workflows.{workflow}")
+    if not needs_torch:
+        return module.run(config, talk)
     from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: they import torch
     from vitctl.primitives.process_group import lost_process_is_a_sentence
 
@@ -283,18 +285,19 @@ def compare(runs: Iterable[PathLike], *, verbose: bool = False, **settings: Any)
 
 
 @_takes(RunsConfig)
-def runs(folder: PathLike = "runs", *, verbose: bool = False) -> "RunsResult":
+def runs(folder: PathLike | None = None, *, verbose: bool = False, **settings: Any) -> "RunsResult":
     """List the runs below a folder: data, model, score with its interval, state: ``vitctl runs``.
 
     Args:
-        folder: Where to look.
+        folder: Where to look; None is ``runs`` and ``sweeps`` in the working folder.
         verbose: Say on stderr what is done.
+        settings: Those below, by name.
 
     Raises:
         VitctlError: There is no such folder.
     """
-    settled = settings_from_python(RunsConfig, {"folder": folder}, where="vitctl.runs")
-    return cast("RunsResult", _run("runs", settled, verbose=verbose))
+    settled = settings_from_python(RunsConfig, {"folder": folder, **settings}, where="vitctl.runs")
+    return cast("RunsResult", _run("runs", settled, verbose=verbose, needs_torch=False))
 
 
 @_takes(LogConfig)

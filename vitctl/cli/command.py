@@ -84,11 +84,19 @@ def _typer_kind(one: Described) -> Any:
     return kind | None if is_optional else kind
 
 
-def run(workflow: str, config: Settings, screen: Screen | None = None) -> Any:
+def run(workflow: str, config: Settings, screen: Screen | None = None, *, needs_torch: bool = True) -> Any:
     """Run ``vitctl.workflows.WORKFLOW`` and return its result; torch is imported here, while a spinner turns.
 
     With ``num_processes`` the command is run in that many processes instead, and ends with them.
+
+    Args:
+        workflow: Its name.
+        config: What it is to do.
+        screen: Where it talks; None makes one.
+        needs_torch: False for a workflow that computes nothing: no torch, and nobody waits for it.
     """
+    if not needs_torch:
+        return import_module(f"vitctl.workflows.{workflow}").run(config, screen or Screen())
     is_resumable = hasattr(config, "resume")
     asked, device = getattr(config, "num_processes", None), getattr(config, "device", "")
     if start_if_asked(asked, device=device, is_resumable=is_resumable):

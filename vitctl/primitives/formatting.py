@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes, seconds, counts; values of settings."""
+"""Numbers as people read them: bytes, seconds, counts; values of settings; and names that are too long."""
 
 import json
 
@@ -42,6 +42,22 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_age(seconds: float) -> str:
+    """Return how long ago something was, to the unit that matters: ``"12 s"``, ``"3 min"``, ``"5 h"``, ``"2 days"``.
+
+    Example:
+        >>> format_age(7_400)
+        '2 h'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds < 59.5 else "1 min"
+    for unit, length, following in (("min", 60, 3600), ("h", 3600, 86_400)):
+        if round(seconds / length) * length < following:
+            return f"{round(seconds / length)} {unit}"
+    days = round(seconds / 86_400)
+    return "1 day" if days == 1 else f"{days:,} days"
 
 
 def format_count(number: float) -> str:

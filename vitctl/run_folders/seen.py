@@ -127,7 +127,8 @@ def _seen(place: Path, path: Path) -> SeenRun:
         return SeenRun(path, {}, {}, RUNNING, 0, None, changed)
     if "vitctl" not in config:
         found = why_unreadable(place / CONFIG) or "it is not there, or not that of a run"
-        return SeenRun(path, {}, {}, UNREADABLE, 0, None, changed, f"{CONFIG} cannot be used: {found}")
+        why = f"{CONFIG} cannot be read: {found}; expected that of a run"
+        return SeenRun(path, {}, {}, UNREADABLE, 0, None, changed, why)
     if is_finished(place):
         return _finished(SeenRun(path, config, {}, FINISHED, 0, steps, changed), place)
     if is_in_use(place):
@@ -139,10 +140,10 @@ def _seen(place: Path, path: Path) -> SeenRun:
 
 def _finished(run: SeenRun, place: Path) -> SeenRun:
     try:
-        found = read_document(place / SUMMARY, _Summary, error=DataError, advice="", where=SUMMARY)
+        advice = "expected that of a finished run; --overwrite trains it anew"
+        found = read_document(place / SUMMARY, _Summary, error=DataError, advice=advice, where=SUMMARY)
     except DataError as error:
-        why = str(error).rstrip("; .")
-        return replace(run, state=UNREADABLE, why=why)
+        return replace(run, state=UNREADABLE, why=str(error).rstrip("."))
     return replace(
         run,
         summary=peek_document(place / SUMMARY),
