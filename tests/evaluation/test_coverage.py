@@ -84,12 +84,12 @@ def test_intervals_of_three_runs_hold_the_truth(kind: str, regime: str) -> None:
 def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
     found = {
         (regime, num_runs, num_images): _coverage(
-            kind, regime, num_runs=num_runs, num_images=num_images, times=250 if num_images < 1000 else 150
+            kind, regime, num_runs=num_runs, num_images=num_images, times=150 if num_images < 1000 else 80
         )
         for regime, num_runs, num_images in itertools.product(REGIMES, NUM_RUNS, NUM_IMAGES)
     }
-    # 3.5 standard deviations below 93 %
-    assert min(found.values()) > 0.86, found
+    # four standard deviations below 93 %
+    assert min(found.values()) > 0.83, found
     for num_runs in NUM_RUNS:
         mean = np.mean([share for (_, runs, _), share in found.items() if runs == num_runs])
         # two runs that are alike, and a handful of images that differ, are less sure than they could be
@@ -101,11 +101,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
 @pytest.mark.parametrize("num_parts", [3, 5, 10])
 @pytest.mark.parametrize(("part", "most"), [(0.0, 0.985), (0.4, 0.975)])
 def test_intervals_of_a_cross_validation_hold_the_truth(num_parts: int, part: float, most: float) -> None:
-    assert 0.925 <= _coverage_of_folds(part, num_parts=num_parts, times=1500) <= most
+    assert 0.92 <= _coverage_of_folds(part, num_parts=num_parts, times=800) <= most
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shared", [0.0, 0.7])
 @pytest.mark.parametrize(("num_runs", "seed_sd"), [(1, 0.0), (2, 0.005), (3, 0.01), (5, 0.03), (10, 0.0)])
 def test_the_difference_that_can_be_told_is_told_four_times_in_five(
     num_runs: int, seed_sd: float, shared: float
@@ -115,7 +115,7 @@ def test_the_difference_that_can_be_told_is_told_four_times_in_five(
         num_runs=num_runs, num_images=num_images, disagreement=0.1, seed_sd=seed_sd, shared=shared
     )
     disagreement = max(0.1, told)
-    for _ in range(600):
+    for _ in range(400):
         # an image's difference is that of all runs or each run's own; a run's luck moves the chance of being better
         of_all, own = rng.random((1, num_images)), rng.random((num_runs, num_images))
         chance = np.where(rng.random((1, num_images)) < shared, of_all, own)
@@ -123,7 +123,7 @@ def test_the_difference_that_can_be_told_is_told_four_times_in_five(
         more, fewer = (disagreement + shifted) / 2, (disagreement - shifted) / 2
         table = (chance < more).astype(np.float64) - (chance > 1 - fewer)
         num_told += estimate(table, is_difference=True).p < 0.05
-    assert 0.75 <= num_told / 600 <= 0.86
+    assert 0.74 <= num_told / 400 <= 0.86
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The variance of the mean of a table of runs by images, and how many of its square roots a 95 % interval reaches.
 
-Letters: S runs (seeds), M images. A cell is a + b + e: what its run adds, what its image adds, and what both leave.
+Letters: S runs (seeds), M images, K values at once. A cell is a + b + e: what its run adds, what its image adds, and what both leave.
 """
 
 import math
@@ -68,10 +68,11 @@ class Spread:
 def reach_of(
     run_share: np.ndarray | float, run_freedom: float, image_freedom: float, p: np.ndarray | float
 ) -> np.ndarray:
-    """Return ``Spread.reach`` of such shares, or of such p, in their shape."""
+    """Return ``Spread.reach``: a number, or (K,) of K shares or of K p."""
     from scipy.special import ndtri, stdtrit  # to import scipy.stats takes a second
 
     def quantile(freedom: float) -> np.ndarray:
+        """Return Student's, positive: a number, or (K,)."""
         values = ndtri(p / 2) if np.isinf(freedom) else stdtrit(freedom, p / 2)
         # a source with no freedom has no share, but nan; what overflows is infinite, of either sign
         found: np.ndarray = np.minimum(np.abs(np.nan_to_num(values)), LARGEST)
@@ -89,13 +90,13 @@ def total_and_share(
     """Return a variance, and which share of it is known no better than few runs tell.
 
     Args:
-        of_runs: Mean square of runs, which noise of cells is part of, or any multiple of it; any shape.
+        of_runs: Mean square of runs, which noise of cells is part of, or any multiple of it: a number, or (K,).
         of_cells: Mean square of what runs and images leave of a cell, in the same multiple.
         of_images: What images add to that, in the same multiple.
         num_runs: S >= 2.
 
     Returns:
-        The variance in the same multiple, and the share, 0-1, both in the shape of ``of_runs``.
+        The variance in the same multiple, and the share, 0-1: numbers, or (K,) of each.
     """
     total: np.ndarray = np.maximum(of_runs, LEAST_NOISE * of_cells) + of_images
     alike = ALIKE.get(num_runs, ALIKE_OF_MORE)

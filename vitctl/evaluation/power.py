@@ -1,6 +1,6 @@
 """Which difference of two accuracies a comparison will tell, before it is made.
 
-Letters: S runs, M images.
+Letters: S runs, M images, K nodes of an integral.
 """
 
 from functools import lru_cache
@@ -76,7 +76,7 @@ def chance_to_tell(difference: float, parts: VarianceParts, *, num_runs: int, nu
 
 @lru_cache(maxsize=8)
 def _nodes(freedom: int) -> np.ndarray:
-    """Return quantiles of chi-squared, each of the same share of it, divided by its mean."""
+    """Return quantiles of chi-squared, each of the same share of it, divided by its mean: (K,)."""
     from scipy.special import chdtri
 
     nodes: np.ndarray = chdtri(freedom, (np.arange(NUM_NODES) + 0.5) / NUM_NODES) / freedom
