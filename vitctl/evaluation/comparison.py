@@ -161,7 +161,7 @@ def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False)
         float(variance), float(share), num_parts - 1, float("inf") if kind != "number" else len(images) - 1.0
     )
     if kind == "number":
-        return _of_numbers(images, spread, is_difference=True)
+        return _of_numbers(images, spread, is_difference=is_difference)
     return _of_shares(np.atleast_2d(table).astype(np.float64), spread, is_difference=kind != "share")
 
 
