@@ -86,7 +86,7 @@ def _takes(settings: type[Settings] | Mapping[str, Described]) -> Callable[[_Fun
     return show
 
 
-def _run(workflow: str, config: Settings, *, verbose: bool, needs_torch: bool = True) -> Any:
+def _run(workflow: str, config: Settings, *, verbose: bool) -> Any:
     if getattr(config, "num_processes", None) not in (None, 1):
         raise SettingError(
             "num_processes is for the command line, which starts the processes: vitctl ... --num-processes N. A script "
@@ -95,8 +95,6 @@ def _run(workflow: str, config: Settings, *, verbose: bool, needs_torch: bool = 
         )
     talk = conversation(verbose=verbose)
     module = import_module(f"vitctl.workflows.{workflow}")
-    if not needs_torch:
-        return module.run(config, talk)
     from vitctl.primitives.devices import enough_memory_on_cpu  # here, not above: they import torch
     from vitctl.primitives.process_group import lost_process_is_a_sentence
 
@@ -265,7 +263,12 @@ def sweep(
         VitctlError: A setting, the images or a run cannot be used.
         InterruptedRun: Ctrl-C; the same call goes on.
     """
-    raise NotImplementedError
+    from vitctl.settings.grid import grid_texts  # here, not above: few need it
+    from vitctl.workflows.sweep import run
+
+    texts = {} if grid is None else {"grid": grid_texts(grid)}
+    settled = settings_from_python(SweepConfig, {**texts, **settings}, where="vitctl.sweep")
+    return run(settled, conversation(verbose=verbose))
 
 
 @_takes(CompareConfig)
@@ -296,8 +299,10 @@ def runs(folder: PathLike | None = None, *, verbose: bool = False, **settings: A
     Raises:
         VitctlError: There is no such folder.
     """
+    from vitctl.workflows.runs import run  # which imports no torch
+
     settled = settings_from_python(RunsConfig, {"folder": folder, **settings}, where="vitctl.runs")
-    return cast("RunsResult", _run("runs", settled, verbose=verbose, needs_torch=False))
+    return run(settled, conversation(verbose=verbose))
 
 
 @_takes(LogConfig)

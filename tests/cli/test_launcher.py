@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from vitctl.cli import children, launcher
+from vitctl.cli import launcher
 from vitctl.cli.launcher import LostProcessError, processes_to_start, run_in_processes
 from vitctl.errors import FailedElsewhere, InterruptedRun, SettingError
+from vitctl.primitives import children
 
 # a child: what it is told by the environment, then the lines of a test
 START = """
@@ -308,12 +309,12 @@ def test_parent_is_killed__no_orphan() -> None:
 
 
 def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_num_gpus", lambda: 3)
+    monkeypatch.setattr(launcher, "num_gpus", lambda: 3)
     assert processes_to_start(None, device="auto") == 1
     assert processes_to_start(2, device="cpu") == 2
     assert processes_to_start("auto", device="auto") == processes_to_start("auto", device="cuda") == 3
     assert processes_to_start("auto", device="cpu") == 1
-    monkeypatch.setattr(launcher, "_num_gpus", lambda: 0)
+    monkeypatch.setattr(launcher, "num_gpus", lambda: 0)
     assert processes_to_start("auto", device="auto") == 1
 
 

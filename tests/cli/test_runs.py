@@ -111,8 +111,8 @@ def test_names_are_shown_safely(run_cli) -> None:
     [
         ({"image_size": 32}, ("photos", "demo", "32")),
         ({"image_size": "big", "model": 7, "data": ["a"]}, ("-", "-", "-")),
-        ({"image_size": None, "data": "hub:owner/name", "model": "/far/away/run/last"}, ("hub:owner/name", "run/last", "-")),
-        ({"data": "/", "seed": True}, ("", "demo", "48x64")),
+        ({"image_size": None, "data": "hub:o/name", "model": "/a/run/last"}, ("hub:o/name", "run/last", "-")),
+        ({"data": "/", "seed": True}, ("/", "demo", "48x64")),
     ],
 )  # fmt: skip
 def test_settings_of_any_type(run_cli, config: dict[str, Any], shown: tuple[str, ...]) -> None:

@@ -350,7 +350,7 @@ def test_file__every_setting_has_a_type_that_is_checked(tmp_path: Path, name: st
         ({"steps": "5"}, "steps in --config .* is '5'; expected int or None"),
         ({"steps": 5.0}, r"steps in --config .* is 5\.0; expected int"),
         ({"steps": True}, "steps in --config .* is True; expected int"),
-        ({"lr": True}, "lr in --config .* is True; expected float"),
+        ({"lr": True}, "lr in --config .* is True; expected str or float"),
         ({"flip": 1}, "flip in --config .* is 1; expected bool"),
         ({"data": 3}, "data in --config .* is 3; expected str"),
         ({"device": None}, "device in --config .* is None; expected str"),

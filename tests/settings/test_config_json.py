@@ -142,7 +142,7 @@ def test_config_of_0_1_0__repeats_its_run(tmp_path: Path, no_rendering: None) ->
 
 
 def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"stepz": 5, "lr": "fast", "seed": True}))
+    (tmp_path / "config.json").write_text(json.dumps({"stepz": 5, "lr": True, "seed": True}))
     result = run_cli("finetune", "--config", tmp_path / "config.json")
     assert result.exit_code == 2
     for sentence in ("unknown setting 'stepz'", "lr in --config", "seed in --config"):

@@ -84,18 +84,19 @@ def _typer_kind(one: Described) -> Any:
     return kind | None if is_optional else kind
 
 
-def run(workflow: str, config: Settings, screen: Screen | None = None, *, needs_torch: bool = True) -> Any:
+def run(workflow: str, config: Settings, screen: Screen | None = None, *, is_of_runs: bool = False) -> Any:
     """Run ``vitctl.workflows.WORKFLOW`` and return its result; torch is imported here, while a spinner turns.
 
     With ``num_processes`` the command is run in that many processes instead, and ends with them.
 
     Args:
         workflow: Its name.
-        config: What it is to do.
-        screen: Where it talks; None makes one.
-        needs_torch: False for a workflow that computes nothing: no torch, and nobody waits for it.
+        config: Its settings.
+        screen: What it talks to; None makes one.
+        is_of_runs: Whether it computes nothing itself, but looks at runs or starts other commands: these have the
+            processes, and nobody waits for torch here.
     """
-    if not needs_torch:
+    if is_of_runs:
         return import_module(f"vitctl.workflows.{workflow}").run(config, screen or Screen())
     is_resumable = hasattr(config, "resume")
     asked, device = getattr(config, "num_processes", None), getattr(config, "device", "")

@@ -118,6 +118,12 @@ def _ended_early(summary: FinetuneResult) -> list[tuple[str, str]]:
     return [("stopped early", f"after step {summary.last.step} of {summary.steps}: no lower validation loss")]
 
 
+def _selection(summary: FinetuneResult) -> list[tuple[str, str]]:
+    """Return the row of a rate that was chosen among several."""
+    selected = summary.selection
+    return [] if selected is None else [("chosen", f"{selected.cell}: {selected.why}")]
+
+
 def _print_summary(summary: FinetuneResult) -> None:
     def told(score: Score) -> str:
         if score.top1 is None:
@@ -141,6 +147,7 @@ def _print_summary(summary: FinetuneResult) -> None:
                 f"{summary.images_per_s:.1f} images/s, {wait:.0%} of it data wait, {summary.wall_s:.0f} s in all",
             ),
             *_skipped(summary),
+            *_selection(summary),
             ("run folder", run),
             ("next", f"vitctl evaluate {shlex.quote(run)}    vitctl predict {shlex.quote(run)} IMAGE"),
         ]

@@ -8,7 +8,6 @@ goes to ``logs/`` in the folder that the command writes, and its end is shown wh
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,21 +15,24 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vitctl.cli.children import FOLLOWED, Children, passed_on
 from vitctl.errors import FailedElsewhere, InterruptedRun, SettingError, VitctlError
+from vitctl.primitives.children import (
+    FOLLOWED,
+    PATIENT,
+    Children,
+    passed_on,
+    signal_name,
+    tail_of,
+    vitctl_command,
+    why_killed,
+)
 from vitctl.primitives.cpus import num_cpus
+from vitctl.primitives.gpus import num_gpus
 from vitctl.primitives.launched import FAILED, LISTENING, LOG, LOST, PARENT, is_launched
 from vitctl.settings.words import AUTO
 
 _FAILED = "failed"  # name of the file that says so, beside the logs
 _TAIL_LINES = 20
-# threads of OpenMP with nothing to do sleep, GNU's and Intel's: two processes of two threads on two processors, with
-# others at work, train 39 images a second instead of 5; with a thread for each processor it makes no difference
-# (measured, 2026-11)
-_PATIENT = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-# where a machine has GPUs that torch may know: NVIDIA's, those of Windows below WSL, AMD's
-_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-_COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
 
 
 class LostProcessError(VitctlError):
@@ -61,23 +63,12 @@ def processes_to_start(num_processes: int | str | None, *, device: str) -> int:
         )
     if num_processes != AUTO:
         return int(num_processes)
-    return max(1, _num_gpus()) if device in (AUTO, "cuda") else 1
-
-
-def _num_gpus() -> int:
-    """Return how many GPUs torch can use, by its own word: another process asks it, so that this one stays small."""
-    if not any(Path(name).exists() for name in _GPU_FILES):
-        return 0
-    done = subprocess.run([sys.executable, "-c", _COUNT_GPUS], capture_output=True, text=True, check=False)
-    text = done.stdout.strip()
-    return int(text) if text.isdigit() else 0
+    return max(1, num_gpus()) if device in (AUTO, "cuda") else 1
 
 
 def own_command() -> list[str]:
     """Return the command line that this process was started with, for another process to do the same."""
-    # a module is found in the working folder where Python was told so (-m), and nowhere else
-    is_module = Path(sys.argv[0]).name == "__main__.py"
-    return [sys.executable, *([] if is_module else ["-P"]), "-m", "vitctl", *sys.argv[1:]]
+    return vitctl_command(sys.argv[1:])
 
 
 def run_in_processes(command: Sequence[str], count: int, *, is_resumable: bool = False) -> None:
@@ -129,7 +120,7 @@ def _start(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(listening.getsockname()[1]),
     }
-    for name, value in ({"OMP_NUM_THREADS": str(max(1, num_cpus() // count))} | _PATIENT).items():
+    for name, value in ({"OMP_NUM_THREADS": str(max(1, num_cpus() // count))} | PATIENT).items():
         environment.setdefault(name, value)
     if Path("/sys/class/net/lo").exists():  # else gloo looks up the name of the machine, which may lead anywhere
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -183,13 +174,14 @@ def _end(children: Children, codes: Sequence[int | None], logs: Path, *, again: 
     lines = _tail(logs / f"rank-{index}.txt")
     if code < 0:
         raise LostProcessError(
-            f"Process {index} of {count} was killed ({_named(-code)}){_why(-code)}; the others were stopped. {again}",
+            f"Process {index} of {count} was killed ({signal_name(-code)})"
+            f"{why_killed(-code, fewer='processes')}; the others were stopped. {again}",
             *lines,
             exit_code=128 - code,
         )
     if code in FOLLOWED:
         raise LostProcessError(
-            f"Process {index} of {count} was told to end ({_named(code - 128)}); the others were stopped. {again}",
+            f"Process {index} of {count} was told to end ({signal_name(code - 128)}); the others were stopped. {again}",
             *lines,
             exit_code=code,
         )
@@ -201,22 +193,8 @@ def _end(children: Children, codes: Sequence[int | None], logs: Path, *, again: 
     )
 
 
-def _named(number: int) -> str:
-    return f"{signal.Signals(number).name}, signal {number}"
-
-
-def _why(number: int) -> str:
-    return ": most likely the memory is full, fewer processes or a smaller --batch-size take less" * (
-        number == signal.SIGKILL
-    )
-
-
 def _tail(log: Path) -> list[str]:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [f"  {line}" for line in text.splitlines()[-_TAIL_LINES:]]
+    return [f"  {line}" for line in tail_of(log, most=_TAIL_LINES)]
 
 
 def start_if_asked(num_processes: int | str | None, *, device: str, is_resumable: bool = False) -> bool:

@@ -33,12 +33,12 @@ SHORTEST_NAME = 16  # characters, where a terminal is too narrow for all
 
 @takes(RunsConfig)
 def runs(given: dict[str, Any], as_json: JsonOption = False) -> None:
-    """List runs: data, model, size, score with its interval, state, age.
+    """List runs: data, model, state, score with its interval.
 
     Looks in all folders below DIR and changes nothing. A run is finished, running, stopped (it goes on from its last
     checkpoint, the step shown), diverged, or unreadable. The score is that of best/ on the run's validation images.
     """
-    result = run("runs", settings_of(RunsConfig, given), needs_torch=False)
+    result = run("runs", settings_of(RunsConfig, given), is_of_runs=True)
     if as_json:
         print_json(result)
     elif result.runs:

@@ -66,8 +66,10 @@ class _LogProgress(Progress):
         if now - self._said < LOG_EVERY_S:
             return
         self._said = now
-        left = format_seconds((now - self._start) / (self._done - self._first) * (self._total - self._done))
-        parts = [f"{self._description} {self._done}/{self._total} {self._unit}", *facts.values(), f"{left} left"]
+        parts = [f"{self._description} {self._done}/{self._total} {self._unit}", *facts.values()]
+        if self._done > self._first:
+            left = (now - self._start) / (self._done - self._first) * (self._total - self._done)
+            parts.append(f"{format_seconds(left)} left")
         self._console.print(_plain("  ".join(parts)))
 
 

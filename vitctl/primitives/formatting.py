@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes, seconds, counts; values of settings; and names that are too long."""
+"""Numbers as people read them: bytes, seconds, counts; values of settings; names that are too long."""
 
 import json
 

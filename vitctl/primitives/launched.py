@@ -12,6 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+from vitctl.primitives.files import write_json
+
 PARENT = "VITCTL_PARENT"
 """Environment variable: the process that started this one."""
 LISTENING = "VITCTL_LISTENING"
@@ -20,6 +22,11 @@ LOG = "VITCTL_LOG"
 """Environment variable of the other processes: the file that stdout and stderr go to."""
 FAILED = "VITCTL_FAILED"
 """Environment variable: a file that is there once a process has failed, and the others are told to end."""
+
+KEEPER = "VITCTL_KEEPER"
+"""Environment variable: a process that started this one for a work of its own, a run of a sweep, and ends it."""
+DIVERGED = "VITCTL_DIVERGED"
+"""Environment variable: a file to say in that the loss is no longer finite, as the run folder may not stay."""
 
 LOST = 75
 """Exit code of a process that ends because another one has failed, which is the one to be named."""
@@ -37,14 +44,22 @@ def is_told_of_failure() -> bool:
     return FAILED in os.environ and Path(os.environ[FAILED]).exists()
 
 
+def tell_of_divergence(document: object) -> None:
+    """Tell who started this process, and asked for it, that the loss is no longer finite."""
+    if DIVERGED in os.environ and os.environ.get("RANK", "0") == "0":
+        write_json(Path(os.environ[DIVERGED]), document)
+
+
 def end_with_parent() -> None:
     """End when the process that started this one is gone: nobody would stop or hear this one any more.
 
     First with SIGTERM, as the parent would have it; who does not follow within ``GRACE_S`` is killed, with all that it
     started. Of no effect where vitctl did not start this process.
     """
-    if is_launched():
-        threading.Thread(target=_watch, args=(int(os.environ[PARENT]),), daemon=True).start()
+    keeper = os.environ.pop(KEEPER, None)  # not of the processes that this one may start
+    parent = os.environ.get(PARENT) or keeper
+    if parent is not None:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
 
 
 def _watch(parent: int) -> None:

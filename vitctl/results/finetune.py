@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vitctl.results.result import JsonValue, Result
+from vitctl.results.result import JsonValue, Result, left_out_if_none
+from vitctl.results.sweep import Selected
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +101,8 @@ class FinetuneResult(Result):
     """What the validation images are: ``val``; ``dev``, cut from the training images; ``fold``, a part of these."""
     num_untouched: int = 0
     """Validation images that are left alone, as others are validated on."""
+    selection: Selected | None = field(default=None, metadata=left_out_if_none())
+    """How its rate was chosen among several, on development images; no key where it was not."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vitctl.results.result import JsonValue, Result
 
@@ -44,7 +45,7 @@ class Selected(Result):
 
     cell: str
     """Its name."""
-    settings: Mapping[str, JsonValue]
+    settings: Mapping[str, Any]  # as JsonValue it could not be read back: pydantic does not follow that alias
     """Its settings, by KEY of the grid."""
     by: str
     """nll or top1."""
@@ -83,17 +84,29 @@ class Soup(Result):
     """Averages of the weights of runs (Model soups, arXiv 2203.05482), judged on the development images."""
 
     out: str
-    """Folder of the better of the two soups, absolute: a timm folder."""
+    """Folder of what was chosen, absolute: a timm folder."""
     chosen: str
     """``greedy`` or ``uniform``; ``single`` where no soup is better than the best run, whose weights these are then."""
+    by: str
+    """nll or top1: what decides, over the development images."""
+    num_runs: int
+    """Runs in the uniform soup: all that did not diverge."""
     greedy_runs: tuple[str, ...]
-    """Runs in the greedy soup."""
+    """Runs in the greedy soup, absolute, the best first."""
     greedy_top1: float
     """Its accuracy on the development images, 0-1."""
+    greedy_nll: float
+    """Its mean negative log-likelihood, nats."""
     uniform_top1: float
-    """That of the mean of all."""
+    """Accuracy of the mean of all."""
+    uniform_nll: float
+    """Its mean negative log-likelihood."""
+    single_run: str
+    """The best run alone, absolute; as all, by the weights of its last/."""
     single_top1: float
-    """That of the best run alone."""
+    """Its accuracy."""
+    single_nll: float
+    """Its mean negative log-likelihood."""
     num_dev: int
     """Development images."""
 
@@ -156,9 +169,18 @@ class SweepDryRunResult(Result):
     """Runs in all, those that are finished already left out."""
     training_s: float
     """Seconds of training that are left, estimated, one run after the other."""
+    jobs: int
+    """Runs at a time."""
+    memory_at_a_time_bytes: int
+    """Of as many runs, of those that need most; estimated."""
+    num_seeds: int
+    """Runs of each combination, or of each of its folds."""
     num_val: int
-    """Images to validate on."""
+    """Images to validate on; of a cross-validation, in all parts together."""
     smallest_difference: float | None
     """Of accuracies, that these seeds and images would tell in four of five sweeps, 0-1; None without validation."""
     assumed: Mapping[str, float] = field(default_factory=dict)
-    """What it rests on: ``disagreement``, ``seed_sd``, from runs that are there, or guesses."""
+    """What it rests on, each 0-1: ``disagreement`` of two combinations, ``seed_sd`` of their difference, what of the
+    disagreement is ``shared`` by all seeds."""
+    is_assumed_from_runs: bool = False
+    """Whether that is from finished runs of this sweep; else it is guessed."""

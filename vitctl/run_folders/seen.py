@@ -7,14 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from vitctl.errors import DataError
 from vitctl.primitives.atomic import is_in_use, partial_of
 from vitctl.primitives.documents import UnusableDocument, parse_document, peek_document, read_document, why_unreadable
-from vitctl.primitives.schemas import NotNegative, Schema
+from vitctl.primitives.schemas import NotNegative, Schema, Share
 from vitctl.run_folders.layout import (
     CHECKPOINTS,
     CONFIG,
@@ -37,7 +35,7 @@ _ONLY_OF_RUNS = (METRICS, SUMMARY, "speed.jsonl", "training-images.txt")
 
 class _Score(Schema):
     step: NotNegative = 0
-    top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    top1: Share | None = None
     loss: float | None = None
 
 

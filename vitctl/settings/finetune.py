@@ -13,11 +13,14 @@ from vitctl.settings.option import FRACTION, POSITIVE, SEED, Opt, Settings, at_l
 from vitctl.settings.parsing import (
     Fold,
     Interval,
+    Rates,
     as_it_is,
     interval,
     interval_text,
     one_fold,
     pixels,
+    rates,
+    rates_spelt,
     seconds,
     seconds_text,
     share_or_auto,
@@ -184,11 +187,13 @@ class _Training(Settings):
         bool, Opt("Keep less for the backward pass and compute it again: much less memory, about a third slower.")
     ] = False
     lr: Annotated[
-        float | None,
+        Rates | None,
         Opt(
-            "Peak learning rate, used as it is; a recipe's own follows the batch.",
-            "X",
-            limits=(POSITIVE, at_most(words.MAX_LR, f"at most {words.MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")),
+            "Peak learning rate, used as it is; a recipe's own follows the batch. Of several, or of the recipe's grid, "
+            "one is chosen on development images.",
+            "X[,X...]|grid",
+            parse=rates,
+            spell=rates_spelt,
         ),
     ] = None
     flip: Annotated[bool | None, Opt("Mirror half of the training images.", flags=("--flip/--no-flip",))] = None
@@ -337,6 +342,26 @@ class TrainingSettings(
                 field="sampler",
             )
 
+    @property
+    def rate(self) -> float | None:
+        """The peak learning rate; None is decided for the user.
+
+        Raises:
+            SettingError: There are several, of which one is yet to be chosen.
+        """
+        if self.lr is None or isinstance(self.lr, float):
+            return self.lr
+        raise SettingError(
+            f"--lr is {rates_spelt(self.lr)}; expected one rate here. Try several with 'vitctl finetune --lr', or with "
+            "'vitctl sweep --grid lr=... --select nll'.",
+            field="lr",
+        )
+
+    @property
+    def tries_rates(self) -> bool:
+        """Whether there are several rates, of which one is to be chosen."""
+        return self.lr is not None and not isinstance(self.lr, float)
+
     def _check_one_validation(self) -> None:
         pairs = (("val", "val_fraction"), ("fold", "val"), ("fold", "val_fraction"), ("fold", "dev_fraction"))
         for one, other in pairs:
@@ -357,6 +382,23 @@ class FinetuneConfig(TrainingSettings, _Resume):
         bool, Opt("Train anew and replace the run that stands in --out, which else goes on; never anything else.")
     ] = False
     dry_run: Annotated[bool, Opt("Show settings, cost and time; train and write nothing.")] = False
+
+    def check_together(self) -> None:
+        """Refuse two answers to one question, and several rates where none can be chosen."""
+        super().check_together()
+        if not self.tries_rates:
+            return
+        for name, why in (
+            ("resume", "a run that goes on has a rate"),
+            ("fold", "a rate is chosen on development images, not on a fold"),
+            ("num_processes", "the runs that are compared take one process each; choose the rate first"),
+            ("recipe_settings", "the runs that are compared cannot be given it; give --recipe and the settings"),
+        ):
+            if getattr(self, name) is not None:
+                other = "--config" if name == "recipe_settings" else option_of(name)
+                raise SettingError(
+                    f"--lr {rates_spelt(self.lr or '')} and {other} are both given: {why}. Keep one.", field="lr"
+                )
 
 
 def check_one_length(given: Mapping[str, Any]) -> None:

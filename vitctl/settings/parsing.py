@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vitctl.errors import SettingError, check_choice
 from vitctl.primitives.image_sizes import image_size_of
-from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MAX_PROCESSES, MIN_L2
+from vitctl.settings.words import AUTO, LEAVE_ONE_OUT, MAX_L2, MAX_LR, MAX_PROCESSES, MIN_L2
 
 Parser = Callable[[Any, str], Any]
 
@@ -75,6 +75,44 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
+
+
+GRID = "grid"
+"""Stands for the rates that the recipe's source tried."""
+
+Rates = float | tuple[float, ...] | str
+
+
+def rates(given: Any, option: str) -> Rates:
+    """Return one learning rate, several different ones in the order given to choose from, or ``grid``.
+
+    Raises:
+        SettingError: It is none of these, or a rate is 0, negative, above ``MAX_LR`` or given twice.
+    """
+    parts = _parts(given)
+    if parts == [GRID]:
+        return GRID
+    shown = given if isinstance(given, str) else ",".join(parts)
+    try:
+        values = [float(part) for part in parts]
+    except ValueError as error:
+        raise SettingError(
+            f"{option} is {shown!r}; expected a learning rate (1e-4), several to choose from (1e-4,3e-4,1e-3), or "
+            f"{GRID}, the recipe's own."
+        ) from error
+    for value in values:
+        if not 0 < value < math.inf:
+            raise SettingError(f"{option} is {value}; expected a number above 0.")
+        if value > MAX_LR:
+            raise SettingError(f"{option} is {value}; expected at most {MAX_LR:g}. Usual rates are 1e-5 to 1e-1.")
+    if len(set(values)) < len(values):
+        raise SettingError(f"{option} is {shown!r}; expected different rates.")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def rates_spelt(value: Rates) -> float | str:
+    """Return what ``rates`` reads: one rate as a number, several as text."""
+    return ",".join(f"{one!r}" for one in value) if isinstance(value, tuple) else value
 
 
 def names(given: Any, option: str) -> tuple[str, ...]:

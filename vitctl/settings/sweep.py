@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.finetune import TrainingSettings
-from vitctl.settings.option import Opt, Settings, at_least, at_most
+from vitctl.settings.option import Opt, Settings, at_least, at_most, option_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,16 @@ class SweepConfig(_Sweep, TrainingSettings):
     dry_run: Annotated[
         bool, Opt("Show the runs, what they cost, and the difference that they can tell; train and write nothing.")
     ] = False
+
+    def check_together(self) -> None:
+        """Refuse another source of validation images beside the parts of a cross-validation."""
+        super().check_together()
+        for name in ("val", "val_fraction", "fold", "dev_fraction"):
+            if self.folds is not None and getattr(self, name) is not None:
+                raise SettingError(
+                    f"--folds and {option_of(name)} are both given; each part is validated on in turn. Keep one.",
+                    field=name,
+                )
 
 
 OF_THE_SWEEP = ("plan", "grid", "seeds", "folds", "select", "retrain", "soup", "jobs", "out", "dry_run")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitctl.primitives.launched import tell_of_divergence
 from vitctl.results.finetune import Score
 from vitctl.run_folders.layout import DIVERGENCE
 from vitctl.training.divergence import Diverged
@@ -46,6 +47,7 @@ def divergence_is_told(job: Job, state: TrainingState, recorder: Recorder, out: 
             "images": images,
         }
         is_written = recorder.keep(DIVERGENCE, document)
+        tell_of_divergence(document)
         names = [image["name"] for image in images]
         lines = [
             _batch(error.step, names, out / DIVERGENCE if is_written else None),

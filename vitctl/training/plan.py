@@ -406,7 +406,7 @@ def make_plan(
         head=head,
         batch=batch,
         length=decide_num_images_seen(config.steps, config.epochs, recipe, num_train, batch.value, recipe_name=name),
-        lr=decide_lr(config.lr, recipe, batch.value, recipe_name=name, run=first.run, tuning=first.tuning),
+        lr=decide_lr(config.rate, recipe, batch.value, recipe_name=name, run=first.run, tuning=first.tuning),
         flip=decide_flip(config.flip, recipe, is_flippable=is_flippable, recipe_name=name),
         workers=Decision(workers.number, workers.reason),
         max_value=data.max_value,

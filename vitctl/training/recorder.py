@@ -25,6 +25,7 @@ from vitctl.primitives.preprocessing import Preprocessing
 from vitctl.primitives.processes import Processes
 from vitctl.results.finetune import Score
 from vitctl.run_folders.layout import METRICS, command_to_go_on, newest_step
+from vitctl.run_folders.selection import write_selection
 from vitctl.settings.parsing import Interval
 from vitctl.training.averaging import AVERAGED
 from vitctl.training.checkpoint import LOGS, Snapshot, write_checkpoint
@@ -64,6 +65,8 @@ def write_start(run: PreparedRun, folder: RunFolder | None) -> None:
     """Write what a run is to be: its settings, and which images it validates and trains on."""
     if folder is None:
         return
+    if run.selection is not None:  # first: who finds a run without it takes it for one that was not chosen
+        write_selection(folder.path, run.selection)
     folder.write_json("config.json", config_document(run.config))
     if (listing := validation_document(run.data, image_root=run.config.image_root)) is not None:
         folder.write_json(VALIDATION, listing)

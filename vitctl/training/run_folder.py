@@ -11,6 +11,7 @@
     checkpoints/     the newest two states to go on from; gone when the run is finished
     diverged.json    of a run whose loss is no longer finite: the step, the images of its batch, the steps until then
     val-logits.safetensors  what best/ says of the validation images, so that runs can be compared
+    selection.json   of a run whose rate was chosen among several: which, and how
     summary.json     the result, as --json prints it: there when the run is finished
     last/ best/      timm folders; average/ too where a mean of the weights was asked for
 """

@@ -9,6 +9,8 @@ from vitctl.models.geometry import geometry_of
 from vitctl.primitives.files import sha256_of
 from vitctl.results.finetune import DryRunResult, FinetuneResult, LinearProbe, Score
 from vitctl.results.result import JsonObject
+from vitctl.results.sweep import Selected
+from vitctl.run_folders.selection import read_selection
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
 from vitctl.training.averaging import AVERAGED
 from vitctl.training.optimizer import implementation_of
@@ -84,12 +86,18 @@ def summarise(run: PreparedRun, state: TrainingState, folder: RunFolder | None) 
         left_out=data.left_out,
         validated_on=data.validated_on,
         num_untouched=data.num_untouched,
+        selection=_selection(folder),
     )
 
 
 def _sha256(folder: RunFolder | None, name: str) -> str | None:
     path = None if folder is None else folder.path / name / "model.safetensors"
     return sha256_of(path) if path is not None and path.is_file() else None
+
+
+def _selection(folder: RunFolder | None) -> Selected | None:
+    kept = None if folder is None else read_selection(folder.path)
+    return None if kept is None else kept.selected
 
 
 def _baseline(run: PreparedRun, state: TrainingState) -> Baseline | None:

@@ -21,8 +21,10 @@ from vitctl.reporting.first_batches import draw_first_batches
 from vitctl.results.finetune import DryRunResult, FinetuneResult
 from vitctl.run_folders.kept_logits import KeptLogits, write_logits
 from vitctl.run_folders.layout import SUMMARY
+from vitctl.run_folders.selection import KeptSelection
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.words import DEMO
+from vitctl.sweeping.rate_search import choose_rate
 from vitctl.training.determinism import deterministic_kernels
 from vitctl.training.earlier import moved_data_are_told, settings_to_go_on
 from vitctl.training.going_on import find_beginning, made_with, restore, resumed_settings
@@ -50,15 +52,23 @@ def run(config: FinetuneConfig, conversation: Conversation) -> FinetuneResult | 
         VitctlError: A setting, the data, the weights or the device cannot be used; nothing was written.
         InterruptedRun: The user stopped it; what was trained is saved.
     """
+    chosen = None
+    if config.tries_rates:
+        first = first_choices(config)
+        if not config.dry_run:
+            check_out(first.out.value, overwrite=config.overwrite)
+        config, chosen = choose_rate(config, first.out.value, first.values, conversation)
     clock = Clock()
     if config.resume is not None:
         config = settings_to_go_on(config)
     with deterministic_kernels(config.deterministic):
-        return _run(config, clock, conversation)
+        return _run(config, clock, conversation, chosen)
 
 
-def _run(config: FinetuneConfig, clock: Clock, conversation: Conversation) -> FinetuneResult | DryRunResult:
-    prepared = prepare(config, conversation, clock)
+def _run(
+    config: FinetuneConfig, clock: Clock, conversation: Conversation, chosen: KeptSelection | None
+) -> FinetuneResult | DryRunResult:
+    prepared = prepare(config, conversation, clock).by_choice(chosen)
     job, out = prepared.job, prepared.plan.out.value
     if config.dry_run:
         conversation.header("vitctl finetune", header_settings(prepared))

@@ -1,0 +1,70 @@
+"""What ``vitctl sweep`` chose, trained again and averaged, as rows for the screen."""
+
+from collections.abc import Iterator
+
+from vitctl.results.sweep import Retrained, Selected, Soup, SweepResult
+
+METRICS = {"nll": "NLL", "top1": "top-1"}
+Row = tuple[str, str]
+
+
+def choice_rows(result: SweepResult) -> Iterator[Row]:
+    """Yield the rows of what was chosen and made of it; none where nothing was asked for."""
+    if result.selected is not None:
+        yield from _selected(result.selected)
+    if result.retrained is not None:
+        yield from _retrained(result.retrained)
+    if result.soup is not None:
+        yield from _soup(result.soup)
+
+
+def _score(by: str, top1: float, nll: float) -> str:
+    return f"{nll:.4f}" if by == "nll" else f"{top1:.2%}"
+
+
+def _selected(selected: Selected) -> Iterator[Row]:
+    yield "chosen", f"{selected.cell}: {selected.why}"
+    score = f"{selected.score:.4f}" if selected.by == "nll" else f"{selected.score:.2%}"
+    yield (
+        "its score",
+        f"{METRICS[selected.by]} {score} on {selected.num_dev:,} development images: the one that was picked for it, so "
+        "new images will do worse",
+    )
+    if selected.extended:
+        yield "extended", f"{', '.join(selected.extended)}, as an edge of the grid had been chosen"
+    if selected.is_at_edge:
+        yield "edge", "it stands at the edge of the grid: better settings may lie beyond"
+
+
+def _retrained(retrained: Retrained) -> Iterator[Row]:
+    if retrained.top1_mean is None or retrained.top1_ci95 is None:
+        why = "there are no validation images to score it on" if not retrained.num_val else "it diverged"
+        yield "trained again", f"on all training images; {why}"
+    else:
+        low, high = retrained.top1_ci95
+        yield (
+            "trained again",
+            f"on all training images: top-1 {retrained.top1_mean:.2%} ({low:.2%} to {high:.2%}) on {retrained.num_val:,} "
+            "validation images, which nothing was chosen by",
+        )
+    for run in retrained.runs:
+        yield "run folder", run
+
+
+def _soup(soup: Soup) -> Iterator[Row]:
+    by = METRICS[soup.by]
+    single, greedy, uniform = (
+        _score(soup.by, *one)
+        for one in (
+            (soup.single_top1, soup.single_nll),
+            (soup.greedy_top1, soup.greedy_nll),
+            (soup.uniform_top1, soup.uniform_nll),
+        )
+    )
+    yield (
+        "soup",
+        f"{by} on {soup.num_dev:,} development images: the best of {soup.num_runs} runs alone {single}, greedy soup of "
+        f"{len(soup.greedy_runs)} {greedy}, soup of all {uniform}",
+    )
+    kept = "the best run alone: no soup is better" if soup.chosen == "single" else f"the {soup.chosen} soup"
+    yield "kept", f"{kept}, in {soup.out}; chosen on these images, so new ones will do worse"

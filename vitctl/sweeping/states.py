@@ -1,0 +1,43 @@
+"""What has become of a planned run: is it finished, has it diverged, is it the one that was planned?"""
+
+from vitctl.errors import SettingError
+from vitctl.primitives.documents import peek_document
+from vitctl.run_folders import layout
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.option import described
+from vitctl.sweeping.planning import PlannedRun
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Return whether it has come to its end."""
+    return layout.is_finished(run.out)
+
+
+def is_diverged(run: PlannedRun) -> bool:
+    """Return whether its loss is no longer finite, so that it has no end."""
+    return not is_finished(run) and (run.diverged.is_file() or (run.out / layout.DIVERGENCE).is_file())
+
+
+def is_done(run: PlannedRun) -> bool:
+    """Return whether there is nothing left to do."""
+    return is_finished(run) or is_diverged(run)
+
+
+def check_same(run: PlannedRun) -> None:
+    """Check that the run in the folder is the one that was planned: its numbers, and whose seed it is.
+
+    Names of data, models and recipes a run resolves; that they are the same the plan of the sweep says.
+
+    Raises:
+        SettingError: It is another.
+    """
+    config, known = peek_document(run.out / layout.CONFIG), described(FinetuneConfig)
+    for name, value in run.given.items():
+        planned = known[name].as_json(value)
+        is_number = isinstance(planned, int | float) and not isinstance(planned, bool)
+        if is_number and name in config and name != "num_threads" and config[name] != planned:
+            raise SettingError(
+                f"{run.out} is a run with {name} {config[name]}; expected {planned}. Remove it, or give another folder "
+                "with --out.",
+                field="out",
+            )
