@@ -64,7 +64,7 @@ def test_draw_learning__one_colour_for_each_row(drawn: list[Figure], tmp_path: P
     assert left.lines[0].get_xydata().tolist() == [[0, 10], [30, 50]]
     assert right.lines[0].get_xydata().tolist() == [[0, 10], [6, 50]]
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["lr=$0.1$", "b" * 59 + "…"]
+    assert texts == ["lr=$0.1$", "b" * 47 + "…"]
 
 
 def test_draw_learning__without_validation(drawn: list[Figure], tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """What classifiers say of the same images is put in one order, by content and class; other images are refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vitctl.errors import DataError, ModelError
-from vitctl.run_folders.kept_logits import KeptLogits
+from vitctl.run_folders.kept_logits import KeptLogits, read_logits, write_logits
 from vitctl.run_folders.same_images import on_same_images
 
 NAMES = ["runs/a", "runs/b"]
@@ -73,3 +74,12 @@ def test_what_is_not_finite__is_refused() -> None:
     b.logits[2:4, 0] = np.nan
     with pytest.raises(ModelError, match=r"runs/b says numbers that are not finite of 2 of 6 images"):
         on_same_images([said(), b], NAMES, advice="")
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [0, -1], []])
+def test_kept_logits__of_classes_that_are_none(labels: list[int], tmp_path: Path) -> None:
+    hashes = tuple("ab" * 16 for _ in labels)
+    logits = np.zeros((len(labels), 3), dtype=np.float32)
+    write_logits(tmp_path, KeptLogits(logits, np.array(labels, dtype=np.int64), hashes, ("cat", "dog", "owl")))
+    with pytest.raises(DataError, match="is damaged"):
+        read_logits(tmp_path)

@@ -6,8 +6,8 @@ from typing import Any
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
+from vitctl.primitives.formatting import cut_middle, format_setting
 from vitctl.results.compare import ComparedPair, ComparedRow, CompareResult
-from vitctl.results.result import JsonValue
 from vitctl.settings.compare import CompareConfig
 from vitctl.settings.option import settings_of
 
@@ -23,6 +23,7 @@ Examples:
 MOST_ROWS_IN_PAIRS = 8
 """More rows have so many pairs that only those with the first are shown."""
 LEVEL = 0.05
+LONGEST_NAME = 32  # characters of a row in a table; files have all
 FIGURES = (
     ("top-1", "difference", "ci95"),
     ("NLL", "nll_difference", "nll_ci95"),
@@ -58,27 +59,28 @@ def _print_result(result: CompareResult) -> None:
 
 
 def _print_settings(rows: Sequence[ComparedRow]) -> None:
-    """Print the settings that differ, where the names of the rows do not say them; the shorter side is across."""
+    """Print the settings that differ, where the names of the rows do not say them; the narrower way round."""
     names = list(rows[0].settings)
     if not names or all(row.name.startswith(f"{names[0]}=") for row in rows):
         return
+    by_row = [["row", *names]]
+    by_row += [[_short(row.name), *(format_setting(row.settings[name]) for name in names)] for row in rows]
+    by_setting = [["setting", *by_row[0][1:]], *by_row[1:]]  # its corner names the other side
+    by_setting = [list(column) for column in zip(*by_setting, strict=True)]
+    table = min(by_row, by_setting, key=_width)
     print_line("settings that differ")
-    if len(names) <= len(rows):
-        print_columns(["row", *names], [[row.name, *(_spelt(row.settings[name]) for name in names)] for row in rows])
-    else:
-        header = ["setting", *(row.name for row in rows)]
-        print_columns(header, [[name, *(_spelt(row.settings[name]) for row in rows)] for name in names])
+    print_columns(table[0], table[1:])
     print_line()
 
 
-def _spelt(value: JsonValue) -> str:
-    return "none" if value is None else str(value)
+def _width(table: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in zip(*table, strict=True))
 
 
 def _print_rows(result: CompareResult) -> None:
     rows = [
         [
-            row.name,
+            _short(row.name),
             str(len(row.runs)),
             f"{row.top1:.2%}",
             f"{row.top1_ci95[0]:.2%} to {row.top1_ci95[1]:.2%}",
@@ -106,7 +108,7 @@ def _print_one_pair(pair: ComparedPair) -> None:
         rows.append([name, format(value, form), f"{low:{form}} to {high:{form}}"])
     print_columns(["", "difference", "95 % interval"], rows)
     print_line()
-    print_pairs([*_test(pair), ("verdict", f"{_verdict(pair)} (top-1, p {_p(pair.p)})")])
+    print_pairs([*_test(pair), ("verdict", f"{_verdict(pair, pair.a, pair.b)} (top-1, p {_p(pair.p)})")])
 
 
 def _test(pair: ComparedPair) -> list[tuple[str, str]]:
@@ -125,15 +127,15 @@ def _print_pairs(result: CompareResult) -> None:
         ["a", "b", "top-1", "95 % interval", "NLL", "95 % interval", "p", "p (Holm)", "top-1 says"],
         [
             [
-                pair.a,
-                pair.b,
+                _short(pair.a),
+                _short(pair.b),
                 f"{pair.difference:+.2%}",
                 f"{pair.ci95[0]:+.2%} to {pair.ci95[1]:+.2%}",
                 f"{pair.nll_difference:+.4f}",
                 f"{pair.nll_ci95[0]:+.4f} to {pair.nll_ci95[1]:+.4f}",
                 _p(pair.p),
                 _p(pair.p_holm),
-                _verdict(pair),
+                _verdict(pair, "a", "b"),
             ]
             for pair in shown
         ],
@@ -150,7 +152,12 @@ def _p(p: float) -> str:
     return "< 1e-06" if p < 1e-6 else f"{p:.4f}" if p >= 1e-3 else f"{p:.1e}"
 
 
-def _verdict(pair: ComparedPair) -> str:
+def _verdict(pair: ComparedPair, a: str, b: str) -> str:
+    """Return which of the two, called ``a`` and ``b``, has the better top-1."""
     if pair.p_holm >= LEVEL:
         return "cannot tell"
-    return f"{pair.b if pair.difference > 0 else pair.a} is better"
+    return f"{b if pair.difference > 0 else a} is better"
+
+
+def _short(name: str) -> str:
+    return cut_middle(name, LONGEST_NAME)

@@ -25,7 +25,7 @@ class RowTables:
         name: What the row is called.
         seeds: S, of its runs.
         labels: (M,) int64, the true classes.
-        shares: S of (M, C) float64, probabilities.
+        shares: S of (M, C) float32, probabilities.
         correct: (S, M) float64, 1 where a run is right.
         nll: (S, M) float64, nats.
         brier: (S, M) float64, 0-2.
@@ -47,7 +47,7 @@ class RowTables:
             name,
             tuple(seeds),
             labels,
-            shares,
+            [one.astype(np.float32) for one in shares],
             np.stack([one.argmax(axis=1) == labels for one in logits]).astype(np.float64),
             np.stack([nll_per_image(one, labels) for one in logits]),
             np.stack([brier_per_image(one, labels) for one in shares]),
@@ -55,7 +55,7 @@ class RowTables:
 
     def mean_shares(self) -> np.ndarray:
         """Return the mean of the runs' probabilities: (M, C) float64, what the row says as one."""
-        total = self.shares[0].copy()
+        total = self.shares[0].astype(np.float64)
         for share in self.shares[1:]:
             total += share
         return total / len(self.shares)

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.reporting.figures import GREY, draw_contact_sheet, fitted, save, series_style, smooth
 
-LONGEST_LABEL = 60  # Latin letters of a name in the legend
-MOST_DECADES = 1.5  # a loss that spans more is drawn on a logarithmic axis: guess
+LONGEST_LABEL = 48  # Latin letters of a name in the legend
+MOST_DECADES = 1.0  # a loss that spans more powers of ten is drawn on a logarithmic axis: guess
 SHEET_IMAGES, SHEET_COLUMNS, THUMBNAIL_PX = 40, 8, 120
 MOST_ROWS_NAMED = 4  # more rows leave no room for their names below an image: classes are counted instead
 

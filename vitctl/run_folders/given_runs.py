@@ -37,7 +37,7 @@ def finished_runs(given: Sequence[str], conversation: Conversation) -> list[Seen
 
 
 def _runs_at(text: str, conversation: Conversation) -> Iterator[SeenRun]:
-    path = user_path(text).absolute()
+    path = Path(os.path.abspath(user_path(text)))
     if is_run_folder(path):
         yield _finished(look_at(path))
         return

@@ -69,6 +69,7 @@ def read_logits(run: Path) -> KeptLogits | None:
         )
         num_images = len(kept.hashes)
         is_whole = kept.logits.shape == (num_images, len(classes)) and kept.labels.shape == (num_images,)
+        is_whole = is_whole and num_images > 0 and bool(((kept.labels >= 0) & (kept.labels < len(classes))).all())
     except Exception as error:  # whatever a damaged file provokes
         if is_out_of_memory(error):
             raise

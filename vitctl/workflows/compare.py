@@ -57,16 +57,16 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
     given = _given_images(config, seen, saying)
     same = _what_they_say(rows, given, saying)
     num_equal = len(set().union(*settings) - {SEED, *differing(settings)})
-    images = f"validation images of {rows[0].runs[0]}"
+    images, why = f"validation images of {rows[0].runs[0]}", "all runs have the same, by content"
     if given is not None:
-        images = f"split {given.images.split_name} of {given.images.spec}"
+        images, why = f"split {given.images.split_name} of {given.images.spec}", given.images.reason
         check_elsewhere(out, [given.images.spec])
     conversation.header(
         "vitctl compare",
         [
             Setting("runs", f"{len(seen)} in {len(rows)} rows", "those that differ in the seed alone are one row"),
             Setting("differing", ", ".join(rows[0].settings) or "nothing", f"{num_equal} settings are equal"),
-            Setting("images", f"{len(same.labels):,}, {images}", "compared by content"),
+            Setting("images", f"{len(same.labels):,}, {images}", why),
             Setting("weights", config.which),
             *([Setting("device", str(device), device_reason)] if given is not None else []),
             Setting("files", str(out)),
