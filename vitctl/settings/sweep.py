@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.finetune import TrainingSettings
 from vitctl.settings.option import Opt, Settings, at_least, at_most
+from vitctl.settings.parsing import GRID, rates_spelt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,17 @@ class SweepConfig(_Sweep, TrainingSettings):
     dry_run: Annotated[
         bool, Opt("Show the runs, what they cost, and the difference that they can tell; train and write nothing.")
     ] = False
+
+    def check_together(self) -> None:
+        """Refuse two answers to one question, and several rates for each run."""
+        super().check_together()
+        if self.tries_rates:
+            spelt = rates_spelt(self.lr or "")
+            how = "leave it out: with --select the recipe's rates are tried" if spelt == GRID else f"--grid lr={spelt}"
+            raise SettingError(
+                f"--lr is {spelt}; expected one rate, of all runs. To try several: {how}; --select nll chooses.",
+                field="lr",
+            )
 
 
 OF_THE_SWEEP = ("plan", "grid", "seeds", "folds", "select", "retrain", "soup", "jobs", "out", "dry_run")

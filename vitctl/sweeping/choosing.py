@@ -9,6 +9,7 @@ from vitctl.errors import SettingError
 from vitctl.evaluation.comparison import estimate
 from vitctl.recipes import Recipe, load_recipe, override
 from vitctl.results.sweep import Retrained, Selected, Soup
+from vitctl.settings.parsing import GRID
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, base_of
 from vitctl.sweeping.ingredients import check_may_be_averaged
@@ -53,7 +54,8 @@ def own_rates(recipe: Recipe | None) -> tuple[float, ...]:
     if recipe is None or not recipe.rate.grid:
         raise SettingError(
             f"The {'default ' * (recipe is None)}recipe names no rates to try (rate.grid); give some: --grid "
-            "lr=1e-4,3e-4,1e-3 of 'vitctl sweep', --lr 1e-4,3e-4,1e-3 of 'vitctl finetune'. vit-paper names some.",
+            "lr=1e-4,3e-4,1e-3 of 'vitctl sweep', --lr 1e-4,3e-4,1e-3 of 'vitctl finetune'. The variants of vit-paper "
+            "(vit-paper:pets) name some.",
             field="lr",
         )
     return recipe.rate.grid
@@ -65,6 +67,11 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
     Raises:
         SettingError: It is not so.
     """
+    if any(cell.given.get("lr") == GRID for cell in cells):
+        raise SettingError(
+            f"The grid has lr={GRID}; expected rates. The recipe's own are tried by --select without a --grid.",
+            field="grid",
+        )
     if config.select is not None and len(cells) < 2:
         raise SettingError(
             "--select is given, and there is one combination of settings; expected several to choose from: --grid "
