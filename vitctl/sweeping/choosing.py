@@ -14,7 +14,7 @@ from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, base_of
 from vitctl.sweeping.ingredients import check_may_be_averaged
 from vitctl.sweeping.plan_file import plan_of
-from vitctl.sweeping.planning import LOGS, PlannedRun, planned_runs, write_plan
+from vitctl.sweeping.planning import LOGS, PlannedRun, planned_runs, seeds_of, write_plan
 from vitctl.sweeping.running import run_all
 from vitctl.sweeping.scores import cell_scores
 from vitctl.sweeping.selecting import select, with_dev
@@ -80,6 +80,15 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
         )
     if config.soup:
         check_may_be_averaged(base_of(config), [cell.settings for cell in cells])
+
+
+def tell_what_is_added(config: SweepConfig, conversation: Conversation) -> None:
+    """Say what a choice trains beside the combinations, which a price of these has not in it."""
+    if config.select is not None:
+        again = ", and for the chosen one again on all training images" * config.retrain
+        conversation.line(
+            f"not in this: {len(seeds_of(config))} runs more, where an edge of the rates is chosen{again}"
+        )
 
 
 @dataclass(frozen=True)
