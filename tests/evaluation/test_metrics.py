@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from vitctl.evaluation.classify import probabilities
 from vitctl.evaluation.metrics import (
     Figures,
+    brier_per_image,
     classification_report,
     confusion,
     expected_calibration_error,
     mean_nll,
+    nll_per_image,
     per_class_report,
     seen_report,
     top_k_accuracy,
@@ -69,6 +71,24 @@ def test_nll_is_torchs_cross_entropy_in_float64() -> None:
 def test_nll__large_logits_do_not_overflow() -> None:
     logits = np.array([[5000.0, -5000.0], [-5000.0, 5000.0]], dtype=np.float32)
     assert mean_nll(logits, np.array([0, 0])) == 5000.0  # 0 for the first image, 10,000 for the second
+
+
+def test_nll_per_image_has_the_mean_for_mean() -> None:
+    logits = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    labels = np.arange(30) % 5
+    assert nll_per_image(logits, labels).shape == (30,)
+    assert nll_per_image(logits, labels).mean() == mean_nll(logits, labels)
+
+
+def test_brier_is_the_slow_obvious_sum_and_twice_sklearns_of_two_classes() -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(4), size=20)
+    labels = np.arange(20) % 4
+    slow = [sum((shares[image, index] - (index == labels[image])) ** 2 for index in range(4)) for image in range(20)]
+    assert brier_per_image(shares, labels) == pytest.approx(slow)
+    two = np.random.default_rng(1).dirichlet(np.ones(2), size=20)
+    theirs = sklearn.metrics.brier_score_loss(labels % 2, two[:, 1])
+    assert brier_per_image(two, labels % 2).mean() == pytest.approx(2 * theirs)
+    assert brier_per_image(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx([2.0])
 
 
 def test_nll__equal_logits_are_the_logarithm_of_the_number_of_classes() -> None:

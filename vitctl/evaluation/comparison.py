@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitctl.evaluation.calibration_bootstrap import adjusted_replicates, calibration_errors
-from vitctl.evaluation.crossed import Spread, share_of_runs, spread_of
+from vitctl.evaluation.crossed import Spread, spread_of, total_and_share
 from vitctl.evaluation.power import VarianceParts, parts_of, told_difference
 from vitctl.evaluation.score_interval import paired_distance, paired_ends, wilson_ends
 
@@ -62,7 +62,7 @@ def estimate(table: np.ndarray, *, is_difference: bool = False) -> Estimate:
     if kind == "number":
         return _of_numbers(table, spread_of(table), is_difference=is_difference)
     spread = spread_of(table, image_freedom=_freedom_of_images(table, is_difference=kind == "difference"))
-    return _of_shares(table, spread, most=table.size, is_difference=kind == "difference")
+    return _of_shares(table, spread, is_difference=kind == "difference")
 
 
 def _kind_of(table: np.ndarray, *, is_difference: bool) -> str:
@@ -109,20 +109,19 @@ def _of_numbers(values: np.ndarray, spread: Spread, *, is_difference: bool) -> E
     return Estimate(mean, (max(lowest, mean - error * low), mean - error * high), error, spread.p_of(corrected))
 
 
-def _of_shares(table: np.ndarray, spread: Spread, *, most: float, is_difference: bool) -> Estimate:
+def _of_shares(table: np.ndarray, spread: Spread, *, is_difference: bool) -> Estimate:
     """Return the estimate of an accuracy, or of a difference of two, by the score interval of so many images.
 
     Args:
         table: (S, M) of 0 and 1, and -1 in a difference.
         spread: Of its mean.
-        most: Images it may count for; cells that are alike count as M.
         is_difference: Whether -1 is possible.
     """
     mean, moved = float(table.mean()), float(np.abs(table).mean())
     of_one = moved - mean**2  # the variance of a cell, of both kinds
-    num_images = float(table.shape[1])
-    if table.shape[0] > 1 and of_one > 1e-12 and spread.variance > 0:
-        num_images = min(of_one / spread.variance, most)
+    num_images = float(table.shape[1])  # of one run, and where nothing varies
+    if spread.run_freedom > 0 and of_one > 1e-12 and spread.variance > 0:
+        num_images = of_one / spread.variance
     error, reach = (max(of_one, 0.0) / num_images) ** 0.5, spread.reach()
     if not is_difference:
         return Estimate(mean, wilson_ends(mean, num_images, reach), error, float(mean == 0))
@@ -155,14 +154,15 @@ def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False)
     deviations = np.array([part.mean() for part in means]) - images.mean()
     of_parts = num_parts / (num_parts - 1) * float((weights**2 * deviations**2).sum())
     of_images = float(images.var()) / max(1, len(images) - 1)
-    variance = max(of_parts, of_images)  # that of images is in that of parts
-    share = float(share_of_runs(of_parts, of_images, variance, num_runs=num_parts))
+    variance, share = total_and_share(of_parts, of_images, 0.0, num_runs=num_parts)
     table = np.concatenate([np.atleast_2d(value) for value in values], axis=1) if _are_of_one_height(values) else images
     kind = _kind_of(table, is_difference=is_difference)
-    spread = Spread(variance, share, num_parts - 1, float("inf") if kind != "number" else len(images) - 1.0)
+    spread = Spread(
+        float(variance), float(share), num_parts - 1, float("inf") if kind != "number" else len(images) - 1.0
+    )
     if kind == "number":
         return _of_numbers(images, spread, is_difference=True)
-    return _of_shares(np.atleast_2d(table).astype(np.float64), spread, most=table.size, is_difference=kind != "share")
+    return _of_shares(np.atleast_2d(table).astype(np.float64), spread, is_difference=kind != "share")
 
 
 def _are_of_one_height(values: Sequence[np.ndarray]) -> bool:

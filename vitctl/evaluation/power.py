@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitctl.evaluation.crossed import LEVEL, reach_of, share_of_runs
+from vitctl.evaluation.crossed import LEVEL, reach_of, total_and_share
 
 POWER = 0.8
 NUM_NODES = 200  # chi-squared quantiles over which the chance is averaged
@@ -68,9 +68,7 @@ def chance_to_tell(difference: float, parts: VarianceParts, *, num_runs: int, nu
     if num_runs == 1:
         return float(ndtr(difference / error - widening * reach_of(0.0, 0, np.inf, LEVEL)))
     nodes = chdtri(num_runs - 1, (np.arange(NUM_NODES) + 0.5) / NUM_NODES) / (num_runs - 1)
-    seen = (of_seeds + of_cells) * nodes
-    total = np.maximum(seen, of_cells) + of_images
-    share = share_of_runs(seen, of_cells, total, num_runs=num_runs)
+    total, share = total_and_share((of_seeds + of_cells) * nodes, of_cells, of_images, num_runs=num_runs)
     reach = widening * reach_of(share, num_runs - 1, np.inf, LEVEL) * np.sqrt(total)
     return float(ndtr((difference - reach) / error).mean())
 
