@@ -18,6 +18,7 @@ def test_json__one_document_with_the_agreed_keys(run_cli, arguments: list[object
     assert set(summary) == {
         "run", "model", "image_size", "grid_before", "grid_after", "num_classes", "num_train", "num_val", "steps",
         "best", "last", "weights_sha256", "images_per_s", "data_wait_fraction", "wall_s", "left_out", "linear_probe",
+        "validated_on", "num_untouched",
         "baseline_top1", "baseline_class", "baseline_p", "classes_without_validation", "precision",
         "optimizer_implementation", "num_skipped_steps", "micro_batch", "num_processes",
         "num_trained_parameters", "average", "average_weights_sha256",
@@ -35,7 +36,7 @@ def test_run_folder__everything_is_there(run_cli, arguments: list[object]) -> No
     names = {path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file()}
     assert names == {
         "config.json", "metrics.jsonl", "speed.jsonl", "summary.json", "validation.json", "training-images.txt",
-        "first-batches.png", "curves.png", "confusion.png",
+        "val-logits.safetensors", "first-batches.png", "curves.png", "confusion.png",
         "last/config.json", "last/model.safetensors", "best/config.json", "best/model.safetensors",
     }  # fmt: skip
     config = json.loads(Path("out/config.json").read_text())

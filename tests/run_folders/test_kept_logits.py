@@ -30,8 +30,11 @@ def test_kept_logits__read_back(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
     names = ("a", "é\n", "\udcff")
     write_logits(tmp_path, KeptLogits(logits, np.array([2, 0]), ("0f" * 16, "a1" * 16), names))
+    written = (tmp_path / KEPT).read_bytes()
     kept = read_logits(tmp_path)
     assert kept is not None
+    write_logits(tmp_path, kept)
+    assert (tmp_path / KEPT).read_bytes() == written
     assert np.array_equal(kept.logits, logits)
     assert (kept.labels.tolist(), kept.hashes, kept.class_names) == ([2, 0], ("0f" * 16, "a1" * 16), names)
 
@@ -42,13 +45,16 @@ def test_kept_logits__a_damaged_file_is_one_sentence(tmp_path: Path, damage: str
     path = tmp_path / KEPT
     whole = path.read_bytes()
     tensors = safetensors.numpy.load(whole)
-    metadata = {"format": "vitctl validation logits 1", "classes": '["a", "b", "c"]'}
+    key = "vitctl validation logits 1"
+    assert f'"{key}"'.encode() in whole
     contents = {
         "text": b"no file of tensors",
         "short": whole[:-1],
         "other": safetensors.numpy.save({"weights": np.zeros(3)}),
-        "shape": safetensors.numpy.save(tensors | {"labels": np.zeros(3, dtype=np.int64)}, metadata=metadata),
-        "no classes": safetensors.numpy.save(tensors, metadata=metadata | {"classes": "7"}),
+        "shape": safetensors.numpy.save(
+            tensors | {"labels": np.zeros(3, dtype=np.int64)}, metadata={key: '["a", "b", "c"]'}
+        ),
+        "no classes": safetensors.numpy.save(tensors, metadata={key: "7"}),
         "empty": b"",
     }
     path.write_bytes(contents[damage])

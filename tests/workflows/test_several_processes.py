@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from vitctl.recipes import recipe_path
+from vitctl.run_folders.kept_logits import read_logits
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def test_finetune__that_diverges_is_told_once(training: list[str]) -> None:
         ["--head", "ridge"],
         ["--class-weights", "balanced"],
         ["--tune", "head", "--no-flip", "--set", "images.crop=none", "--micro-batch", "2"],
-        ["--set", "averaging.method=ema", "--patience", "9"],
+        ["--set", "averaging.method=ema", "--patience", "9", "--dev-fraction", "0.2"],
         ["--sampler", "balanced", "--cache", "resized", "--num-workers", "1"],
     ],
     ids=" ".join,
@@ -88,6 +89,15 @@ def test_finetune__losses_of_one(training: list[str], image_folder: Path, more: 
         ["logs", *(path.name for path in Path("one").iterdir())]
     )
     assert Path("two/logs/rank-1.txt").read_text() == ""
+    for name in ("validation.json", "training-images.txt"):
+        assert Path("two", name).read_bytes() == Path("one", name).read_bytes()
+    if "--dev-fraction" in more:
+        kept = [read_logits(Path(folder)) for folder in ("one", "two")]
+        assert kept[0] is not None
+        assert kept[1] is not None
+        assert kept[0].hashes == kept[1].hashes
+        assert kept[1].logits == pytest.approx(kept[0].logits, abs=1e-4)
+        assert json.loads(two.stdout)["validated_on"] == "dev"
     if "--patience" in more:
         assert losses("two", "average_val_loss") == pytest.approx(losses("one", "average_val_loss"), abs=1e-4)
     if "ridge" in more:  # of the head alone: no step has been taken

@@ -25,8 +25,8 @@ from vitctl.primitives.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
-class Untouched:
-    """Validation images that a run neither trains on nor looks at, as it validates on others.
+class KnownImages:
+    """Images known by their content.
 
     Attributes:
         spec: Spec of their source.
@@ -74,7 +74,7 @@ class TrainingData:
     hashes: Sequence[str]
     val_hashes: Sequence[str]
     validated_on: str = VAL
-    untouched: Untouched | None = None
+    untouched: KnownImages | None = None
     dev_fraction: float | None = None
 
     @property
@@ -247,30 +247,27 @@ def _divided(
     scan, source = scanned[0][1], sources.source
     contents = [look.fingerprint for look in scan.looks if look is not None]
 
-    def part(positions: np.ndarray) -> tuple[Split | None, list[str]]:
-        hashes = [contents[position] for position in positions]
-        return (usable.select(positions, name="val") if len(positions) else None), hashes
-
-    (val, val_hashes), (held_out, held_out_hashes) = part(division.val), part(division.untouched)
-    untouched = None if held_out is None else Untouched(source.spec, held_out, held_out_hashes)
+    val, held_out = (
+        KnownImages(source.spec, usable.select(part, name="val"), [contents[position] for position in part])
+        if len(part)
+        else None
+        for part in (division.val, division.untouched)
+    )
     if given is not None:
-        given_hashes = scanned[1][1].fingerprints
-        if division.validated_on == VAL:
-            val, val_hashes = given, given_hashes
-        else:
-            untouched = Untouched(sources.val_spec, given, given_hashes)
+        known = KnownImages(sources.val_spec, given, scanned[1][1].fingerprints)
+        val, held_out = (known, None) if division.validated_on == VAL else (val, known)
     train = division.train
     return TrainingData(
         source=source,
         train=usable if len(train) == len(usable) else usable.select(train),
-        val=val,
+        val=None if val is None else val.split,
         sizes=scan.sizes[scan.good][train],
-        val_spec=sources.val_spec if division.validated_on == VAL else source.spec,
+        val_spec=sources.val_spec if val is None else val.spec,
         val_reason=division.reason or sources.val_reason,
         hashes=[contents[position] for position in train],
-        val_hashes=val_hashes,
+        val_hashes=() if val is None else val.hashes,
         validated_on=division.validated_on,
-        untouched=untouched,
+        untouched=held_out,
         dev_fraction=division.dev_fraction,
         **seen,
     )

@@ -45,7 +45,7 @@ def write_logits(run: Path, kept: KeptLogits) -> None:
         "labels": np.ascontiguousarray(kept.labels, dtype=np.int64),
         "hashes": np.frombuffer(bytes.fromhex("".join(kept.hashes)), dtype=np.uint8).reshape(len(kept.hashes), 16),
     }
-    metadata = {"format": _FORMAT, "classes": json.dumps(kept.class_names)}
+    metadata = {_FORMAT: json.dumps(kept.class_names)}  # one key: safetensors writes several in random order
     with whole_file(run / KEPT) as partial:
         partial.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
 
@@ -63,15 +63,12 @@ def read_logits(run: Path) -> KeptLogits | None:
         with text_path(path) as readable, safetensors.safe_open(readable, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in ("logits", "labels", "hashes")}
-        classes = tuple(parse_document(metadata["classes"], list[str]))
+        classes = tuple(parse_document(metadata[_FORMAT], list[str]))
         kept = KeptLogits(
             tensors["logits"], tensors["labels"], tuple(row.tobytes().hex() for row in tensors["hashes"]), classes
         )
-        is_whole = (
-            metadata.get("format") == _FORMAT
-            and kept.logits.shape == (len(kept.hashes), len(classes))
-            and kept.labels.shape == (len(kept.hashes),)
-        )
+        num_images = len(kept.hashes)
+        is_whole = kept.logits.shape == (num_images, len(classes)) and kept.labels.shape == (num_images,)
     except Exception as error:  # whatever a damaged file provokes
         if is_out_of_memory(error):
             raise
