@@ -96,7 +96,8 @@ def test_two_runs__figures_files_and_screen(run_cli, make_run: MakeRun) -> None:
     assert float(table(out / "pairs.csv")[0]["ci95_low"]) == pair["ci95"][0]
     odd = table(out / "disagreements.csv")
     assert len(odd) == document["num_disagreements"] > 0
-    assert odd[0]["image"].startswith("photos/") and odd[0]["lr=0.1"] != odd[0]["lr=0.2"]
+    assert odd[0]["image"].startswith("photos/")
+    assert odd[0]["lr=0.1"] != odd[0]["lr=0.2"]
 
     screen = run_cli("compare", a, b)  # over what was there
     assert "lr=0.2 is better (top-1, p " in screen.stdout
@@ -119,7 +120,8 @@ def test_seeds__are_one_row_paired_by_seed(run_cli, make_run: MakeRun) -> None:
     assert [row["runs"] for row in document["rows"]] == [[str(runs[2]), str(runs[0])], [str(runs[3]), str(runs[1])]]
     assert document["rows"][0]["top1_per_run"] == [correct(runs[2]).mean(), correct(runs[0]).mean()]
     (pair,) = document["pairs"]
-    assert pair["mcnemar_p"] is None and pair["p"] == pair["p_holm"]
+    assert pair["mcnemar_p"] is None
+    assert pair["p"] == pair["p_holm"]
     assert "(top-1, p" in run_cli("compare", *runs).stdout
 
 
@@ -221,4 +223,5 @@ def test_real_runs__kept_and_computed_agree(run_cli, tiny_model_folder: Path, im
         assert one["nll"] == pytest.approx(other["nll"], abs=1e-5)
     on = run_cli("compare", *runs, "--on", image_folder, "--json")
     assert on.json["num_images"] == 36
-    assert f"{runs[0]}: " in on.stderr and "were in the training" in on.stderr
+    assert f"{runs[0]}: " in on.stderr
+    assert "were in the training" in on.stderr

@@ -52,7 +52,9 @@ def test_pairs_of_two_runs__are_mcnemars() -> None:
         assert pair.brier_difference == pytest.approx(second.brier.mean() - first.brier.mean())
     # Holm's: the least p times 3, the next times 2, never less than one before
     ordered = sorted(pairs, key=lambda pair: pair.p)
-    expected = np.minimum(1, np.maximum.accumulate([pair.p * times for pair, times in zip(ordered, (3, 2, 1))]))
+    expected = np.minimum(
+        1, np.maximum.accumulate([pair.p * times for pair, times in zip(ordered, (3, 2, 1), strict=True)])
+    )
     assert [pair.p_holm for pair in ordered] == pytest.approx(expected)
 
 
@@ -60,7 +62,8 @@ def test_pairs_of_several_runs__are_paired_by_seed() -> None:
     a, b = row("a", (0, 1, 2)), row("bb", (0, 1, 2), skill=2.0)
     (pair,), notes = compared_pairs([a, b], seed=0)
     assert not notes
-    assert pair.mcnemar_p is None and pair.num_a_only is None
+    assert pair.mcnemar_p is None
+    assert pair.num_a_only is None
     assert pair.difference == pytest.approx(b.correct.mean() - a.correct.mean())
     assert pair.p == pair.p_holm
 
@@ -70,8 +73,8 @@ def test_pairs_of_several_runs__are_paired_by_seed() -> None:
     [
         ((0,), (5,), (0,), (0,), ""),
         ((0, 1), (0, 1), (0, 1), (0, 1), ""),
-        ((0,), (0, 1, 2), (0, 0, 0), (0, 1, 2), "a is one run"),
-        ((0, 1, 2), (4,), (0, 1, 2), (0, 0, 0), "b is one run"),
+        ((0,), (0, 1, 2), (0, 0, 0), (0, 1, 2), "not of the one"),
+        ((0, 1, 2), (4,), (0, 1, 2), (0, 0, 0), "not of the one"),
         ((0, 1, 2), (1, 2), (1, 2), (0, 1), "both have: 1, 2"),
         ((0, 1), (2, 3, 4), (0, 1), (0, 1), "first 2 runs"),
     ],
@@ -81,7 +84,8 @@ def test_which_runs_are_paired(
 ) -> None:
     found = match_runs(row("a", seeds_a), row("b", seeds_b))
     assert (found.first, found.second) == (first, second)
-    assert words in found.note and bool(words) == bool(found.note)
+    assert words in found.note
+    assert bool(words) == bool(found.note)
 
 
 def test_disagreement__comes_first_where_both_are_sure() -> None:

@@ -30,7 +30,7 @@ def test_learning__over_images_and_seconds(tmp_path: Path) -> None:
     found = learning(tmp_path)
     assert found.images.tolist() == [10, 20, 30]
     assert found.seconds.tolist() == [2, 4, 6]  # nobody noted step 2
-    assert found.loss[[0, 2]].tolist() == [3, 1] and np.isnan(found.loss[1])
+    np.testing.assert_array_equal(found.loss, [3, np.nan, 1])
     assert found.val_images.tolist() == [0, 30]
     assert found.val_seconds.tolist() == [0, 6]
     assert found.val_top1.tolist() == [0.1, 0.5]
@@ -59,12 +59,12 @@ def test_draw_learning__one_colour_for_each_row(drawn: list[Figure], tmp_path: P
     assert len(figure.axes) == 6
     for axes in figure.axes:
         colours = [line.get_color() for line in axes.lines]
-        assert len(colours) == 3 and colours[0] == colours[1] != colours[2]
+        assert colours[0] == colours[1] != colours[2]
     left, right = figure.axes[4:]
     assert left.lines[0].get_xydata().tolist() == [[0, 10], [30, 50]]
     assert right.lines[0].get_xydata().tolist() == [[0, 10], [6, 50]]
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts[0] == "lr=$0.1$" and texts[1].endswith("b…") and len(texts[1]) < 70
+    assert texts == ["lr=$0.1$", "b" * 59 + "…"]
 
 
 def test_draw_learning__without_validation(drawn: list[Figure], tmp_path: Path) -> None:

@@ -123,6 +123,12 @@ def compared_pairs(rows: Sequence[RowTables], *, seed: int) -> tuple[list[Compar
     return pairs, list(dict.fromkeys(notes))
 
 
+_ONE_RUN = (
+    "Intervals of differences between one run and a row of several cover other images and other seeds of the several, "
+    "not of the one."
+)
+
+
 @dataclass(frozen=True)
 class Matching:
     """Which run of a row is compared with which of another.
@@ -154,12 +160,8 @@ def match_runs(a: RowTables, b: RowTables) -> Matching:
     all_a, all_b = tuple(range(len(a.seeds))), tuple(range(len(b.seeds)))
     if len(a.seeds) == 1 or len(b.seeds) == 1:
         most = max(len(a.seeds), len(b.seeds))
-        single = b if len(a.seeds) > 1 else a
-        note = (
-            f"{single.name} is one run: intervals of its differences from rows of several runs cover other images and "
-            "other seeds of those, but not of it."
-        )
-        return Matching(*(one if len(one) == most else one * most for one in (all_a, all_b)), note if most > 1 else "")
+        first, second = (one if len(one) == most else one * most for one in (all_a, all_b))
+        return Matching(first, second, _ONE_RUN if most > 1 else "")
     shared = [seed for seed in a.seeds if seed in b.seeds]
     if len(shared) >= 2:
         first, second = (tuple(row.seeds.index(seed) for seed in shared) for row in (a, b))

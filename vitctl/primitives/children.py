@@ -65,9 +65,10 @@ class Children:
 
     def tell(self) -> None:
         """Send the signal that is passed on to those that have not got it yet: a second one would end them at once."""
+        if self.passed_on is None:
+            return
         untold, self._num_told = self.processes[self._num_told :], len(self.processes)
-        if self.passed_on is not None:
-            _send(self.passed_on, untold)
+        _send(self.passed_on, untold)
 
     def kill(self) -> None:
         """Kill those that go on, with all that they started."""

@@ -180,6 +180,7 @@ class SweepDryRunResult(Result):
     smallest_difference: float | None
     """Of accuracies, that these seeds and images would tell in four of five sweeps, 0-1; None without validation."""
     assumed: Mapping[str, float] = field(default_factory=dict)
-    """What it rests on: ``disagreement``, ``seed_sd``, both 0-1."""
+    """What it rests on, each 0-1: ``disagreement`` of two combinations, ``seed_sd`` of their difference, what of the
+    disagreement is ``shared`` by all seeds."""
     is_assumed_from_runs: bool = False
     """Whether that is from finished runs of this sweep; else it is guessed."""

@@ -6,7 +6,7 @@ from typing import Annotated
 from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.finetune import TrainingSettings
-from vitctl.settings.option import Opt, Settings, at_least, at_most
+from vitctl.settings.option import Opt, Settings, at_least, at_most, option_of
 from vitctl.settings.parsing import GRID, rates_spelt
 
 
@@ -65,8 +65,14 @@ class SweepConfig(_Sweep, TrainingSettings):
     ] = False
 
     def check_together(self) -> None:
-        """Refuse two answers to one question, and several rates for each run."""
+        """Refuse two sources of validation images beside each other, and several rates for each run."""
         super().check_together()
+        for name in ("val", "val_fraction", "fold", "dev_fraction"):
+            if self.folds is not None and getattr(self, name) is not None:
+                raise SettingError(
+                    f"--folds and {option_of(name)} are both given; each part is validated on in turn. Keep one.",
+                    field=name,
+                )
         if self.tries_rates:
             spelt = rates_spelt(self.lr or "")
             how = "leave it out: with --select the recipe's rates are tried" if spelt == GRID else f"--grid lr={spelt}"

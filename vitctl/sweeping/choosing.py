@@ -7,6 +7,7 @@ from pathlib import Path
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.evaluation.comparison import estimate
+from vitctl.primitives.outputs import writing
 from vitctl.recipes import Recipe, load_recipe, override
 from vitctl.results.sweep import Retrained, Selected, Soup
 from vitctl.settings.parsing import GRID
@@ -140,7 +141,8 @@ def choose_among(
 
         def train(cell: Cell) -> None:
             every.extend(planned_runs([cell], config, out))
-            write_plan(out, config, (*cells, cell), every)
+            with writing(out):
+                write_plan(out, config, (*cells, cell), every)
             run_these(every[len(runs) :])
 
         selection = select(
@@ -159,7 +161,8 @@ def choose_among(
         found = replace(found, soup=soup)
     if config.retrain and winner is not None:
         again = [retrained_run(run, out) for run in found.runs if run.cell == winner.name]
-        write_plan(out, config, found.cells, (*found.runs, *again))
+        with writing(out):
+            write_plan(out, config, found.cells, (*found.runs, *again))
         conversation.line(f"training {winner.name} again, on all training images")
         run_these(again)
         found = replace(found, retrained=score_retrained(again))

@@ -130,6 +130,7 @@ def settled(config: SweepConfig) -> SweepConfig:
     given = {name: getattr(config, name) for name in config.given}
     values = {name: value for name, value in plan.values.items() if name not in varied}
     if "set" in values:
-        values["set"] = [text for text in values["set"] if text.partition("=")[0] not in varied]
-        given["set"] = (*values["set"], *(given.get("set") or ())) or None
+        mine = given.get("set") or ()
+        values["set"] = [text for text in values["set"] if text.partition("=")[0] not in varied and text not in mine]
+        given["set"] = (*values["set"], *mine) or None
     return settings_of(SweepConfig, values | given)

@@ -9,7 +9,8 @@ import numpy as np
 
 from vitctl.conversation import Conversation
 from vitctl.errors import VitctlError
-from vitctl.evaluation.comparison import smallest_difference
+from vitctl.evaluation.comparison import smallest_difference, variance_parts
+from vitctl.evaluation.power import VarianceParts
 from vitctl.primitives.children import PATIENT, vitctl_command
 from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.results.sweep import SweepCost, SweepDryRunResult
@@ -56,15 +57,16 @@ def price(
     if config.folds:  # each image is validated on once
         num_val += int(kinds[keys[cells[0].name]]["num_train"])
     found = measured(cells, runs)
-    assumed = found or {"disagreement": DISAGREEMENT, "seed_sd": SEED_SD}
+    assumed = found or VarianceParts(disagreement=DISAGREEMENT, seed_sd=SEED_SD, shared=1.0)
     num_seeds = len({run.seed for run in runs})
     smallest = None
     if num_val:
         smallest = smallest_difference(
             num_runs=num_seeds,
             num_images=num_val,
-            disagreement=assumed["disagreement"],
-            seed_sd=assumed["seed_sd"],
+            disagreement=assumed.disagreement,
+            seed_sd=assumed.seed_sd,
+            shared=assumed.shared,
         )
     return SweepDryRunResult(
         out=str(out),
@@ -76,7 +78,7 @@ def price(
         num_seeds=num_seeds,
         num_val=num_val,
         smallest_difference=smallest,
-        assumed=assumed,
+        assumed={name: float(value) for name, value in assumed._asdict().items()},
         is_assumed_from_runs=found is not None,
     )
 
@@ -114,31 +116,26 @@ def _cost(cell: Cell, num_runs: int, found: Mapping[str, Any]) -> SweepCost:
     )
 
 
-def measured(cells: Sequence[Cell], runs: Sequence[PlannedRun]) -> dict[str, float] | None:
+def measured(cells: Sequence[Cell], runs: Sequence[PlannedRun]) -> VarianceParts | None:
     """Return how often two combinations disagree, and how far seeds move a difference; None without finished runs."""
     scores = [one for cell in cells if (one := _finished_scores([run for run in runs if run.cell == cell.name]))]
-    first, pairs = (scores[0] if scores else None), list[np.ndarray]()
+    found = list[VarianceParts]()
     for other in scores[1:]:
-        if first is not None and [one.hashes for one in other.first] == [one.hashes for one in first.first]:
-            shared = min(other.correct[0].shape[0], first.correct[0].shape[0])
-            pairs += [b[:shared] - a[:shared] for a, b in zip(first.correct, other.correct, strict=True)]
-    if not pairs:
+        first = scores[0]
+        if [one.hashes for one in other.first] != [one.hashes for one in first.first]:
+            continue
+        for ours, theirs in zip(first.correct, other.correct, strict=True):
+            shared = min(len(ours), len(theirs))
+            found.append(variance_parts(theirs[:shared] - ours[:shared]))
+    if not found:
         return None
-    disagreement = float(np.mean([np.abs(pair).mean() for pair in pairs]))
-    deviations = [_seed_sd(pair) for pair in pairs if pair.shape[0] > 1]
-    return {
-        # with no image told otherwise none could be told apart, which is too good to be true
-        "disagreement": max(disagreement, 1 / pairs[0].size),
-        "seed_sd": float(np.mean(deviations)) if deviations else SEED_SD,
-    }
-
-
-def _seed_sd(pair: np.ndarray) -> float:
-    """Return how far seeds move the difference (S, M) of two, apart from what its images do by chance."""
-    means = pair.mean(axis=1)
-    residual = pair - means[:, None] - pair.mean(axis=0) + pair.mean()
-    by_chance = float((residual**2).sum() / ((pair.shape[0] - 1) * max(1, pair.shape[1] - 1))) / pair.shape[1]
-    return float(max(means.var(ddof=1) - by_chance, 0.0) ** 0.5)
+    several = any(len(one.correct[0]) > 1 for one in scores)
+    return VarianceParts(
+        # where no image was told otherwise nothing would be too small to be told, which is too good to be true
+        disagreement=max(float(np.mean([one.disagreement for one in found])), 1 / scores[0].num_images),
+        seed_sd=float(np.mean([one.seed_sd for one in found])) if several else SEED_SD,
+        shared=float(np.mean([one.shared for one in found])),
+    )
 
 
 def _finished_scores(runs: Sequence[PlannedRun]) -> CellScores | None:

@@ -12,7 +12,6 @@ import numpy as np
 from vitctl.errors import DataError
 from vitctl.evaluation.metrics import nll_per_image
 from vitctl.run_folders.kept_logits import KeptLogits, read_logits
-from vitctl.run_folders.same_images import on_same_images
 from vitctl.sweeping.planning import PlannedRun
 
 Tables: TypeAlias = "list[np.ndarray]"
@@ -54,6 +53,9 @@ def cell_scores(runs: Sequence[PlannedRun], *, like: CellScores | None = None) -
     Raises:
         DataError: They were validated on different images, or on others than ``like``; a file is damaged.
     """
+    # here, not above: it imports torch, and the runs of a sweep are started before there is anything to score
+    from vitctl.run_folders.same_images import on_same_images
+
     correct, nll, first = list[np.ndarray](), list[np.ndarray](), list[KeptLogits]()
     folds = sorted({run.fold for run in runs}, key=lambda fold: fold or 0)
     for part, fold in enumerate(folds):

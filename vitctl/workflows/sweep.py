@@ -4,17 +4,18 @@ Each run is a process of its own, so that it is what ``vitctl finetune`` would m
 the combinations are checked. What is finished stays: the same command goes on.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import SettingError
 from vitctl.primitives.atomic import own_folder
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
-from vitctl.reporting.sweep_figures import draw_sweep
 from vitctl.results.sweep import SweepDryRunResult, SweepResult
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, cells_of
-from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing
+from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing, tell_what_is_added
 from vitctl.sweeping.files import PICTURE, write_tables
 from vitctl.sweeping.plan_file import settled
 from vitctl.sweeping.planning import (
@@ -49,18 +50,32 @@ def run(config: SweepConfig, conversation: Conversation) -> SweepResult | SweepD
     runs = planned_runs(cells, config, out)
     conversation.header("vitctl sweep", _header(config, cells, runs, out))
     if config.dry_run:
+        tell_what_is_added(config, conversation)
         return price(cells, runs, config, out, conversation=conversation)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with own_folder(out) as is_own:
-            if not is_own:
-                raise SettingError(
-                    f"--out {out} is a sweep that another vitctl works on. Wait for it, or give another folder.",
-                    field="out",
-                )
+    with _own(out):
+        with writing(out):
             write_plan(out, config, cells, runs)
-            run_all(runs, jobs=config.jobs, conversation=conversation)
-            return _result(config, choose_among(cells, runs, config, out, conversation), out)
+        run_all(runs, jobs=config.jobs, conversation=conversation)
+        return _result(config, choose_among(cells, runs, config, out, conversation), out)
+
+
+@contextmanager
+def _own(out: Path) -> Iterator[None]:
+    """Keep the folder as this sweep's while the block runs.
+
+    Raises:
+        SettingError: Another one works on it, or it cannot be made.
+    """
+    with ExitStack() as stack:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            is_own = stack.enter_context(own_folder(out))
+        if not is_own:
+            raise SettingError(
+                f"--out {out} is a sweep that another vitctl works on. Wait for it, or give another folder.",
+                field="out",
+            )
+        yield
 
 
 def _result(config: SweepConfig, chosen: Chosen, out: Path) -> SweepResult:
@@ -77,8 +92,11 @@ def _result(config: SweepConfig, chosen: Chosen, out: Path) -> SweepResult:
         soup=chosen.soup,
         notes=table.notes,
     )
-    write_tables(out, result, runs)
-    draw_sweep([cell.as_json() for cell in result.cells], out / PICTURE, title=_title(config))
+    from vitctl.reporting.sweep_figures import draw_sweep  # here, not above: the runs start a second sooner
+
+    with writing(out):
+        write_tables(out, result, runs)
+        draw_sweep([cell.as_json() for cell in result.cells], out / PICTURE, title=_title(config))
     return result
 
 
