@@ -38,8 +38,7 @@ def _selected(selected: Selected) -> Iterator[Row]:
 
 def _retrained(retrained: Retrained) -> Iterator[Row]:
     if retrained.top1_mean is None or retrained.top1_ci95 is None:
-        why = "there are no validation images to score it on" if not retrained.num_val else "it diverged"
-        yield "trained again", f"on all training images; {why}"
+        yield "trained again", "on all training images; no score: there are no validation images, or a run diverged"
     else:
         low, high = retrained.top1_ci95
         yield (
