@@ -4,18 +4,25 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.sweeping.test_selecting import Heard, kept
+from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.recipes import load_recipe
-from vitctl.run_folders.kept_logits import write_logits
+from vitctl.run_folders.kept_logits import KeptLogits, write_logits
 from vitctl.run_folders.selection import KeptSelection, read_selection, write_selection
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.rate_search import choose_rate
 
 RATES = "1e-4,3e-4,1e-3"
+
+
+def said(*, is_right: bool) -> KeptLogits:
+    """Return what a classifier says of two images."""
+    logits = np.eye(2, dtype=np.float32) if is_right else np.zeros((2, 2), dtype=np.float32)
+    return KeptLogits(logits, np.arange(2), ("0" * 32, "1" * 32), ("cat", "dog"))
 
 
 @pytest.fixture
@@ -33,10 +40,10 @@ def chosen(tmp_path: Path) -> Callable[..., tuple[FinetuneConfig, KeptSelection 
                 run.out.mkdir(parents=True, exist_ok=True)
                 (run.out / "config.json").write_text('{"vitctl": "0"}')
                 (run.out / "summary.json").write_text('{"steps": 1}')
-                write_logits(run.out, kept(2.0 if index == 1 else 0.0, run.seed))
+                write_logits(run.out, said(is_right=index == 1))
 
         config = FinetuneConfig(**{"lr": RATES, "steps": 5, **settings})  # type: ignore[arg-type]
-        found = choose_rate(config, tmp_path / "run", load_recipe(tried), Heard(), run_these=run_these)
+        found = choose_rate(config, tmp_path / "run", load_recipe(tried), Conversation(), run_these=run_these)
         return *found, started
 
     return choose
