@@ -1,8 +1,10 @@
 """The variance of the mean of a table of runs by images, and how many of its square roots a 95 % interval reaches.
 
-Letters: S runs (seeds), M images. A cell is a + b + e: what its run adds, what its image adds, and what both leave.
+Letters: S runs (seeds), M images, K values at once. A cell is a + b + e: what its run adds, what its image adds, and
+what both leave.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +17,8 @@ LEVEL = 0.05  # of the intervals: 95 %
 LEAST_NOISE, SLOPE = 0.5, 4.0
 ALIKE = {2: 0.1, 3: 0.3}
 ALIKE_OF_MORE = 0.5
-NUM_HALVINGS = 60  # of an interval that holds a solution: to the last bits of a float64
+LARGEST = 1e150
+NUM_POINTS, NUM_ROUNDS = 64, 7  # of a search for p, each between two points of the last: to ten digits
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,27 @@ class Spread:
 
     def p_of(self, distance: float) -> float:
         """Return the two-sided p of a mean ``distance`` standard errors from what is asked: ``reach`` turned round."""
-        if np.isinf(distance):
-            return 0.0
         low, high = -700.0, 0.0  # of the logarithm; exp(-700) is about the least float64
-        for _ in range(NUM_HALVINGS):
-            middle = (low + high) / 2
-            is_within = self.reach(float(np.exp(middle))) <= abs(distance)  # not so where it overflows
-            low, high = (low, middle) if is_within else (middle, high)
-        return float(np.exp(high))
+        for _ in range(NUM_ROUNDS):
+            points = np.linspace(low, high, NUM_POINTS)
+            reaches = reach_of(self.run_share, self.run_freedom, self.image_freedom, np.exp(points))
+            above = min(max(int((reaches > abs(distance)).sum()), 1), NUM_POINTS - 1)  # it falls with p
+            low, high = float(points[above - 1]), float(points[above])
+        return math.exp(high)
 
 
-def reach_of(run_share: np.ndarray | float, run_freedom: float, image_freedom: float, p: float) -> np.ndarray:
-    """Return ``Spread.reach`` of such shares, in their shape."""
+def reach_of(
+    run_share: np.ndarray | float, run_freedom: float, image_freedom: float, p: np.ndarray | float
+) -> np.ndarray:
+    """Return ``Spread.reach``: a number, or (K,) of K shares or of K p."""
     from scipy.special import ndtri, stdtrit  # to import scipy.stats takes a second
 
-    def quantile(freedom: float) -> float:
-        if freedom == 0:
-            return 0.0  # a source with no freedom has no share; its quantile would be nan
-        # absolute, as what overflows has the wrong sign
-        return abs(float(ndtri(p / 2) if np.isinf(freedom) else stdtrit(freedom, p / 2)))
+    def quantile(freedom: float) -> np.ndarray:
+        """Return Student's, positive: a number, or (K,)."""
+        values = ndtri(p / 2) if np.isinf(freedom) else stdtrit(freedom, p / 2)
+        # a source with no freedom has no share, but nan; what overflows is infinite, of either sign
+        found: np.ndarray = np.minimum(np.abs(np.nan_to_num(values)), LARGEST)
+        return found
 
     of_runs, of_images = quantile(run_freedom), quantile(image_freedom)
     share = np.asarray(run_share)
@@ -86,13 +91,13 @@ def total_and_share(
     """Return a variance, and which share of it is known no better than few runs tell.
 
     Args:
-        of_runs: Mean square of runs, which noise of cells is part of, or any multiple of it; any shape.
+        of_runs: Mean square of runs, which noise of cells is part of, or any multiple of it: a number, or (K,).
         of_cells: Mean square of what runs and images leave of a cell, in the same multiple.
         of_images: What images add to that, in the same multiple.
         num_runs: S >= 2.
 
     Returns:
-        The variance in the same multiple, and the share, 0-1, both in the shape of ``of_runs``.
+        The variance in the same multiple, and the share, 0-1: numbers, or (K,) of each.
     """
     total: np.ndarray = np.maximum(of_runs, LEAST_NOISE * of_cells) + of_images
     alike = ALIKE.get(num_runs, ALIKE_OF_MORE)

@@ -1,8 +1,9 @@
 """Which difference of two accuracies a comparison will tell, before it is made.
 
-Letters: S runs, M images.
+Letters: S runs, M images, K nodes of an integral.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,7 @@ def chance_to_tell(difference: float, parts: VarianceParts, *, num_runs: int, nu
         num_runs: S; of one, seeds do not count, as they do not in its interval.
         num_images: M.
     """
-    from scipy.special import chdtri, ndtr
+    from scipy.special import ndtr
 
     of_image = max(parts.disagreement - difference**2, 1e-12)
     of_images = of_image * parts.shared / num_images
@@ -67,10 +68,19 @@ def chance_to_tell(difference: float, parts: VarianceParts, *, num_runs: int, nu
     widening = (parts.disagreement / of_image) ** 0.5
     if num_runs == 1:
         return float(ndtr(difference / error - widening * reach_of(0.0, 0, np.inf, LEVEL)))
-    nodes = chdtri(num_runs - 1, (np.arange(NUM_NODES) + 0.5) / NUM_NODES) / (num_runs - 1)
-    total, share = total_and_share((of_seeds + of_cells) * nodes, of_cells, of_images, num_runs=num_runs)
+    seen = (of_seeds + of_cells) * _nodes(num_runs - 1)
+    total, share = total_and_share(seen, of_cells, of_images, num_runs=num_runs)
     reach = widening * reach_of(share, num_runs - 1, np.inf, LEVEL) * np.sqrt(total)
     return float(ndtr((difference - reach) / error).mean())
+
+
+@lru_cache(maxsize=8)
+def _nodes(freedom: int) -> np.ndarray:
+    """Return quantiles of chi-squared, each of the same share of it, divided by its mean: (K,)."""
+    from scipy.special import chdtri
+
+    nodes: np.ndarray = chdtri(freedom, (np.arange(NUM_NODES) + 0.5) / NUM_NODES) / freedom
+    return nodes
 
 
 def told_difference(parts: VarianceParts, *, num_runs: int, num_images: int) -> float:
