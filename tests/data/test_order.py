@@ -175,3 +175,12 @@ def test_balanced_batch_k_is_the_kth_of_all_batches(name: str, batch_size: int) 
     stream = list(itertools.chain.from_iterable(_simulate(_labels(name), seed=5, num_epochs=230)))[:230]
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert list(itertools.chain.from_iterable(batches)) == stream
+
+
+def test_balanced_order__a_class_without_images_is_not_shown() -> None:
+    order = BalancedOrder(np.array([0, 2, 2, 2, 3, 3]), 0)
+    views, positions = (
+        np.concatenate(parts) for parts in zip(*(order.epoch(epoch) for epoch in range(2)), strict=True)
+    )
+    assert np.bincount(order.labels[positions]).tolist() == [4, 0, 4, 4]
+    assert len(set(zip(views.tolist(), positions.tolist(), strict=True))) == 12

@@ -66,6 +66,7 @@ def test_dev_run__its_end_is_written_when_it_goes_on(config: FinetuneConfig, mon
     assert (saved.dev_fraction, saved.fold, saved.split_seed) == (0.1, None, 3)
 
 
+@pytest.mark.slow
 def test_dry_run__says_how_images_are_divided(config: FinetuneConfig) -> None:
     header = Header()
     cost = finetune.run(replace(config, dev_fraction=None, fold="2/4", dry_run=True), header)  # type: ignore[arg-type]
@@ -86,6 +87,7 @@ def test_same_split_seed__the_same_images_for_other_seeds_and_processes(config: 
         finetune.run(replace(config, out="out0", split_seed=4), Conversation())
 
 
+@pytest.mark.slow
 def test_going_on__other_untouched_images_are_refused(config: FinetuneConfig, stopped_after: Any) -> None:
     stopped_after(1, replace(config, save_every="1"))  # type: ignore[arg-type]
     untouched = json.loads(Path("out/validation.json").read_text())["untouched"]

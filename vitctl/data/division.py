@@ -147,11 +147,11 @@ def _folds(split: Split, hashes: Sequence[str], how: HowDivided, *, spec: str) -
     groups = _groups(split, hashes)
     num_groups = len(set(groups))
     if num_groups < parts:
-        advice = f" Try --fold {min(part, num_groups)}/{num_groups}." if num_groups > 1 else ""
+        advice = "Divide into fewer." if num_groups > 1 else "Give more images, or groups."
         raise DataError(
             f"--fold {part}/{parts}: the {len(split):,} training images of {spec} are {num_groups:,} "
-            f"group{'s' * (num_groups != 1)} of what stays together (groups, exact duplicates); expected {parts} or "
-            f"more, one for each part.{advice}"
+            f"group{'s' * (num_groups != 1)} of what stays together (groups, exact duplicates); expected {parts:,} "
+            f"or more, one for each part. {advice}"
         )
     return draw_folds(split.labels, groups, num_folds=parts, seed=how.seed)
 
