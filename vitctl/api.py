@@ -288,18 +288,21 @@ def compare(runs: Iterable[PathLike], *, verbose: bool = False, **settings: Any)
 
 
 @_takes(RunsConfig)
-def runs(folder: PathLike = "runs", *, verbose: bool = False) -> "RunsResult":
+def runs(folder: PathLike | None = None, *, verbose: bool = False, **settings: Any) -> "RunsResult":
     """List the runs below a folder: data, model, score with its interval, state: ``vitctl runs``.
 
     Args:
-        folder: Where to look.
+        folder: Where to look; None is ``runs`` and ``sweeps`` in the working folder.
         verbose: Say on stderr what is done.
+        settings: Those below, by name.
 
     Raises:
         VitctlError: There is no such folder.
     """
-    settled = settings_from_python(RunsConfig, {"folder": folder}, where="vitctl.runs")
-    return cast("RunsResult", _run("runs", settled, verbose=verbose))
+    from vitctl.workflows.runs import run  # which imports no torch
+
+    settled = settings_from_python(RunsConfig, {"folder": folder, **settings}, where="vitctl.runs")
+    return run(settled, conversation(verbose=verbose))
 
 
 @_takes(LogConfig)

@@ -25,7 +25,7 @@ KEYS = GOLDEN / "json-keys-0.1.0.json"
 FEATURES = ("--features", GOLDEN / "fewshot_features.npz", "--out", "out")
 WRITE = bool(os.environ.get("VITCTL_WRITE_JSON_KEYS"))  # what the documents are now becomes what is expected
 COLOURS = ("red", "green", "blue")
-NAMED_BY_DATA = ("splits", "splits.*.classes", "images.modes", "images.formats", "[].seeds")
+NAMED_BY_DATA = ("splits", "splits.*.classes", "images.modes", "images.formats", "[].seeds", "num_by_state")
 IN_PROCESS = ("--num-workers", 0)
 pytestmark = pytest.mark.usefixtures("no_rendering", "no_findings_drawn")
 
@@ -181,6 +181,18 @@ def test_models(run_cli) -> None:
 def test_recipes(run_cli) -> None:
     hold("recipes ls", run_cli("recipes", "ls", "--json").json)
     hold("recipes show", *(run_cli("recipes", "show", name, "--json").json for name in ("transfer", "demo")))
+
+
+def test_runs(run_cli) -> None:
+    score = {"step": 4, "top1": 0.5, "loss": 1.5}
+    for name, summary in (("done", {"best": score, "last": score, "num_val": 2, "steps": 4}), ("stopped", None)):
+        Path("runs", name).mkdir(parents=True)
+        config = {"vitctl": "0.1.0", "data": "digits", "model": "demo", "image_size": "48", "recipe": "demo", "seed": 0}
+        Path("runs", name, "config.json").write_text(json.dumps(config | {"steps": 4}))
+        if summary is not None:
+            Path("runs", name, "summary.json").write_text(json.dumps(summary))
+    Path("runs", "stopped", "diverged.json").write_text("{}")
+    hold("runs", run_cli("runs", "--json").json)
 
 
 # --- fewshot-eval --------------------------------------------------------------------------------------------

@@ -130,3 +130,8 @@ def test_a_command_imports_what_it_uses(
     places = {"RUN": finished_run, "DATA": whole_folder, "IMAGE": image, "OUT": tmp_path / "out"}
     found = heavy(SCRIPT, *(places.get(word, word) for word in command))
     assert set(found) - {"torch", "timm"} == set(USES[command].split())
+
+
+@pytest.mark.slow
+def test_runs_imports_no_torch(finished_run: Path) -> None:
+    assert heavy(SCRIPT, "runs", finished_run.parent) == []

@@ -92,8 +92,9 @@ def run(workflow: str, config: Settings, screen: Screen | None = None, *, is_of_
     Args:
         workflow: Its name.
         config: Its settings.
-        screen: What it talks to.
-        is_of_runs: Whether it computes nothing itself, but starts other commands: these have the processes.
+        screen: What it talks to; None makes one.
+        is_of_runs: Whether it computes nothing itself, but looks at runs or starts other commands: these have the
+            processes, and nobody waits for torch here.
     """
     if is_of_runs:
         return import_module(f"vitctl.workflows.{workflow}").run(config, screen or Screen())

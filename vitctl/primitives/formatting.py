@@ -1,4 +1,4 @@
-"""Numbers as people read them: bytes, seconds, counts; values of settings."""
+"""Numbers as people read them: bytes, seconds, counts; values of settings; names that are too long."""
 
 import json
 
@@ -44,6 +44,22 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_age(seconds: float) -> str:
+    """Return how long ago something was, to the unit that matters: ``"12 s"``, ``"3 min"``, ``"5 h"``, ``"2 days"``.
+
+    Example:
+        >>> format_age(7_400)
+        '2 h'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds < 59.5 else "1 min"
+    for unit, length, following in (("min", 60, 3600), ("h", 3600, 86_400)):
+        if round(seconds / length) * length < following:
+            return f"{round(seconds / length)} {unit}"
+    days = round(seconds / 86_400)
+    return "1 day" if days == 1 else f"{days:,} days"
+
+
 def format_count(number: float) -> str:
     """Return e.g. ``"686 k"``, ``"85.8 M"``, ``"17.6 G"``.
 
@@ -66,3 +82,18 @@ def format_rounded(number: float) -> str:
         '2,667'
     """
     return f"{number:,.0f}" if number >= 999.5 else f"{number:.3g}"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return ``text``, without its middle if it is longer than ``most``: names of a family differ at their ends.
+
+    Args:
+        text: A name.
+        most: Characters, >= 3.
+
+    Example:
+        >>> cut_middle("vit_small_patch16_224", 11)
+        'vit_s…6_224'
+    """
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

@@ -26,5 +26,8 @@ Count = Annotated[int, Field(gt=0, lt=2**31)]
 NotNegative = Annotated[int, Field(ge=0)]
 """A whole number of things of which there may be none."""
 
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A fraction, 0-1."""
+
 Positive = Annotated[float, Field(gt=0)]
 """A number above zero."""

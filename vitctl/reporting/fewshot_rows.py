@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vitctl.primitives.formatting import cut_middle
 from vitctl.reporting.figures import fitted
 
 Row = Mapping[str, Any]
@@ -111,6 +112,5 @@ def names_of(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _short(text: str) -> str:
-    """Return ``text`` on one line, without its middle if it is too long: models of a family differ at their ends."""
-    text, half = " ".join(fitted(text, 10 * MAX_NAME_LENGTH).split()), (MAX_NAME_LENGTH - 1) // 2
-    return text if len(text) <= MAX_NAME_LENGTH else f"{text[:half]}…{text[-half:]}"
+    """Return ``text`` on one line, without its middle if it is too long."""
+    return cut_middle(" ".join(fitted(text, 10 * MAX_NAME_LENGTH).split()), MAX_NAME_LENGTH)

@@ -3,6 +3,7 @@
 A name is a key of ``config.json`` (``lr``, ``image_size``), or SECTION.KEY of the recipe (``optimizer.betas``).
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,21 @@ def every_setting(config: FinetuneConfig, *, without: tuple[str, ...]) -> Iterat
 
 def _of_recipe(recipe: Recipe, name: str) -> Any:
     """Return what stands for an option that a run of before the option has not: its key of the recipe, if it is one."""
-    keys = [key for key in keys_of(Recipe).values() if any(name in option.names for option in key.marks(Option))]
-    if len(keys) != 1 or keys[0].marks(Option)[0].names != (name,):
-        return None
-    value = _value(recipe, keys[0])
+    key = _keys_that_are_options().get(name)
+    value = None if key is None else _value(recipe, key)
     return (list(value) or None) if isinstance(value, tuple) else value
+
+
+@functools.cache
+def _keys_that_are_options() -> Mapping[str, Any]:
+    """Return the keys of a recipe that say what one option says, and that no other key says, by the option's field."""
+    found: dict[str, list[Any]] = {}
+    for key in keys_of(Recipe).values():
+        for name in {name for option in key.marks(Option) for name in option.names}:
+            found.setdefault(name, []).append(key)
+    return {
+        name: keys[0] for name, keys in found.items() if len(keys) == 1 and keys[0].marks(Option)[0].names == (name,)
+    }
 
 
 def _value(recipe: Recipe, key: Any) -> Any:

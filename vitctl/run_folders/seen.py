@@ -7,14 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from vitctl.errors import DataError
 from vitctl.primitives.atomic import is_in_use, partial_of
 from vitctl.primitives.documents import UnusableDocument, parse_document, peek_document, read_document, why_unreadable
-from vitctl.primitives.schemas import NotNegative, Schema
+from vitctl.primitives.schemas import NotNegative, Schema, Share
 from vitctl.run_folders.layout import (
     CHECKPOINTS,
     CONFIG,
@@ -37,7 +35,7 @@ _ONLY_OF_RUNS = (METRICS, SUMMARY, "speed.jsonl", "training-images.txt")
 
 class _Score(Schema):
     step: NotNegative = 0
-    top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    top1: Share | None = None
     loss: float | None = None
 
 
@@ -127,7 +125,8 @@ def _seen(place: Path, path: Path) -> SeenRun:
         return SeenRun(path, {}, {}, RUNNING, 0, None, changed)
     if "vitctl" not in config:
         found = why_unreadable(place / CONFIG) or "it is not there, or not that of a run"
-        return SeenRun(path, {}, {}, UNREADABLE, 0, None, changed, f"{CONFIG} cannot be used: {found}")
+        why = f"{CONFIG} cannot be read: {found}; expected that of a run"
+        return SeenRun(path, {}, {}, UNREADABLE, 0, None, changed, why)
     if is_finished(place):
         return _finished(SeenRun(path, config, {}, FINISHED, 0, steps, changed), place)
     if is_in_use(place):
@@ -139,10 +138,10 @@ def _seen(place: Path, path: Path) -> SeenRun:
 
 def _finished(run: SeenRun, place: Path) -> SeenRun:
     try:
-        found = read_document(place / SUMMARY, _Summary, error=DataError, advice="", where=SUMMARY)
+        advice = "expected that of a finished run; --overwrite trains it anew"
+        found = read_document(place / SUMMARY, _Summary, error=DataError, advice=advice, where=SUMMARY)
     except DataError as error:
-        why = str(error).rstrip("; .")
-        return replace(run, state=UNREADABLE, why=why)
+        return replace(run, state=UNREADABLE, why=str(error).rstrip("."))
     return replace(
         run,
         summary=peek_document(place / SUMMARY),

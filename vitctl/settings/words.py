@@ -17,6 +17,7 @@ ALL = "all"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 BAD_IMAGE = ("fail", "skip")
 SPLITS = ("val", "test", "train", "all")
+RUN_ORDERS = ("age", "top1", "name")
 
 # --- training; a recipe's keys have the types, everything else the lists made of them
 CACHES = ("none", "resized")
