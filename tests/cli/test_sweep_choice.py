@@ -10,7 +10,8 @@ SELECTED = Selected(
 RETRAINED = Retrained(runs=("/a/seed-0",), top1_mean=0.9, top1_ci95=(0.85, 0.94), num_val=200)
 SOUP = Soup(
     out="/a/soup", chosen="greedy", by="top1", num_runs=6, greedy_runs=("/a/1", "/a/2"), greedy_top1=0.91,
-    greedy_nll=0.3, uniform_top1=0.5, uniform_nll=2.0, single_run="/a/1", single_top1=0.9, single_nll=0.31, num_dev=1200,
+    greedy_nll=0.3, uniform_top1=0.5, uniform_nll=2.0, single_run="/a/1", single_top1=0.9, single_nll=0.31,
+    num_dev=1200,
 )  # fmt: skip
 
 
