@@ -268,7 +268,7 @@ def test_calibration_replicates_are_the_errors_of_the_images_drawn() -> None:
     from vitctl.evaluation.calibration_bootstrap import calibration_errors
 
     shares, labels = _shares(2, 50)
-    parts, replicates = calibration_errors(shares, labels, seed=3)
+    parts, replicates, _ = calibration_errors(shares, labels, seed=3)
     bootstrap = drawn_bootstrap(50, seed=3)
     assert parts.mean(axis=1) == pytest.approx([expected_calibration_error(share, labels) for share in shares])
     for replicate in range(5):
@@ -285,6 +285,17 @@ def test_calibration_interval_holds_the_truth() -> None:
         low, high = ece_estimate([np.tile([0.8, 0.2], (300, 1))], labels, seed=0).ci95
         num_held += low <= 0.15 <= high
     assert num_held >= 34  # fewer of 40 in 1 of 300 cases
+
+
+def test_calibration_interval_of_a_calibrated_run_reaches_down_to_0() -> None:
+    rng, lows = _rng(), []
+    for _ in range(20):
+        sure = rng.uniform(0.5, 1, size=200)
+        labels = (rng.random(200) > sure).astype(np.int64)
+        found = ece_estimate([np.stack([sure, 1 - sure], axis=1)], labels, seed=0)
+        assert found.mean > 0.01  # by chance alone
+        lows.append(found.ci95[0])
+    assert lows.count(0.0) >= 17  # fewer of 20 in 1 of 600 cases
 
 
 # --- corrections and plans

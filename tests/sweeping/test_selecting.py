@@ -170,6 +170,7 @@ def test_retrain__the_winner_again_without_development_images(chosen: Callable[.
         ({"grid": None}, "The default recipe names no rates to try"),
         ({"grid": None, "lr": 0.1}, "--select is given, and one --lr"),
         ({"grid": ("lr=0.1",)}, "one combination of settings"),
+        ({"grid": ("lr=0.1,grid",)}, "The grid has lr=grid; expected rates"),
         ({"soup": True, "patience": 3}, "--soup and --patience are both given"),
         ({"soup": True, "grid": ("model=demo,vit_tiny_patch16_224",)}, "the grid has model"),
         ({"soup": True, "grid": ("tune=head,full",)}, "the grid has tune"),
@@ -177,9 +178,13 @@ def test_retrain__the_winner_again_without_development_images(chosen: Callable[.
 )
 def test_choice__what_cannot_be_is_refused_before_anything_starts(settings: dict[str, object], sentence: str) -> None:
     given = {"grid": ("lr=1e-4,1e-3",), "select": "nll", **settings}
-    with pytest.raises(SettingError, match=sentence):
+
+    def checked() -> None:
         config = for_choosing(SweepConfig(**given))  # type: ignore[arg-type]
         check_choice(config, cells_of(config))
+
+    with pytest.raises(SettingError, match=sentence):
+        checked()
 
 
 def test_choice__the_recipes_own_grid_is_taken_where_none_is_given() -> None:

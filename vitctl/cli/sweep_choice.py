@@ -27,8 +27,8 @@ def _selected(selected: Selected) -> Iterator[Row]:
     score = f"{selected.score:.4f}" if selected.by == "nll" else f"{selected.score:.2%}"
     yield (
         "its score",
-        f"{METRICS[selected.by]} {score} on {selected.num_dev:,} development images: the one that was picked for it, so "
-        "new images will do worse",
+        f"{METRICS[selected.by]} {score} on {selected.num_dev:,} development images, optimistic: it was picked for "
+        "this score, so expect worse on new images",
     )
     if selected.extended:
         yield "extended", f"{', '.join(selected.extended)}, as an edge of the grid had been chosen"
@@ -38,14 +38,13 @@ def _selected(selected: Selected) -> Iterator[Row]:
 
 def _retrained(retrained: Retrained) -> Iterator[Row]:
     if retrained.top1_mean is None or retrained.top1_ci95 is None:
-        why = "there are no validation images to score it on" if not retrained.num_val else "it diverged"
-        yield "trained again", f"on all training images; {why}"
+        yield "trained again", "on all training images; no score: there are no validation images, or a run diverged"
     else:
         low, high = retrained.top1_ci95
         yield (
             "trained again",
-            f"on all training images: top-1 {retrained.top1_mean:.2%} ({low:.2%} to {high:.2%}) on {retrained.num_val:,} "
-            "validation images, which nothing was chosen by",
+            f"on all training images: top-1 {retrained.top1_mean:.2%} ({low:.2%} to {high:.2%}) on "
+            f"{retrained.num_val:,} validation images, by which nothing was chosen",
         )
     for run in retrained.runs:
         yield "run folder", run
@@ -67,4 +66,4 @@ def _soup(soup: Soup) -> Iterator[Row]:
         f"{len(soup.greedy_runs)} {greedy}, soup of all {uniform}",
     )
     kept = "the best run alone: no soup is better" if soup.chosen == "single" else f"the {soup.chosen} soup"
-    yield "kept", f"{kept}, in {soup.out}; chosen on these images, so new ones will do worse"
+    yield "kept", f"{kept}, in {soup.out}; chosen on these images, so expect worse on new ones"

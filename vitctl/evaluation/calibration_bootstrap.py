@@ -16,7 +16,7 @@ NORMAL_REACH = 1.959964  # standard errors of a normal 95 % interval
 
 def calibration_errors(
     probabilities: Sequence[np.ndarray], labels: np.ndarray, *, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each image's part in the calibration error of its run, and the mean error of every replicate.
 
     Args:
@@ -25,10 +25,11 @@ def calibration_errors(
         seed: Of the bootstrap; replicates of equal S and M draw the same.
 
     Returns:
-        (S, M) float64, whose rows have the errors for means: an image's gap, with the sign of its bin's; (R,) float64.
+        (S, M) float64, whose rows have the errors for means: an image's gap, with the sign of its bin's; (R,) float64;
+        (R,) float64, what replicates would have were the runs calibrated: their gaps less those of the images.
     """
     bootstrap = drawn_bootstrap(len(labels), seed=seed)
-    parts, errors = [], []
+    parts, errors, chances = [], [], []
     for shares in probabilities:
         gaps, bins = calibration_gaps(shares, labels)
         columns = np.zeros((len(labels), NUM_ECE_BINS))
@@ -36,9 +37,12 @@ def calibration_errors(
         columns = columns[:, np.unique(bins)]  # empty bins stay empty
         signs = np.sign(np.bincount(bins, weights=gaps, minlength=NUM_ECE_BINS))
         parts.append(gaps * signs[bins])
-        errors.append(np.abs(bootstrap.sums(columns)).sum(axis=1) / len(labels))
+        drawn = bootstrap.sums(columns) / len(labels)
+        errors.append(np.abs(drawn).sum(axis=1))
+        chances.append(np.abs(drawn - columns.mean(axis=0)).sum(axis=1))
     counts = bootstrap.seed_counts(len(errors))
-    return np.stack(parts).astype(np.float64), (counts * np.stack(errors, axis=1)).sum(axis=1) / len(errors)
+    means = [(counts * np.stack(group, axis=1)).sum(axis=1) / counts.shape[1] for group in (errors, chances)]
+    return np.stack(parts).astype(np.float64), means[0], means[1]
 
 
 def adjusted_replicates(mean: float, replicates: np.ndarray, parts: np.ndarray, spread: Spread) -> np.ndarray:

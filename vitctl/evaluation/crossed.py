@@ -1,6 +1,7 @@
 """The variance of the mean of a table of runs by images, and how many of its square roots a 95 % interval reaches.
 
-Letters: S runs (seeds), M images, K values at once. A cell is a + b + e: what its run adds, what its image adds, and what both leave.
+Letters: S runs (seeds), M images, K values at once. A cell is a + b + e: what its run adds, what its image adds, and
+what both leave.
 """
 
 import math

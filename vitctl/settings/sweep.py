@@ -7,6 +7,7 @@ from vitctl.errors import SettingError
 from vitctl.settings import words
 from vitctl.settings.finetune import TrainingSettings
 from vitctl.settings.option import Opt, Settings, at_least, at_most, option_of
+from vitctl.settings.parsing import GRID, rates_spelt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class SweepConfig(_Sweep, TrainingSettings):
     ] = False
 
     def check_together(self) -> None:
-        """Refuse another source of validation images beside the parts of a cross-validation."""
+        """Refuse two sources of validation images beside each other, and several rates for each run."""
         super().check_together()
         for name in ("val", "val_fraction", "fold", "dev_fraction"):
             if self.folds is not None and getattr(self, name) is not None:
@@ -72,6 +73,13 @@ class SweepConfig(_Sweep, TrainingSettings):
                     f"--folds and {option_of(name)} are both given; each part is validated on in turn. Keep one.",
                     field=name,
                 )
+        if self.tries_rates:
+            spelt = rates_spelt(self.lr or "")
+            how = "leave it out: with --select the recipe's rates are tried" if spelt == GRID else f"--grid lr={spelt}"
+            raise SettingError(
+                f"--lr is {spelt}; expected one rate, of all runs. To try several: {how}; --select nll chooses.",
+                field="lr",
+            )
 
 
 OF_THE_SWEEP = ("plan", "grid", "seeds", "folds", "select", "retrain", "soup", "jobs", "out", "dry_run")

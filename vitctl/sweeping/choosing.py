@@ -7,13 +7,15 @@ from pathlib import Path
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.evaluation.comparison import estimate
+from vitctl.primitives.outputs import writing
 from vitctl.recipes import Recipe, load_recipe, override
 from vitctl.results.sweep import Retrained, Selected, Soup
+from vitctl.settings.parsing import GRID
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, base_of
 from vitctl.sweeping.ingredients import check_may_be_averaged
 from vitctl.sweeping.plan_file import plan_of
-from vitctl.sweeping.planning import LOGS, PlannedRun, planned_runs, write_plan
+from vitctl.sweeping.planning import LOGS, PlannedRun, planned_runs, seeds_of, write_plan
 from vitctl.sweeping.running import run_all
 from vitctl.sweeping.scores import cell_scores
 from vitctl.sweeping.selecting import select, with_dev
@@ -53,7 +55,8 @@ def own_rates(recipe: Recipe | None) -> tuple[float, ...]:
     if recipe is None or not recipe.rate.grid:
         raise SettingError(
             f"The {'default ' * (recipe is None)}recipe names no rates to try (rate.grid); give some: --grid "
-            "lr=1e-4,3e-4,1e-3 of 'vitctl sweep', --lr 1e-4,3e-4,1e-3 of 'vitctl finetune'. vit-paper names some.",
+            "lr=1e-4,3e-4,1e-3 of 'vitctl sweep', --lr 1e-4,3e-4,1e-3 of 'vitctl finetune'. The variants of vit-paper "
+            "(vit-paper:pets) name some.",
             field="lr",
         )
     return recipe.rate.grid
@@ -65,6 +68,11 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
     Raises:
         SettingError: It is not so.
     """
+    if any(cell.given.get("lr") == GRID for cell in cells):
+        raise SettingError(
+            f"The grid has lr={GRID}; expected rates. The recipe's own are tried by --select without a --grid.",
+            field="grid",
+        )
     if config.select is not None and len(cells) < 2:
         raise SettingError(
             "--select is given, and there is one combination of settings; expected several to choose from: --grid "
@@ -73,6 +81,15 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
         )
     if config.soup:
         check_may_be_averaged(base_of(config), [cell.settings for cell in cells])
+
+
+def tell_what_is_added(config: SweepConfig, conversation: Conversation) -> None:
+    """Say what a choice trains beside the combinations, which a price of these has not in it."""
+    if config.select is not None:
+        again = ", and for the chosen one again on all training images" * config.retrain
+        conversation.line(
+            f"not in this: {len(seeds_of(config))} runs more, where an edge of the rates is chosen{again}"
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,8 @@ def choose_among(
 
         def train(cell: Cell) -> None:
             every.extend(planned_runs([cell], config, out))
-            write_plan(out, config, (*cells, cell), every)
+            with writing(out):
+                write_plan(out, config, (*cells, cell), every)
             run_these(every[len(runs) :])
 
         selection = select(
@@ -143,7 +161,8 @@ def choose_among(
         found = replace(found, soup=soup)
     if config.retrain and winner is not None:
         again = [retrained_run(run, out) for run in found.runs if run.cell == winner.name]
-        write_plan(out, config, found.cells, (*found.runs, *again))
+        with writing(out):
+            write_plan(out, config, found.cells, (*found.runs, *again))
         conversation.line(f"training {winner.name} again, on all training images")
         run_these(again)
         found = replace(found, retrained=score_retrained(again))

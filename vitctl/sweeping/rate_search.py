@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,29 +61,26 @@ def choose_rate(
         return _with_rate(config, cells[0].settings), None
     if (before := chosen_before(out, config)) is not None:
         return _with_rate(config, before.selected.settings), before
-    place = Path(sweep.out or "")
-    with writing(place):
-        check_writable(place)
-        check_place(place, sweep)
-        place.mkdir(parents=True, exist_ok=True)
-        with own_folder(place) as is_own:
-            if not is_own:
-                raise SettingError(
-                    f"{place} is a sweep that another vitctl works on. Wait for it, or give another --out.", field="out"
-                )
-            runs = planned_runs(cells, sweep, place)
-            conversation.header(
-                "choosing the learning rate",
-                [
-                    Setting("rates", ", ".join(cell.name for cell in cells), "the recipe's" * (config.lr == GRID)),
-                    Setting("chosen by", "NLL on development images", "cut from the training images"),
-                    Setting("runs", str(place), "kept; the same command trains none of them again"),
-                ],
+    place, runs = Path(sweep.out or ""), planned_runs(cells, sweep, Path(sweep.out or ""))
+    rates = Setting("rates", ", ".join(cell.name for cell in cells), "the recipe's" if config.lr == GRID else "given")
+    by = Setting("chosen by", "NLL on development images", "cut from the training images")
+    where = Setting("runs", str(place), "kept; the same command trains none of them again")
+    train = run_these or (lambda more: run_all(more, jobs=1, conversation=conversation))
+    with ExitStack() as stack:
+        with writing(place):
+            check_writable(place)
+            check_place(place, sweep)
+            place.mkdir(parents=True, exist_ok=True)
+            is_own = stack.enter_context(own_folder(place))
+        if not is_own:
+            raise SettingError(
+                f"{place} is a sweep that another vitctl works on. Wait for it, or give another --out.", field="out"
             )
+        conversation.header("choosing the learning rate", [rates, by, where])
+        with writing(place):
             write_plan(place, sweep, cells, runs)
-            train = run_these or (lambda more: run_all(more, jobs=1, conversation=conversation))
-            train(runs)
-            selected = choose_among(cells, runs, sweep, place, conversation, run_these=run_these).selected
+        train(runs)
+        selected = choose_among(cells, runs, sweep, place, conversation, run_these=train).selected
     if selected is None:
         raise AssertionError("a sweep with --select chooses")
     return _with_rate(config, selected.settings), KeptSelection(_spelt(config), selected)

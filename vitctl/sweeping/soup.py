@@ -30,7 +30,8 @@ from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
 from vitctl.primitives.documents import parse_document, peek_document
 from vitctl.primitives.files import write_json
-from vitctl.primitives.seeds import random_generator
+from vitctl.primitives.outputs import writing
+from vitctl.primitives.seeds import epoch_permutation
 from vitctl.results.sweep import Soup
 from vitctl.run_folders.seen import FINISHED, SeenRun, look_at
 from vitctl.settings.sweep import SweepConfig
@@ -112,7 +113,7 @@ class _Judge:
     def _batches(self) -> Iterator[Tensor]:
         """Yield training images (B, 3, H, W) as a validation sees them, mixed, each batch of two or more."""
         train = self.train()
-        order = random_generator(0, "soup statistics").permutation(len(train))[:_MOST_FOR_STATISTICS]
+        order = epoch_permutation(len(train), seed=0, epoch=0)[:_MOST_FOR_STATISTICS]
         transform = EvaluationTransform(self.opened.preprocessing)
         mixed = train.select(order.tolist())
         for batch in evaluation_batches(
@@ -147,7 +148,8 @@ def cook(runs: Sequence[Path], config: SweepConfig, out: Path, conversation: Con
         return before
     judge = _judge(finished, config, by, kept.class_names, conversation)
     soup, weights = _best_soup([run.path for run in finished], judge, out)
-    _write(out, soup, weights, judge.opened, finished[0].path, ingredients)
+    with writing(out):
+        _write(out, soup, weights, judge.opened, finished[0].path, ingredients)
     return soup
 
 

@@ -15,7 +15,7 @@ from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.results.sweep import SweepDryRunResult, SweepResult
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, cells_of
-from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing
+from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing, tell_what_is_added
 from vitctl.sweeping.files import PICTURE, write_tables
 from vitctl.sweeping.plan_file import settled
 from vitctl.sweeping.planning import (
@@ -50,6 +50,7 @@ def run(config: SweepConfig, conversation: Conversation) -> SweepResult | SweepD
     runs = planned_runs(cells, config, out)
     conversation.header("vitctl sweep", _header(config, cells, runs, out))
     if config.dry_run:
+        tell_what_is_added(config, conversation)
         return price(cells, runs, config, out, conversation=conversation)
     with _own(out):
         with writing(out):
