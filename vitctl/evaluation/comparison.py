@@ -186,13 +186,15 @@ def ece_estimate(
         seed: Of the bootstrap, >= 0.
     """
     errors = [calibration_errors(group, labels, seed=seed) for group in (probabilities, others) if len(group)]
-    parts, replicates = errors[0] if len(errors) == 1 else (errors[0][0] - errors[1][0], errors[0][1] - errors[1][1])
+    parts, replicates, by_chance = errors[0]
+    if len(others):
+        parts, replicates = parts - errors[1][0], replicates - errors[1][1]
     mean, spread = float(parts.mean()), spread_of(parts)
     adjusted = adjusted_replicates(mean, replicates, parts, spread)
     low, high = (float(end) for end in np.quantile(adjusted, (0.025, 0.975)))
     low, high = min(low, mean), max(high, mean)
     if not len(others):
-        low = 0.0 if mean <= float(np.quantile(errors[0][2], 0.975)) else low
+        low = 0.0 if mean <= float(np.quantile(by_chance, 0.975)) else low
         return Estimate(mean, (max(0.0, low), min(1.0, high)), spread.variance**0.5, float(mean == 0))
     p = min(1.0, 2 * float(min((adjusted <= 0).mean(), (adjusted >= 0).mean())))
     p = max(p, 0.05) if low <= 0 <= high else min(p, 0.0499)  # at the very end quantiles are between two replicates
