@@ -17,8 +17,8 @@ from vitctl.evaluation.score_interval import paired_distance, paired_ends, wilso
 
 Interval = tuple[float, float]
 
-# one number from a symmetric distribution with one peak is within 19 times itself of the centre in 95 % of cases
-# (Abbott and Rosenblatt 1963, Ann. Inst. Statist. Math. 14:259, doi 10.1007/BF02868644)
+# One number from a symmetric distribution with one peak is within t times itself of the centre but with chance
+# 1 / (t + 1): the worst is the uniform one that just reaches beyond 0 (Edelman 1990, American Statistician 44:285).
 REACH_OF_ONE_NUMBER = 19.0
 
 

@@ -47,8 +47,8 @@ class Spread:
     def reach(self, p: float = LEVEL) -> float:
         """Return how many standard errors an interval reaches to either side that misses the truth with chance ``p``.
 
-        Student's quantiles of both sources weighted by their shares, as by Cochran and Cox (Experimental Designs, 1957,
-        4.14), but their square roots. With the shares of ``total_and_share``, coverage by numerical integration over
+        Student's quantiles of both sources weighted by their shares, as by Cochran and Cox (Experimental Designs,
+        1957), but their square roots. With the shares of ``total_and_share``, coverage by numerical integration over
         normal effects in all proportions of runs, images and noise of cells is 92.7 to 97.6 % of two runs, 94.3 to
         96.9 % of three, 93.6 to 96.5 % of four, 94.2 to 96.3 % of five, 94.8 to 95.7 % of ten. Satterthwaite's degrees
         of freedom give 87 to 98 % of two runs.
@@ -110,7 +110,7 @@ def spread_of(table: np.ndarray, *, image_freedom: float | None = None) -> Sprea
     """Return how far the mean of a table may be from that of other runs and other images.
 
     Two-way random effects: the variance of the mean is (MS_runs + MS_images - MS_cells) / (S M), mean squares as in an
-    analysis of variance (Owen 2007, doi 10.1214/07-AOAS122, section 3; Cameron, Gelbach and Miller 2011, doi
+    analysis of variance (Owen 2007, doi 10.1214/07-AOAS122; Cameron, Gelbach and Miller 2011, doi
     10.1198/jbes.2010.07136, for the same of clusters). Images are not taken to add less than nothing, nor runs less
     than half of the noise of cells: then it is never negative. Of one run it is that of the mean of its images.
 
