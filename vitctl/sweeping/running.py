@@ -194,7 +194,7 @@ def _started(run: PlannedRun, command: Sequence[str], environment: dict[str, str
 
 def _failure(run: PlannedRun, code: int) -> FailedRunError:
     """Return the error of a run that failed, in its own words."""
-    where = f"It is {run.title}; all that it said is in {run.log}. {_AGAIN}"
+    where = f"It is {run.title}; all that it said is in {run.log}. What is finished stays."
     if code < 0:
         return FailedRunError(
             f"The run {run.title} was killed ({signal_name(-code)}){why_killed(-code, fewer='--jobs')}; the others "
