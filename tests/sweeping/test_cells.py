@@ -61,7 +61,7 @@ def test_recipes_and_models_are_values() -> None:
     ("grid", "words"),
     [
         (("lr=-1,1",), "--lr is -1.0; expected a number above 0"),
-        (("lr=a,1",), "--lr is 'a'; expected a number"),
+        (("lr=a,1",), "--lr is 'a'; expected"),
         (("steps=1.5,2",), "--steps is '1.5'; expected a whole number"),
         (("flip=maybe,true",), "--flip is 'maybe'; expected true or false"),
         (("head=zero,ridg",), "Did you mean 'ridge'"),
