@@ -171,7 +171,7 @@ class _Queue:
         if stopped is not None and (self.waiting or any(not is_done(run) for run in self.bar.runs)):
             killed = " Runs that did not follow in time were killed." * self.children.is_overdue
             raise InterruptedRun(
-                f"the sweep was stopped by {stopped.name}; its runs are saved.{killed} {_AGAIN}",
+                f"the sweep was stopped by {stopped.name}; its runs saved what they had.{killed} {_AGAIN}",
                 exit_code=128 + stopped,
             )
         if self.failed is not None:
