@@ -158,10 +158,8 @@ def _sweep_of(folder: Path, data: Path, model: Path, out: str) -> "subprocess.Po
         "--val-fraction", "0.3", "--jobs", "2", "--out", out,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(vitctl.__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, "-m", "vitctl", *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (folder / f"{out}.txt").open("ab") as said:
+        return subprocess.Popen([sys.executable, "-m", "vitctl", *arguments], cwd=folder, env=environment, stderr=said)
 
 
 @pytest.mark.slow
@@ -169,7 +167,7 @@ def test_sweep__killed_in_the_middle__equals_an_undisturbed_one(
     tmp_path: Path, image_folder: Path, tiny_model_folder: Path
 ) -> None:
     whole = _sweep_of(tmp_path, image_folder, tiny_model_folder, "whole")
-    assert whole.wait() == 0, whole.communicate()[1].decode()
+    assert whole.wait() == 0, (tmp_path / "whole.txt").read_text()
     killed = _sweep_of(tmp_path, image_folder, tiny_model_folder, "killed")
     while not list((tmp_path / "killed").glob("runs/*/*/checkpoints/step-*")):
         assert killed.poll() is None
@@ -178,7 +176,7 @@ def test_sweep__killed_in_the_middle__equals_an_undisturbed_one(
     killed.wait()
     assert not (tmp_path / "killed" / "sweep.json").exists()
     again = _sweep_of(tmp_path, image_folder, tiny_model_folder, "killed")
-    assert again.wait() == 0, again.communicate()[1].decode()
+    assert again.wait() == 0, (tmp_path / "killed.txt").read_text()
     texts = [(tmp_path / name / "sweep.json").read_text() for name in ("whole", "killed")]
     assert texts[0].replace(str(tmp_path / "whole"), "OUT") == texts[1].replace(str(tmp_path / "killed"), "OUT")
     weights = [sorted((tmp_path / name).glob("runs/*/*/last/model.safetensors")) for name in ("whole", "killed")]

@@ -96,7 +96,7 @@ def test_a_run_that_diverged_is_a_result(tmp_path: Path, fake_command: Callable[
 @pytest.mark.parametrize(
     ("does", "code", "words"),
     [
-        ("fail", 3, ("The disk is full; give another.", "  it is", "lr=1, seed 0", "The same command goes on")),
+        ("fail", 3, ("The disk is full; give another.", "  it is", "lr=1, seed 0", "What is finished stays")),
         ("crash", 1, ("ended with exit code 1", "KeyError")),
         ("memory", 137, ("was killed (SIGKILL, signal 9)", "memory is full, fewer --jobs")),
     ],
@@ -183,6 +183,9 @@ def test_threads__are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_sweep_that_is_there__more_values_and_seeds_but_the_same_settings(tmp_path: Path) -> None:
     config = SweepConfig(grid=("lr=1,2",), steps=5)
     write_plan(tmp_path, config, cells_of(config), ())
+    check_place(tmp_path, SweepConfig(steps=6))  # nothing is there yet
+    (tmp_path / "runs" / "lr=1" / "seed-0").mkdir(parents=True)
+    (tmp_path / "runs" / "lr=1" / "seed-0" / "config.json").touch()
     check_place(tmp_path, SweepConfig(grid=("lr=1,2,3", "tune=full,head"), steps=5, seeds=4, jobs=3, num_workers=0))
     for other, words in (
         ({"steps": 6}, "steps: 5 there, 6 now"),

@@ -140,7 +140,8 @@ def check_place(out: Path, config: SweepConfig) -> None:
             for name in dict.fromkeys((*before, *now))
             if before.get(name) != now.get(name) and name not in _MAY_CHANGE
         ]
-        if differing:
+        # a first command that was mistaken leaves a plan, and nothing to be kept
+        if differing and any((out / RUNS).glob("**/config.json")):
             raise SettingError(
                 f"{out} is a sweep with other settings; more values and seeds may be added, but what all runs share "
                 "stays. Give another folder with --out. What differs:",

@@ -171,7 +171,7 @@ class _Queue:
         if stopped is not None and (self.waiting or any(not is_done(run) for run in self.bar.runs)):
             killed = " Runs that did not follow in time were killed." * self.children.is_overdue
             raise InterruptedRun(
-                f"the sweep was stopped by {stopped.name}; its runs are saved.{killed} {_AGAIN}",
+                f"the sweep was stopped by {stopped.name}; its runs saved what they had.{killed} {_AGAIN}",
                 exit_code=128 + stopped,
             )
         if self.failed is not None:
@@ -194,7 +194,7 @@ def _started(run: PlannedRun, command: Sequence[str], environment: dict[str, str
 
 def _failure(run: PlannedRun, code: int) -> FailedRunError:
     """Return the error of a run that failed, in its own words."""
-    where = f"It is {run.title}; all that it said is in {run.log}. {_AGAIN}"
+    where = f"It is {run.title}; all that it said is in {run.log}. What is finished stays."
     if code < 0:
         return FailedRunError(
             f"The run {run.title} was killed ({signal_name(-code)}){why_killed(-code, fewer='--jobs')}; the others "
