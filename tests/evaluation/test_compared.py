@@ -58,6 +58,15 @@ def test_pairs_of_two_runs__are_mcnemars() -> None:
     assert [pair.p_holm for pair in ordered] == pytest.approx(expected)
 
 
+def test_pairs_of_equal_runs__losses_are_equal_and_nothing_is_unsure_of_that() -> None:
+    a = row("a")
+    (pair,), _ = compared_pairs([a, a], seed=0)
+    for name in ("nll", "brier", "ece"):
+        assert (getattr(pair, f"{name}_difference"), getattr(pair, f"{name}_ci95")) == (0, (0, 0))
+    assert (pair.difference, pair.mcnemar_p, pair.p_holm) == (0, 1, 1)
+    assert pair.ci95[0] < 0 < pair.ci95[1]  # of other images these two may say something else
+
+
 def test_pairs_of_several_runs__are_paired_by_seed() -> None:
     a, b = row("a", (0, 1, 2)), row("bb", (0, 1, 2), skill=2.0)
     (pair,), notes = compared_pairs([a, b], seed=0)

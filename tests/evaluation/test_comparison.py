@@ -116,6 +116,9 @@ def test_equal_cells_have_an_interval_that_is_not_without_width(num_runs: int) -
 
 
 def test_equal_numbers_are_what_they_are() -> None:
+    same = np.zeros((2, 50))
+    assert estimate(same, is_difference=True, is_loss=True) == Estimate(0.0, (0.0, 0.0), 0.0, 1.0)
+    assert estimate_folds([same, same], is_difference=True, is_loss=True) == Estimate(0.0, (0.0, 0.0), 0.0, 1.0)
     assert estimate(np.full((3, 7), 0.3)).ci95 == pytest.approx((0.3, 0.3))
     assert estimate(np.zeros((3, 7)) + 0.0, is_difference=True).mean == 0
 

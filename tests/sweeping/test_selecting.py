@@ -119,6 +119,17 @@ def test_select__an_edge_is_extended_once(chosen: Callable[..., Chosen]) -> None
     assert [("edge" in text, "lr=0.1" in text) for text in heard.warnings] == [(True, True)]
 
 
+def test_select__the_low_edge_that_is_only_no_worse__says_why(chosen: Callable[..., Chosen]) -> None:
+    heard = Heard()
+    qualities = {"lr=0.0001": 2.0, "lr=0.001": 2.006, "lr=0.01": 0.0, "lr=1e-05": 0.0}
+    found = chosen(("lr=1e-2,1e-4,1e-3",), qualities, conversation=heard)
+    assert found.selected is not None
+    assert (found.selected.cell, found.selected.best, found.selected.is_at_edge) == ("lr=0.0001", "lr=0.001", False)
+    (warning,) = heard.warnings
+    assert "lr=0.001 did better, but by no more than one standard error" in warning
+    assert "better rates" not in warning
+
+
 def test_select__a_second_edge_only_warns(chosen: Callable[..., Chosen]) -> None:
     heard = Heard()
     qualities = {"lr=0.0001": 0.0, "lr=0.001": 1.0, "lr=0.01": 2.0, "lr=0.1": 3.0}
@@ -160,6 +171,15 @@ def test_retrain__the_winner_again_without_development_images(chosen: Callable[.
     commands = (tmp_path / "sweep" / "commands.txt").read_text().splitlines()
     assert ["--dev-fraction auto" in line for line in commands[1:]] == [True] * 4 + [False] * 2
     assert all("--lr 0.001" in line for line in commands[-2:])
+    assert ["select_best_from" in line for line in commands[1:]] == [False] * 4 + [True] * 2
+
+
+def test_retrain__no_validation_image_chooses_the_best_weights(chosen: Callable[..., Chosen], tmp_path: Path) -> None:
+    of_all = ("evaluation.select_best_from=1", "optimizer.weight_decay=0.1")
+    chosen(("lr=1e-4,1e-3",), {"lr=0.0001": 0.0, "lr=0.001": 1.0}, retrain=True, set=of_all)
+    commands = (tmp_path / "sweep" / "commands.txt").read_text().splitlines()
+    assert all("select_best_from=1000000000" in line and "weight_decay=0.1" in line for line in commands[-2:])
+    assert all(line.count("select_best_from") == 1 for line in commands[-2:])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ from vitctl.sweeping.states import is_diverged
 RETRAINED, SOUP = "retrained", "soup"
 """Folders of a sweep."""
 
+_BEST_FROM = "evaluation.select_best_from"
+_NEVER = 1_000_000_000  # validation images from which best/ is chosen by them: more than there are anywhere
+
 RunAll = Callable[[Sequence[PlannedRun]], None]
 
 
@@ -170,9 +173,15 @@ def choose_among(
 
 
 def retrained_run(run: PlannedRun, out: Path) -> PlannedRun:
-    """Return the run that trains on all training images as ``run`` did on those that were no development images."""
+    """Return the run that trains on all training images as ``run`` did on those that were no development images.
+
+    Its best/ is what the last step leaves.
+    """
     place = out / RETRAINED / f"seed-{run.seed}"
     given = {name: value for name, value in run.given.items() if name != "dev_fraction"} | {"out": str(place)}
+    # that the validation images choose nothing, not even which weights are the best
+    set_before = [text for text in run.given.get("set") or () if text.partition("=")[0].strip() != _BEST_FROM]
+    given["set"] = (*set_before, f"{_BEST_FROM}={_NEVER}")
     return replace(run, out=place, given=given, log=out / LOGS / f"{RETRAINED}-seed-{run.seed}.txt")
 
 
