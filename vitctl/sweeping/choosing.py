@@ -24,6 +24,7 @@ from vitctl.sweeping.states import is_diverged
 RETRAINED, SOUP = "retrained", "soup"
 """Folders of a sweep."""
 
+_DIVIDING = ("data", "val_fraction", "group_column", "group_pattern")
 _BEST_FROM = "evaluation.select_best_from"
 _NEVER = 1_000_000_000  # validation images from which best/ is chosen by them: more than there are anywhere
 
@@ -81,6 +82,19 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
             "--select is given, and there is one combination of settings; expected several to choose from: --grid "
             "lr=1e-4,3e-4,1e-3.",
             field="select",
+        )
+    varied = next((key for cell in cells for key in cell.settings if key in _DIVIDING), None)
+    if config.select is not None and varied is not None:
+        raise SettingError(
+            f"--select is given, and the grid has {varied}, so that combinations would be judged on different "
+            "development images; expected the same for all. Give it one value, or leave out --select.",
+            field="select",
+        )
+    if config.retrain and any(cell.given.get("patience") is not None for cell in cells):
+        raise SettingError(
+            "--retrain and --patience are both given; --patience would end what is trained again by its validation "
+            "images, which are to choose nothing. Keep one.",
+            field="retrain",
         )
     if config.soup:
         check_may_be_averaged(base_of(config), [cell.settings for cell in cells])
