@@ -198,6 +198,10 @@ def test_retrain__no_validation_image_chooses_the_best_weights(chosen: Callable[
         ({"soup": True, "patience": 3}, "--soup and --patience are both given"),
         ({"soup": True, "grid": ("model=demo,vit_tiny_patch16_224",)}, "the grid has model"),
         ({"soup": True, "grid": ("tune=head,full",)}, "the grid has tune"),
+        ({"soup": True, "seeds": 2, "set": ("head.init=random",)}, "a random head, which every seed draws otherwise"),
+        ({"soup": True, "seeds": 2, "recipe": "attention-only"}, "a random head"),
+        ({"soup": True, "seeds": 2, "weights": "none"}, "--weights none, which"),
+        ({"soup": True, "seeds": 2, "set": ("head.pool=map",)}, "attention pooling, which"),
     ],
 )
 def test_choice__what_cannot_be_is_refused_before_anything_starts(settings: dict[str, object], sentence: str) -> None:

@@ -131,9 +131,7 @@ def _of_shares(table: np.ndarray, spread: Spread, *, is_difference: bool) -> Est
     return Estimate(mean, paired_ends(mean, moved, num_images, reach), error, p)
 
 
-def estimate_folds(
-    values: Sequence[np.ndarray], *, is_difference: bool = False, is_loss: bool = False
-) -> Estimate:
+def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False, is_loss: bool = False) -> Estimate:
     """Return the mean over the parts of a cross-validation with its uncertainty.
 
     A t interval over the means of parts, weighted by their images; seeds are averaged. Parts share most of their

@@ -97,7 +97,7 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
             field="retrain",
         )
     if config.soup:
-        check_may_be_averaged(base_of(config), [cell.settings for cell in cells])
+        check_may_be_averaged(base_of(config), [cell.settings for cell in cells], num_seeds=len(seeds_of(config)))
 
 
 def tell_what_is_added(config: SweepConfig, conversation: Conversation) -> None:
