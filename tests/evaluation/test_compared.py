@@ -50,6 +50,8 @@ def test_pairs_of_two_runs__are_mcnemars() -> None:
         assert pair.ci95[0] < pair.difference < pair.ci95[1]
         assert pair.nll_difference == pytest.approx(second.nll.mean() - first.nll.mean())
         assert pair.brier_difference == pytest.approx(second.brier.mean() - first.brier.mean())
+        eces = [row_figures(one, seed=0)["ece"] for one in (first, second)]
+        assert pair.ece_difference == pytest.approx(eces[1] - eces[0])
     # Holm's: the least p times 3, the next times 2, never less than one before
     ordered = sorted(pairs, key=lambda pair: pair.p)
     expected = np.minimum(

@@ -238,6 +238,15 @@ def test_parts_that_differ_are_less_sure_than_their_images() -> None:
     assert (low, high) == pytest.approx(wilson_interval(160, 200), abs=0.03)
 
 
+def test_variance_of_parts_of_different_sizes_is_weighted_by_their_images() -> None:
+    values = [np.full((1, 30), 0.1), np.full((1, 10), 0.9), np.full((1, 20), 0.4)]
+    mean, weights = 20 / 60, np.array([30, 10, 20]) / 60
+    by_hand = 3 / 2 * (weights**2 * (np.array([0.1, 0.9, 0.4]) - mean) ** 2).sum()
+    found = estimate_folds(values, is_difference=True)
+    assert found.mean == pytest.approx(mean)
+    assert found.standard_error == pytest.approx(by_hand**0.5)
+
+
 def test_parts_count_by_their_images() -> None:
     parts = [np.zeros((1, 10)), np.ones((1, 30))]
     assert estimate_folds(parts).mean == 0.75

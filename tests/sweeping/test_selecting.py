@@ -15,6 +15,7 @@ from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import cells_of
 from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing
 from vitctl.sweeping.planning import PlannedRun, planned_runs
+from vitctl.sweeping.selecting import _tables
 
 NUM_IMAGES = 150
 
@@ -153,6 +154,18 @@ def test_select__by_accuracy_the_score_is_one(chosen: Callable[..., Chosen]) -> 
     right = [kept(1.0, seed) for seed in (0, 1)]
     expected = np.mean([(one.logits.argmax(axis=1) == one.labels).mean() for one in right])
     assert found.selected.score == pytest.approx(expected)
+
+
+def test_losses__are_of_the_same_images_in_whatever_order_runs_saw_them(tmp_path: Path) -> None:
+    config = SweepConfig(grid=("lr=1,2",))
+    cells = cells_of(config)
+    runs = planned_runs(cells, config, tmp_path)
+    trained({cell.name: 1.0 for cell in cells})(runs)
+    one = kept(1.0, 0)
+    turned = KeptLogits(one.logits[::-1], one.labels[::-1], one.hashes[::-1], one.class_names)
+    write_logits(runs[1].out, turned)
+    first, second = _tables([[run] for run in runs], "nll")
+    assert np.array_equal(first, second)
 
 
 def test_select__few_images_warn(chosen: Callable[..., Chosen]) -> None:
