@@ -50,12 +50,23 @@ def test_pairs_of_two_runs__are_mcnemars() -> None:
         assert pair.ci95[0] < pair.difference < pair.ci95[1]
         assert pair.nll_difference == pytest.approx(second.nll.mean() - first.nll.mean())
         assert pair.brier_difference == pytest.approx(second.brier.mean() - first.brier.mean())
+        eces = [row_figures(one, seed=0)["ece"] for one in (first, second)]
+        assert pair.ece_difference == pytest.approx(eces[1] - eces[0])
     # Holm's: the least p times 3, the next times 2, never less than one before
     ordered = sorted(pairs, key=lambda pair: pair.p)
     expected = np.minimum(
         1, np.maximum.accumulate([pair.p * times for pair, times in zip(ordered, (3, 2, 1), strict=True)])
     )
     assert [pair.p_holm for pair in ordered] == pytest.approx(expected)
+
+
+def test_pairs_of_equal_runs__losses_are_equal_and_nothing_is_unsure_of_that() -> None:
+    a = row("a")
+    (pair,), _ = compared_pairs([a, a], seed=0)
+    for name in ("nll", "brier", "ece"):
+        assert (getattr(pair, f"{name}_difference"), getattr(pair, f"{name}_ci95")) == (0, (0, 0))
+    assert (pair.difference, pair.mcnemar_p, pair.p_holm) == (0, 1, 1)
+    assert pair.ci95[0] < 0 < pair.ci95[1]  # of other images these two may say something else
 
 
 def test_pairs_of_several_runs__are_paired_by_seed() -> None:

@@ -116,6 +116,9 @@ def test_equal_cells_have_an_interval_that_is_not_without_width(num_runs: int) -
 
 
 def test_equal_numbers_are_what_they_are() -> None:
+    same = np.zeros((2, 50))
+    assert estimate(same, is_difference=True, is_loss=True) == Estimate(0.0, (0.0, 0.0), 0.0, 1.0)
+    assert estimate_folds([same, same], is_difference=True, is_loss=True) == Estimate(0.0, (0.0, 0.0), 0.0, 1.0)
     assert estimate(np.full((3, 7), 0.3)).ci95 == pytest.approx((0.3, 0.3))
     assert estimate(np.zeros((3, 7)) + 0.0, is_difference=True).mean == 0
 
@@ -233,6 +236,15 @@ def test_parts_that_differ_are_less_sure_than_their_images() -> None:
     assert lower < low - 0.1
     assert higher > high + 0.05
     assert (low, high) == pytest.approx(wilson_interval(160, 200), abs=0.03)
+
+
+def test_variance_of_parts_of_different_sizes_is_weighted_by_their_images() -> None:
+    values = [np.full((1, 30), 0.1), np.full((1, 10), 0.9), np.full((1, 20), 0.4)]
+    mean, weights = 20 / 60, np.array([30, 10, 20]) / 60
+    by_hand = 3 / 2 * (weights**2 * (np.array([0.1, 0.9, 0.4]) - mean) ** 2).sum()
+    found = estimate_folds(values, is_difference=True)
+    assert found.mean == pytest.approx(mean)
+    assert found.standard_error == pytest.approx(by_hand**0.5)
 
 
 def test_parts_count_by_their_images() -> None:

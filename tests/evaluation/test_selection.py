@@ -31,6 +31,14 @@ def test_of_equal_ones_the_lowest_rate_then_the_first() -> None:
     assert choose([LOSSES, LOSSES], [1, 1]) == Choice(0, 0, 0.0)
 
 
+def test_of_one_rate_the_best_is_taken_whatever_the_order() -> None:
+    near = LOSSES + np.array([0.3, -0.2, 0.3, -0.2])
+    assert choose([near, LOSSES], [1, 1]) == Choice(1, 1, 0.0)
+    assert choose([near, LOSSES + 0.01, LOSSES], [1, 1, 2]).index == 0  # the second is surely worse
+    nearer = LOSSES + np.array([0.05, -0.04, 0.05, -0.04])
+    assert choose([near, nearer, LOSSES], [1, 1, 2]).index == 1
+
+
 @pytest.mark.parametrize("wrong", [np.inf, np.nan])
 def test_what_diverged_is_not_chosen_unless_all_did(wrong: float) -> None:
     diverged = np.where(np.arange(4) == 2, wrong, LOSSES)

@@ -15,6 +15,7 @@ from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import cells_of
 from vitctl.sweeping.choosing import Chosen, check_choice, choose_among, for_choosing
 from vitctl.sweeping.planning import PlannedRun, planned_runs
+from vitctl.sweeping.selecting import _tables
 
 NUM_IMAGES = 150
 
@@ -119,6 +120,17 @@ def test_select__an_edge_is_extended_once(chosen: Callable[..., Chosen]) -> None
     assert [("edge" in text, "lr=0.1" in text) for text in heard.warnings] == [(True, True)]
 
 
+def test_select__the_low_edge_that_is_only_no_worse__says_why(chosen: Callable[..., Chosen]) -> None:
+    heard = Heard()
+    qualities = {"lr=0.0001": 2.0, "lr=0.001": 2.006, "lr=0.01": 0.0, "lr=1e-05": 0.0}
+    found = chosen(("lr=1e-2,1e-4,1e-3",), qualities, conversation=heard)
+    assert found.selected is not None
+    assert (found.selected.cell, found.selected.best, found.selected.is_at_edge) == ("lr=0.0001", "lr=0.001", False)
+    (warning,) = heard.warnings
+    assert "lr=0.001 did better, but by no more than one standard error" in warning
+    assert "better rates" not in warning
+
+
 def test_select__a_second_edge_only_warns(chosen: Callable[..., Chosen]) -> None:
     heard = Heard()
     qualities = {"lr=0.0001": 0.0, "lr=0.001": 1.0, "lr=0.01": 2.0, "lr=0.1": 3.0}
@@ -144,6 +156,18 @@ def test_select__by_accuracy_the_score_is_one(chosen: Callable[..., Chosen]) -> 
     assert found.selected.score == pytest.approx(expected)
 
 
+def test_losses__are_of_the_same_images_in_whatever_order_runs_saw_them(tmp_path: Path) -> None:
+    config = SweepConfig(grid=("lr=1,2",))
+    cells = cells_of(config)
+    runs = planned_runs(cells, config, tmp_path)
+    trained({cell.name: 1.0 for cell in cells})(runs)
+    one = kept(1.0, 0)
+    turned = KeptLogits(one.logits[::-1], one.labels[::-1], one.hashes[::-1], one.class_names)
+    write_logits(runs[1].out, turned)
+    first, second = _tables([[run] for run in runs], "nll")
+    assert np.array_equal(first, second)
+
+
 def test_select__few_images_warn(chosen: Callable[..., Chosen]) -> None:
     heard = Heard()
     chosen(("lr=1e-4,1e-3",), {"lr=0.0001": 0.0, "lr=0.001": 1.0}, conversation=heard, num_images=60)
@@ -160,6 +184,15 @@ def test_retrain__the_winner_again_without_development_images(chosen: Callable[.
     commands = (tmp_path / "sweep" / "commands.txt").read_text().splitlines()
     assert ["--dev-fraction auto" in line for line in commands[1:]] == [True] * 4 + [False] * 2
     assert all("--lr 0.001" in line for line in commands[-2:])
+    assert ["select_best_from" in line for line in commands[1:]] == [False] * 4 + [True] * 2
+
+
+def test_retrain__no_validation_image_chooses_the_best_weights(chosen: Callable[..., Chosen], tmp_path: Path) -> None:
+    of_all = ("evaluation.select_best_from=1", "optimizer.weight_decay=0.1")
+    chosen(("lr=1e-4,1e-3",), {"lr=0.0001": 0.0, "lr=0.001": 1.0}, retrain=True, set=of_all)
+    commands = (tmp_path / "sweep" / "commands.txt").read_text().splitlines()
+    assert all("select_best_from=1000000000" in line and "weight_decay=0.1" in line for line in commands[-2:])
+    assert all(line.count("select_best_from") == 1 for line in commands[-2:])
 
 
 @pytest.mark.parametrize(
@@ -171,9 +204,17 @@ def test_retrain__the_winner_again_without_development_images(chosen: Callable[.
         ({"grid": None, "lr": 0.1}, "--select is given, and one --lr"),
         ({"grid": ("lr=0.1",)}, "one combination of settings"),
         ({"grid": ("lr=0.1,grid",)}, "The grid has lr=grid; expected rates"),
+        ({"grid": ("lr=1e-4,1e-3", "val_fraction=0.1,0.2")}, "the grid has val_fraction, so that"),
+        ({"grid": ("data=digits,demo",)}, "the grid has data, so that"),
+        ({"retrain": True, "patience": 3}, "--retrain and --patience are both given"),
+        ({"retrain": True, "grid": ("patience=2,3",)}, "--retrain and --patience are both given"),
         ({"soup": True, "patience": 3}, "--soup and --patience are both given"),
         ({"soup": True, "grid": ("model=demo,vit_tiny_patch16_224",)}, "the grid has model"),
         ({"soup": True, "grid": ("tune=head,full",)}, "the grid has tune"),
+        ({"soup": True, "seeds": 2, "set": ("head.init=random",)}, "a random head, which every seed draws otherwise"),
+        ({"soup": True, "seeds": 2, "recipe": "attention-only"}, "a random head"),
+        ({"soup": True, "seeds": 2, "weights": "none"}, "--weights none, which"),
+        ({"soup": True, "seeds": 2, "set": ("head.pool=map",)}, "attention pooling, which"),
     ],
 )
 def test_choice__what_cannot_be_is_refused_before_anything_starts(settings: dict[str, object], sentence: str) -> None:

@@ -5,10 +5,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError, SettingError
@@ -17,7 +20,8 @@ from vitctl.run_folders.kept_logits import read_logits, write_logits
 from vitctl.run_folders.seen import SeenRun, look_at
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.ingredients import check_ingredients
-from vitctl.sweeping.soup import cook
+from vitctl.sweeping.pot import Pot
+from vitctl.sweeping.soup import _Judge, cook
 
 CONFIG = SweepConfig(soup=True, num_workers=0, device="cpu", num_threads=1)
 
@@ -69,6 +73,18 @@ def test_cook__no_soup_is_better_than_a_run_that_is_right(run_with: Callable[...
     assert all(kept[name].equal(one) for name, one in own.items())
 
 
+def test_judge__a_mean_with_batch_norms_has_statistics_of_the_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = [nn.Sequential(nn.BatchNorm2d(2)).eval() for _ in range(2)]
+    norms[1].load_state_dict(norms[1].state_dict() | {"0.running_mean": torch.full((2,), 8.0)})
+    pot = Pot().with_(norms[0].state_dict()).with_(norms[1].state_dict())
+    images = torch.arange(16.0).reshape(2, 2, 2, 2)
+    monkeypatch.setattr(_Judge, "_batches", lambda _: iter([images]))
+    opened: Any = SimpleNamespace(model=norms[0])
+    nothing: Any = None
+    judge = _Judge(opened, nothing, nothing, "nll", torch.device("cpu"), 0, is_in_memory=True, conversation=nothing)
+    assert judge.weights(pot)["0.running_mean"].equal(images.mean(dim=(0, 2, 3)))
+
+
 def test_cook__the_same_weights_are_not_cooked_again(
     run_with: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +131,8 @@ def test_ingredients__other_seeds_are_one_start_unless_weights_are_drawn(seen: S
     ]
     with pytest.raises(SettingError, match="in the start of its head"):
         check_ingredients(heads)
+    with pytest.raises(SettingError, match="in the start of its head"):
+        check_ingredients([replace(one, config={**one.config, "pool": "map"}) for one in (seen, other)])
 
 
 def test_ingredients__other_images_are_refused(run_with: Callable[..., Path]) -> None:

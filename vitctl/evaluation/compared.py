@@ -82,7 +82,8 @@ def row_figures(row: RowTables, *, seed: int) -> RowFigures:
         row: Of S >= 1 runs.
         seed: Of the bootstrap, >= 0.
     """
-    top1, nll, brier = estimate(row.correct), estimate(row.nll), estimate(row.brier)
+    top1 = estimate(row.correct)
+    nll, brier = estimate(row.nll, is_loss=True), estimate(row.brier, is_loss=True)
     ece = ece_estimate(row.shares, row.labels, seed=seed)
     return {
         "top1": top1.mean,
@@ -203,8 +204,8 @@ def _pair(
     *,
     seed: int,
 ) -> ComparedPair:
-    nll = estimate(matching.table(a.nll, b.nll), is_difference=True)
-    brier = estimate(matching.table(a.brier, b.brier), is_difference=True)
+    nll = estimate(matching.table(a.nll, b.nll), is_difference=True, is_loss=True)
+    brier = estimate(matching.table(a.brier, b.brier), is_difference=True, is_loss=True)
     shares_a, shares_b = [a.shares[index] for index in matching.first], [b.shares[index] for index in matching.second]
     ece = ece_estimate(shares_b, a.labels, shares_a, seed=seed)
     return ComparedPair(

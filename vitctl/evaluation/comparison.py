@@ -40,7 +40,7 @@ class Estimate:
     p: float
 
 
-def estimate(table: np.ndarray, *, is_difference: bool = False) -> Estimate:
+def estimate(table: np.ndarray, *, is_difference: bool = False, is_loss: bool = False) -> Estimate:
     """Return the mean of a table with its uncertainty.
 
     The variance is ``spread_of``'s, of runs and of images. Of zeros and ones, the interval is Wilson's of as many
@@ -51,6 +51,8 @@ def estimate(table: np.ndarray, *, is_difference: bool = False) -> Estimate:
         table: (S, M) float or bool, finite, S >= 1, M >= 1. For a paired difference: b - a, in float.
         is_difference: Whether it is a difference: a table without a -1 might be either, and nothing but ones and zeros
             is less sure of a difference than of an accuracy.
+        is_loss: Whether cells are losses, or differences of two, which may be any number: where two runs are the same,
+            all of these are 0, and there is nothing to be unsure of.
 
     Raises:
         ValueError: A cell is not finite.
@@ -58,7 +60,7 @@ def estimate(table: np.ndarray, *, is_difference: bool = False) -> Estimate:
     table = np.atleast_2d(table).astype(np.float64)
     if not np.isfinite(table).all():
         raise ValueError("a table with cells that are not finite has no mean")
-    kind = _kind_of(table, is_difference=is_difference)
+    kind = "number" if is_loss else _kind_of(table, is_difference=is_difference)
     if kind == "number":
         return _of_numbers(table, spread_of(table), is_difference=is_difference)
     spread = spread_of(table, image_freedom=_freedom_of_images(table, is_difference=kind == "difference"))
@@ -129,7 +131,7 @@ def _of_shares(table: np.ndarray, spread: Spread, *, is_difference: bool) -> Est
     return Estimate(mean, paired_ends(mean, moved, num_images, reach), error, p)
 
 
-def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False) -> Estimate:
+def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False, is_loss: bool = False) -> Estimate:
     """Return the mean over the parts of a cross-validation with its uncertainty.
 
     A t interval over the means of parts, weighted by their images; seeds are averaged. Parts share most of their
@@ -140,6 +142,7 @@ def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False)
     Args:
         values: One (S, M_k) table for each of K >= 2 parts: every image is in one part.
         is_difference: As of ``estimate``.
+        is_loss: As of ``estimate``.
 
     Raises:
         ValueError: A cell is not finite, or there are fewer than two parts.
@@ -156,7 +159,7 @@ def estimate_folds(values: Sequence[np.ndarray], *, is_difference: bool = False)
     of_images = float(images.var()) / max(1, len(images) - 1)
     variance, share = total_and_share(of_parts, of_images, 0.0, num_runs=num_parts)
     table = np.concatenate([np.atleast_2d(value) for value in values], axis=1) if _are_of_one_height(values) else images
-    kind = _kind_of(table, is_difference=is_difference)
+    kind = "number" if is_loss else _kind_of(table, is_difference=is_difference)
     spread = Spread(
         float(variance), float(share), num_parts - 1, float("inf") if kind != "number" else len(images) - 1.0
     )

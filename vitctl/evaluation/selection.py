@@ -35,7 +35,7 @@ def choose(losses: Sequence[np.ndarray], preference: Sequence[float]) -> Choice:
     Args:
         losses: One (S, M) table for each candidate, of the same seeds and images; lower is better. One with a cell that
             is not finite diverged: it is not chosen unless all did, and then it is the one of lowest preference.
-        preference: One number for each; of equal ones the first comes first.
+        preference: One number for each; of equal ones that of the lower loss comes first, then the first.
     """
     tables = [np.atleast_2d(table).astype(np.float64) for table in losses]
     finite = [index for index, table in enumerate(tables) if np.isfinite(table).all()]
@@ -46,5 +46,5 @@ def choose(losses: Sequence[np.ndarray], preference: Sequence[float]) -> Choice:
     differences = {index: tables[index] - tables[best] for index in finite}
     errors = {index: spread_of(difference).variance ** 0.5 for index, difference in differences.items()}
     near = [index for index in finite if float(differences[index].mean()) <= errors[index]]  # the best is among them
-    chosen = min(near, key=lambda index: preference[index])
+    chosen = min(near, key=lambda index: (preference[index], float(tables[index].mean())))
     return Choice(chosen, best, errors[chosen])

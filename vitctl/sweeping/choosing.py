@@ -24,6 +24,10 @@ from vitctl.sweeping.states import is_diverged
 RETRAINED, SOUP = "retrained", "soup"
 """Folders of a sweep."""
 
+_DIVIDING = ("data", "val_fraction", "group_column", "group_pattern")
+_BEST_FROM = "evaluation.select_best_from"
+_NEVER = 1_000_000_000  # validation images from which best/ is chosen by them: more than there are anywhere
+
 RunAll = Callable[[Sequence[PlannedRun]], None]
 
 
@@ -79,8 +83,21 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
             "lr=1e-4,3e-4,1e-3.",
             field="select",
         )
+    varied = next((key for cell in cells for key in cell.settings if key in _DIVIDING), None)
+    if config.select is not None and varied is not None:
+        raise SettingError(
+            f"--select is given, and the grid has {varied}, so that combinations would be judged on different "
+            "development images; expected the same for all. Give it one value, or leave out --select.",
+            field="select",
+        )
+    if config.retrain and any(cell.given.get("patience") is not None for cell in cells):
+        raise SettingError(
+            "--retrain and --patience are both given; --patience would end what is trained again by its validation "
+            "images, which are to choose nothing. Keep one.",
+            field="retrain",
+        )
     if config.soup:
-        check_may_be_averaged(base_of(config), [cell.settings for cell in cells])
+        check_may_be_averaged(base_of(config), [cell.settings for cell in cells], num_seeds=len(seeds_of(config)))
 
 
 def tell_what_is_added(config: SweepConfig, conversation: Conversation) -> None:
@@ -170,9 +187,15 @@ def choose_among(
 
 
 def retrained_run(run: PlannedRun, out: Path) -> PlannedRun:
-    """Return the run that trains on all training images as ``run`` did on those that were no development images."""
+    """Return the run that trains on all training images as ``run`` did on those that were no development images.
+
+    Its best/ is what the last step leaves.
+    """
     place = out / RETRAINED / f"seed-{run.seed}"
     given = {name: value for name, value in run.given.items() if name != "dev_fraction"} | {"out": str(place)}
+    # that the validation images choose nothing, not even which weights are the best
+    set_before = [text for text in run.given.get("set") or () if text.partition("=")[0].strip() != _BEST_FROM]
+    given["set"] = (*set_before, f"{_BEST_FROM}={_NEVER}")
     return replace(run, out=place, given=given, log=out / LOGS / f"{RETRAINED}-seed-{run.seed}.txt")
 
 

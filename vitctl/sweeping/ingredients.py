@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitctl.errors import DataError, SettingError
-from vitctl.recipes import recipe_from_settings
+from vitctl.recipes import load_recipe, override, recipe_from_settings
 from vitctl.run_folders.kept_logits import KeptLogits, read_logits
 from vitctl.run_folders.seen import FINISHED, SeenRun
 from vitctl.settings.option import option_of
@@ -18,14 +18,17 @@ _ONE_START = (
 )  # fmt: skip
 _OF_THE_RECIPE = ("head.init", "head.pool", "images.size", "tuning.mode", "tuning.freeze")
 _MAY_END_EARLY = ("time_limit", "patience")
+_DRAWN_HEAD, _DRAWN_POOL = "random", "map"  # weights of these are drawn, by the seed
+_ANY_RECIPE = "transfer"  # of the default recipes none draws a head
 
 
-def check_may_be_averaged(base: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]) -> None:
+def check_may_be_averaged(base: Mapping[str, Any], settings: Sequence[Mapping[str, Any]], *, num_seeds: int) -> None:
     """Refuse a soup of which the settings tell that its runs cannot be averaged, before anything is trained.
 
     Args:
         base: What was given for all runs, by field.
         settings: Of each cell what differs from others, by KEY of the grid.
+        num_seeds: Of each cell.
 
     Raises:
         SettingError: They end early, or do not begin as one.
@@ -44,6 +47,23 @@ def check_may_be_averaged(base: Mapping[str, Any], settings: Sequence[Mapping[st
             " and pooling, on the same images. Leave one of them out.",
             field="soup",
         )
+    drawn = _drawn_by(base) if num_seeds > 1 else None
+    if drawn is not None:
+        raise SettingError(
+            f"--soup is given, and {drawn}, which every seed draws otherwise; only runs of one start are averaged. "
+            "Give one seed, or another start.",
+            field="soup",
+        )
+
+
+def _drawn_by(base: Mapping[str, Any]) -> str | None:
+    """Return what of the start of runs with these settings is drawn by their seed; None where nothing is."""
+    if base.get("weights") == RANDOM:
+        return f"--weights {RANDOM}"
+    head = override(load_recipe(base.get("recipe") or _ANY_RECIPE), base.get("set") or ()).head
+    if (base.get("head") or head.init) == _DRAWN_HEAD:
+        return f"a {_DRAWN_HEAD} head"
+    return "attention pooling" if (base.get("pool") or head.pool) == _DRAWN_POOL else None
 
 
 def check_ingredients(runs: Sequence[SeenRun]) -> KeptLogits:
@@ -61,9 +81,10 @@ def check_ingredients(runs: Sequence[SeenRun]) -> KeptLogits:
                 raise SettingError(_other_start(first, run, option_of(name)), field="soup")
     heads = [_head_start(run) for run in runs]
     for run, head in zip(runs, heads, strict=True):
-        is_drawn = head == "random" or run.config.get("weights") == RANDOM
+        is_head_drawn = head[0] == _DRAWN_HEAD or head[1] == _DRAWN_POOL
+        is_drawn = is_head_drawn or run.config.get("weights") == RANDOM
         if head != heads[0] or (is_drawn and run.config.get("seed") != first.config.get("seed")):
-            what = "the start of its head" if head != heads[0] or head == "random" else "its random weights"
+            what = "the start of its head" if head != heads[0] or is_head_drawn else "its random weights"
             raise SettingError(_other_start(first, run, what), field="soup")
     kept = [_images_of(run.path) for run in runs]
     for run, one in zip(runs, kept, strict=True):
@@ -74,11 +95,11 @@ def check_ingredients(runs: Sequence[SeenRun]) -> KeptLogits:
     return kept[0]
 
 
-def _head_start(run: SeenRun) -> str:
-    if run.config.get("head") is not None:
-        return str(run.config["head"])
+def _head_start(run: SeenRun) -> tuple[str, str]:
+    """Return how a run's head starts, and what it sees of the tokens."""
     settings = run.config.get("recipe_settings") or {}
-    return recipe_from_settings(settings, where=f"recipe_settings of {run.path / 'config.json'}").head.init
+    head = recipe_from_settings(settings, where=f"recipe_settings of {run.path / 'config.json'}").head
+    return str(run.config.get("head") or head.init), str(run.config.get("pool") or head.pool)
 
 
 def _check_length(run: SeenRun) -> None:

@@ -100,12 +100,12 @@ def select(
         further = beyond(settings, winner.settings)
         if further is None:
             break
-        told = f"{winner.name} was chosen, at the edge of the grid: better rates may lie beyond it"
+        told, why = f"{winner.name} was chosen, at the edge of the grid", _why_beyond(every[choice.best], winner)
         if extended:
-            conversation.warn(f"{told}, also after it was extended by {extended[0].name}.")
+            conversation.warn(f"{told}, also after it was extended by {extended[0].name}: {why}.")
             break
         extra = one_cell(config, further)
-        conversation.warn(f"{told}. The grid is extended by {extra.name}.")
+        conversation.warn(f"{told}: {why}. The grid is extended by {extra.name}.")
         train(extra)
         extended, every = (extra,), (*every, extra)
     selected = _told(every, tables, choice, by, is_at_edge=further is not None, extended=extended)
@@ -115,6 +115,17 @@ def select(
             "difference that settings usually make. More images, or a larger --dev-fraction, tell more."
         )
     return Selection(selected, winner, every)
+
+
+def _why_beyond(best: Cell, winner: Cell) -> str:
+    """Return why to look beyond the edge: the loss falls towards it, or is about as low there as anywhere."""
+    rates = rate_of(winner.settings), rate_of(best.settings)
+    if rates[0] is None or rates[1] is None or rates[0] >= rates[1]:
+        return "better rates may lie beyond it"
+    return (
+        f"{best.name} did better, but by no more than one standard error, and of such rates the lowest is taken; "
+        "still lower ones may do as well"
+    )
 
 
 def one_cell(config: SweepConfig, settings: dict[str, object]) -> Cell:

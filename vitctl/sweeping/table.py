@@ -82,7 +82,7 @@ def _row(
 ) -> SweepCell:
     top1 = nll = difference = None
     if scores is not None:
-        top1, nll = _estimate(scores.correct), _estimate(scores.nll)
+        top1, nll = _estimate(scores.correct), _estimate(scores.nll, is_loss=True)
         if first is not None:
             pairs = [mine - theirs for mine, theirs in zip(scores.correct, first.correct, strict=True)]
             difference = _estimate(pairs, is_difference=True)
@@ -104,10 +104,10 @@ def _row(
     )
 
 
-def _estimate(tables: Tables, *, is_difference: bool = False) -> Estimate:
+def _estimate(tables: Tables, *, is_difference: bool = False, is_loss: bool = False) -> Estimate:
     if len(tables) == 1:
-        return estimate(tables[0], is_difference=is_difference)
-    return estimate_folds(tables, is_difference=is_difference)
+        return estimate(tables[0], is_difference=is_difference, is_loss=is_loss)
+    return estimate_folds(tables, is_difference=is_difference, is_loss=is_loss)
 
 
 def _within(interval: Interval, least: float, most: float) -> Interval:
