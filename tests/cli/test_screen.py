@@ -12,7 +12,9 @@ def clock() -> list[float]:
 
 
 def shown(bars: RichProgress, task: int) -> list[str]:
-    return [str(column.render(bars.tasks[task])) for column in bars.columns if type(column).__module__ == Screen.__module__]
+    return [
+        str(column.render(bars.tasks[task])) for column in bars.columns if type(column).__module__ == Screen.__module__
+    ]
 
 
 def test_bar__long_after_the_last_step__still_says_how_long(clock: list[float]) -> None:

@@ -49,7 +49,9 @@ def _print_table(result: SweepResult) -> None:
     has_differences = any(cell.difference is not None for cell in shown)
     header = ["combination", "runs", "top-1", "95 % interval", "NLL"]
     header += ["difference", "95 % interval", "p (Holm)"] if has_differences else []
-    print_columns(header, [_row(cell, is_first=cell is shown[0], has_differences=has_differences) for cell in shown])
+    together = (1, 1, 2, 1, 2, 1) if has_differences else (1, 1, 2, 1)
+    rows = [_row(cell, is_first=cell is shown[0], has_differences=has_differences) for cell in shown]
+    print_columns(header, rows, together=together)
     if len(result.cells) > len(shown):
         print_line(f"... and {len(result.cells) - len(shown)} more in sweep.csv")
     print_line()
@@ -66,7 +68,13 @@ def _print_table(result: SweepResult) -> None:
 
 def _row(cell: SweepCell, *, is_first: bool, has_differences: bool) -> Sequence[str]:
     top1 = cell.state if cell.top1_mean is None and cell.state != "finished" else _percent(cell.top1_mean)
-    row = [cut_middle(cell.name, _LONGEST_NAME), str(len(cell.runs)), top1, _interval(cell.top1_ci95), _decimals(cell.nll_mean)]
+    row = [
+        cut_middle(cell.name, _LONGEST_NAME),
+        str(len(cell.runs)),
+        top1,
+        _interval(cell.top1_ci95),
+        _decimals(cell.nll_mean),
+    ]
     if not has_differences:
         return row
     difference = "the first" if is_first else "" if cell.difference is None else f"{100 * cell.difference:+.2f} points"
