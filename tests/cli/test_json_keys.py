@@ -19,13 +19,18 @@ import pytest
 from PIL import Image
 
 from vitctl.inspecting.catalogue import catalogue
+from vitctl.run_folders.kept_logits import KeptLogits, write_logits
+from vitctl.settings.finetune import FinetuneConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = GOLDEN / "json-keys-0.1.0.json"
 FEATURES = ("--features", GOLDEN / "fewshot_features.npz", "--out", "out")
 WRITE = bool(os.environ.get("VITCTL_WRITE_JSON_KEYS"))  # what the documents are now becomes what is expected
 COLOURS = ("red", "green", "blue")
-NAMED_BY_DATA = ("splits", "splits.*.classes", "images.modes", "images.formats", "[].seeds", "num_by_state")
+NAMED_BY_DATA = (
+    "splits", "splits.*.classes", "images.modes", "images.formats", "[].seeds", "num_by_state", "rows[].settings",
+    "cells[].settings",
+)  # fmt: skip
 IN_PROCESS = ("--num-workers", 0)
 pytestmark = pytest.mark.usefixtures("no_rendering", "no_findings_drawn")
 
@@ -193,6 +198,47 @@ def test_runs(run_cli) -> None:
             Path("runs", name, "summary.json").write_text(json.dumps(summary))
     Path("runs", "stopped", "diverged.json").write_text("{}")
     hold("runs", run_cli("runs", "--json").json)
+
+
+def write_run(run: Path, **settings: object) -> Path:
+    """Write what is read of a finished run."""
+    rng = np.random.default_rng([*map(ord, str(settings))])
+    run.mkdir(parents=True)
+    config = FinetuneConfig(data="/gone/photos", model="demo", steps=3, batch_size=8, **settings)  # type: ignore[arg-type]
+    (run / "config.json").write_text(json.dumps({"vitctl": "0.1.0", **config.as_json()}))
+    (run / "summary.json").write_text("{}")
+    hashes = tuple(f"{index:032x}" for index in range(12))
+    write_logits(run, KeptLogits(rng.normal(size=(12, 2)).astype("f4"), np.arange(12) % 2, hashes, ("cat", "dog")))
+    return run
+
+
+def test_compare(run_cli) -> None:
+    runs = [write_run(Path(name), lr=lr, seed=seed) for name, lr, seed in (("a", 0.1, 0), ("b", 0.2, 0), ("c", 0.2, 1))]
+    document = run_cli("compare", *runs, "--out", "out", "--json").json
+    two = run_cli("compare", *runs[:2], "--out", "two", "--json").json
+    hold("compare", document, two)
+    assert read(Path("out/compare.json")) == document
+
+
+def test_sweep(run_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitctl.reporting import sweep_figures
+    from vitctl.sweeping import pricing
+    from vitctl.workflows import sweep
+
+    def run_all(runs: Any, **_how: object) -> None:
+        for run in runs:
+            if not run.out.exists():
+                write_run(run.out, lr=run.given["lr"], seed=run.seed)
+
+    monkeypatch.setattr(sweep, "run_all", run_all)
+    monkeypatch.setattr(sweep_figures, "draw_sweep", lambda _cells, path, title: path.write_text(title))
+    found = {"steps": 30, "training_s": 60.0, "memory_bytes": 2**30, "num_val": 100, "num_train": 900}
+    monkeypatch.setattr(pricing, "_dry_run", lambda _run: found)
+    usual = ("--grid", "lr=1e-4,3e-4", "--seeds", 2, "--json")
+    hold("sweep --dry-run", run_cli("sweep", *usual, "--out", "s", "--dry-run").json)
+    document = run_cli("sweep", *usual, "--out", "s").json
+    assert read(Path("s/sweep.json")) == document
+    hold("sweep", document)
 
 
 # --- fewshot-eval --------------------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ def test_recipes_and_models_are_values() -> None:
         (("recipe=vit-papr,transfer",), "no recipe 'vit-papr'"),
         (("steps=1,2", "epochs=1,none"), "--steps and --epochs are both given"),
         (("lr=1,2", "rate.lr=0.1,0.2"), "both given"),
+        (("lr='1,2',3",), "--lr is 1.0,2.0; expected one rate"),
+        (("lr=3,grid",), "--lr is grid; expected one rate"),
     ],
 )
 def test_what_cannot_be_is_refused(grid: tuple[str, ...], words: str) -> None:

@@ -88,7 +88,7 @@ def _print_rows(result: CompareResult) -> None:
         ]
         for row in result.rows
     ]
-    print_columns(["row", "runs", "top-1", "95 % interval", "NLL", "Brier", "ECE"], rows)
+    print_columns(["row", "runs", "top-1", "95 % interval", "NLL", "Brier", "ECE"], rows, together=(1, 1, 2, 1, 1, 1))
     several = any(len(row.runs) > 1 for row in result.rows)
     seeds = " and, of several runs, other seeds" if several else ""
     print_line(f"{result.num_images:,} images, {result.images}; 95 % intervals: other images{seeds}")
@@ -124,21 +124,22 @@ def _print_pairs(result: CompareResult) -> None:
         shown = [pair for pair in shown if pair.a == first]
     print_line("differences, b less a")
     print_columns(
-        ["a", "b", "top-1", "95 % interval", "NLL", "95 % interval", "p", "p (Holm)", "top-1 says"],
+        ["a", "b", "top-1", "95 % interval", "p", "p (Holm)", "top-1 says", "NLL", "95 % interval"],
         [
             [
                 _short(pair.a),
                 _short(pair.b),
                 f"{pair.difference:+.2%}",
                 f"{pair.ci95[0]:+.2%} to {pair.ci95[1]:+.2%}",
-                f"{pair.nll_difference:+.4f}",
-                f"{pair.nll_ci95[0]:+.4f} to {pair.nll_ci95[1]:+.4f}",
                 _p(pair.p),
                 _p(pair.p_holm),
                 _verdict(pair, "a", "b"),
+                f"{pair.nll_difference:+.4f}",
+                f"{pair.nll_ci95[0]:+.4f} to {pair.nll_ci95[1]:+.4f}",
             ]
             for pair in shown
         ],
+        together=(2, 2, 3, 2),
     )
     how = "McNemar's exact test" if all(pair.mcnemar_p is not None for pair in result.pairs) else "the interval's"
     if any(pair.mcnemar_p is not None for pair in result.pairs) and how == "the interval's":

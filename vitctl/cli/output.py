@@ -1,6 +1,8 @@
 """Results on stdout: one JSON document, or a few lines, aligned as a terminal shows them (Korean takes two places)."""
 
+import itertools
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,10 +113,38 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
         print_line(f"{set_cell_size(name, width)}  {value}")
 
 
-def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a plain table: left-aligned columns, two spaces apart, no trailing blanks."""
+def print_columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, together: Sequence[int] | None = None
+) -> None:
+    """Print a plain table: left-aligned columns, two spaces apart, no trailing blanks.
+
+    Args:
+        header: Names of the columns.
+        rows: A cell for each column.
+        together: How many columns stay together, one number for each group, the sum being that of the columns. On a
+            terminal that is too narrow the table is printed in parts, each of which begins with the first group.
+    """
     table = [[shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(cell_len(row[column]) for row in table) for column in range(len(header))]
-    for row in table:
-        line = "  ".join(set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True))
-        print_line(line.rstrip())
+    parts = [list(range(len(header)))]
+    if together is not None and sys.stdout.isatty():
+        parts = _parts(widths, together, shutil.get_terminal_size().columns)
+    for number, columns in enumerate(parts):
+        if number:
+            print_line()
+        for row in table:
+            line = "  ".join(set_cell_size(row[column], widths[column]) for column in columns)
+            print_line(line.rstrip())
+
+
+def _parts(widths: Sequence[int], together: Sequence[int], most: int) -> list[list[int]]:
+    """Return the columns of each part of a table, in parts of at most ``most`` characters where groups allow it."""
+    ends = list(itertools.accumulate(together))
+    first, *others = [list(range(end - size, end)) for end, size in zip(ends, together, strict=True)]
+    parts = [list(first)]
+    for group in others:
+        is_wide = sum(widths[column] + 2 for column in (*parts[-1], *group)) - 2 > most
+        if is_wide and len(parts[-1]) > len(first):
+            parts.append([*first])
+        parts[-1] += group
+    return parts

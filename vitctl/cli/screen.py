@@ -1,12 +1,14 @@
 """A conversation on stderr: lines, a table of settings, progress bars. stdout stays free for the result."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
@@ -29,11 +31,29 @@ def _plain(text: str, style: str = "") -> Text:
     return Text(shown(text), style)
 
 
+def _speed(task: Task) -> float | None:
+    """Return how many a second: of late where many were counted of late, else since the beginning; None of none yet."""
+    if speed := task.finished_speed or task.speed:
+        return speed
+    done = task.completed - task.fields["first"]
+    return done / task.elapsed if done > 0 and task.elapsed else None
+
+
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return e.g. ``3.4 steps/s``."""
-        speed = task.finished_speed or task.speed
+        speed = _speed(task)
         return Text(f"{speed:.3g} {task.fields['unit']}/s" if speed else "")
+
+
+class _LeftColumn(ProgressColumn):
+    max_refresh = 0.5  # seconds, as that of rich, which knows no time left where little was counted of late
+
+    def render(self, task: Task) -> Text:
+        """Return e.g. ``0:01:30``."""
+        speed = _speed(task)
+        left = str(timedelta(seconds=math.ceil((task.remaining or 0) / speed))) if speed else "-:--:--"
+        return Text(left, "progress.remaining")
 
 
 class _BarProgress(Progress):
@@ -43,6 +63,7 @@ class _BarProgress(Progress):
     def begin_at(self, amount: int) -> None:
         """Move the bar to where it begins."""
         self._bars.reset(self._task, completed=amount)
+        self._bars.update(self._task, first=amount)
 
     def advance(self, amount: int = 1, **facts: str) -> None:
         """Move the bar; ``facts`` appear behind it."""
@@ -116,7 +137,7 @@ class Screen(Conversation):
         if is_outermost:
             self._bars = bars
             bars.start()
-        task = bars.add_task(shown(description), total=total, unit=unit, facts="")
+        task = bars.add_task(shown(description), total=total, unit=unit, facts="", first=0)
         try:
             yield _BarProgress(bars, task)
         finally:
@@ -132,7 +153,7 @@ class Screen(Conversation):
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _RateColumn(),
-            TimeRemainingColumn(),
+            _LeftColumn(),
             TextColumn("{task.fields[facts]}", style="dim", markup=False),
             console=self._console,
             transient=True,

@@ -7,7 +7,7 @@ from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.cli.sweep_choice import choice_rows
-from vitctl.primitives.formatting import format_bytes, format_seconds
+from vitctl.primitives.formatting import cut_middle, format_bytes, format_seconds
 from vitctl.results.sweep import SweepCell, SweepDryRunResult, SweepResult
 from vitctl.settings.option import settings_of
 from vitctl.settings.sweep import SweepConfig
@@ -44,18 +44,14 @@ def sweep(given: dict[str, Any], as_json: JsonOption = False) -> None:
         _print_table(result)
 
 
-def _short(name: str) -> str:
-    """Return a name without its middle where it is long: combinations differ at both ends."""
-    half = _LONGEST_NAME // 2
-    return name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}"
-
-
 def _print_table(result: SweepResult) -> None:
     shown = result.cells[:MOST_ROWS_SHOWN]
     has_differences = any(cell.difference is not None for cell in shown)
     header = ["combination", "runs", "top-1", "95 % interval", "NLL"]
     header += ["difference", "95 % interval", "p (Holm)"] if has_differences else []
-    print_columns(header, [_row(cell, is_first=cell is shown[0], has_differences=has_differences) for cell in shown])
+    together = (1, 1, 2, 1, 2, 1) if has_differences else (1, 1, 2, 1)
+    rows = [_row(cell, is_first=cell is shown[0], has_differences=has_differences) for cell in shown]
+    print_columns(header, rows, together=together)
     if len(result.cells) > len(shown):
         print_line(f"... and {len(result.cells) - len(shown)} more in sweep.csv")
     print_line()
@@ -72,7 +68,13 @@ def _print_table(result: SweepResult) -> None:
 
 def _row(cell: SweepCell, *, is_first: bool, has_differences: bool) -> Sequence[str]:
     top1 = cell.state if cell.top1_mean is None and cell.state != "finished" else _percent(cell.top1_mean)
-    row = [_short(cell.name), str(len(cell.runs)), top1, _interval(cell.top1_ci95), _decimals(cell.nll_mean)]
+    row = [
+        cut_middle(cell.name, _LONGEST_NAME),
+        str(len(cell.runs)),
+        top1,
+        _interval(cell.top1_ci95),
+        _decimals(cell.nll_mean),
+    ]
     if not has_differences:
         return row
     difference = "the first" if is_first else "" if cell.difference is None else f"{100 * cell.difference:+.2f} points"
@@ -105,7 +107,7 @@ def _print_cost(cost: SweepDryRunResult) -> None:
         ["combination", "runs left", "steps", "time each", "memory each"],
         [
             [
-                _short(cell.name),
+                cut_middle(cell.name, _LONGEST_NAME),
                 str(cell.num_runs),
                 f"{cell.steps:,}",
                 format_seconds(cell.training_s),

@@ -147,6 +147,7 @@ def _check_each(cells: list[Cell], config: SweepConfig) -> None:
     for cell in cells:
         try:
             made = settings_of(FinetuneConfig, {**cell.given, **fold})
+            _ = made.rate  # of several, as of --lr A,B or a value in quotes, each run would choose its own
             check_given_once(made.set, [name for name in cell.given if name != "set"])
             if made.recipe is not None or made.set:
                 override(load_recipe(made.recipe or _CHECKED_BY), made.set or ())

@@ -10,7 +10,6 @@ from vitctl.evaluation.comparison import estimate
 from vitctl.primitives.outputs import writing
 from vitctl.recipes import Recipe, load_recipe, override
 from vitctl.results.sweep import Retrained, Selected, Soup
-from vitctl.settings.parsing import GRID
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell, base_of
 from vitctl.sweeping.ingredients import check_may_be_averaged
@@ -43,7 +42,8 @@ def for_choosing(config: SweepConfig) -> SweepConfig:
         return config
     if config.lr is not None:
         raise SettingError(
-            "--select is given, and one --lr; expected several settings to choose from: --grid lr=1e-4,3e-4,1e-3.",
+            "--select is given, and --lr for all runs; expected several settings to choose from: --grid "
+            "lr=1e-4,3e-4,1e-3; the recipe's own rates are tried without either.",
             field="select",
         )
     recipe = None if config.recipe is None else override(load_recipe(config.recipe), config.set or ())
@@ -72,11 +72,6 @@ def check_choice(config: SweepConfig, cells: Sequence[Cell]) -> None:
     Raises:
         SettingError: It is not so.
     """
-    if any(cell.given.get("lr") == GRID for cell in cells):
-        raise SettingError(
-            f"The grid has lr={GRID}; expected rates. The recipe's own are tried by --select without a --grid.",
-            field="grid",
-        )
     if config.select is not None and len(cells) < 2:
         raise SettingError(
             "--select is given, and there is one combination of settings; expected several to choose from: --grid "
