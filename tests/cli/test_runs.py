@@ -203,3 +203,38 @@ def test_no_torch_at_the_top_of_what_it_imports() -> None:
     assert not heavy & tops
     assert {"vitctl", "numpy", "pydantic"} <= tops
     assert "torch" in imported_at_the_top("vitctl.workflows.models")  # the check can fail
+
+
+def test_closed_stdout__is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from vitctl.cli import runs
+    from vitctl.results.runs import RunEntry, RunsResult
+
+    entry = RunEntry(
+        **dict.fromkeys(RunEntry.__dataclass_fields__) | {"run": "/a", "state": "stopped", "step": 1, "age_s": 1.0}
+    )  # type: ignore[arg-type]
+    found = RunsResult(folders=("/",), runs=(entry,), num_by_state={"stopped": 1})
+    monkeypatch.setattr(runs, "run", lambda *_, **__: found)
+    monkeypatch.setattr(runs, "print_columns", lambda *_: None)
+    monkeypatch.setattr(runs, "print_line", lambda *_: None)
+    monkeypatch.setattr("sys.stdout", None)
+    runs.runs(context=SimpleNamespace(get_parameter_source=lambda _: None), as_json=False)
+
+
+def test_many_folders_that_cannot_be_read__a_few_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitctl.conversation import Conversation
+    from vitctl.settings.runs import RunsConfig
+    from vitctl.workflows import runs
+
+    def find(_folder: Path, on_error: Callable[[OSError], None]) -> list[Path]:
+        for number in range(9):
+            on_error(PermissionError(13, "Permission denied", f"/x/{number}"))
+        return []
+
+    said = list[str]()
+    monkeypatch.setattr(runs, "find_runs", find)
+    monkeypatch.setattr(Conversation, "warn", lambda _, text: said.append(text))
+    runs.run(RunsConfig(folder=str(tmp_path)), Conversation())
+    assert len(said) == 6
+    assert said[-1] == "4 folders more cannot be read."

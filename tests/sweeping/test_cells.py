@@ -91,6 +91,15 @@ def test_what_cannot_be_is_refused(grid: tuple[str, ...], words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_too_many__refused_before_they_are_made() -> None:
+    steps = ",".join(map(str, range(1, 1001)))
+    grid = tuple(f"{key}={steps}" for key in ("steps", "batch-size", "patience"))
+    with pytest.raises(SettingError, match="has 1,000,000,000 combinations; expected at most 10,000"):
+        cells_of(sweep(*grid))
+    with pytest.raises(SettingError, match="has 110,000 runs; expected at most 100,000"):
+        cells_of(sweep("lr=1,2,3,4,5,6,7,8,9,10,11", seeds=10_000))
+
+
 def test_all_mistakes_at_once() -> None:
     with pytest.raises(SettingError) as caught:
         cells_of(sweep("lr=-1,a", "steps=0", "foo=1"))
@@ -190,7 +199,9 @@ def test_plan_file__the_command_line_comes_first(tmp_path: Path) -> None:
         ("name = 'a/b'", "expected the name of a folder"),
         ("[grid]\nseed = [1]", "use --seeds"),
         ("[settings]\nlr = 1\n[grid]\nlr = [2, 3]", "lr in [settings] and in [grid]"),
-        ("[grid]\nlr = []", "expected KEY=V1"),
+        ("[grid]\nlr = []", "has no values of 'lr'"),
+        ('name = "a\\u0000"', "a NUL character"),
+        ('[[cells]]\ndata = ["a\\u0000"]', "a NUL character"),
         ("[grid]\nlr = [1]\n[[cells]]\nlr = 3", "lr in [[cells]] and in the grid"),
         ("[[cells]]\nlr = 3\n[[cells]]\nlr = 3.0", "have the same settings"),
         ("x", "it is not TOML"),

@@ -146,6 +146,27 @@ def test_a_signal__is_passed_on_once_and_no_other_is_started(
     assert not runs[2].out.exists()
 
 
+def test_a_signal__when_all_was_written(tmp_path: Path, fake_command: Callable[..., Callable[..., list[str]]]) -> None:
+    runs = runs_of(tmp_path, "lr=1,2")
+    command = fake_command(lambda run: "" if run.cell == "lr=1" else "wait")
+    heard = Heard()
+
+    def send() -> None:
+        while not ((runs[1].out / "ready").exists() and is_finished(runs[0])):
+            time.sleep(0.01)
+        (runs[1].out / "summary.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(InterruptedRun, match="The same command goes on") as caught:  # nothing more begins
+        run_all(runs, jobs=2, conversation=heard, command=command)
+    sender.join()
+    assert caught.value.exit_code == 143
+    assert all(map(is_finished, runs))
+    assert not [text for text in heard.said if "no longer finite" in text]
+
+
 def test_another_run_in_the_way__refused(tmp_path: Path, fake_command: Callable[..., Callable[..., list[str]]]) -> None:
     runs = runs_of(tmp_path, "lr=1,2")
     go(runs, fake_command())

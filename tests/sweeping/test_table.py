@@ -132,3 +132,17 @@ def test_nothing_validated__said(tmp_path: Path) -> None:
     table = table_of(cells, runs)
     assert (table.num_val, told(table, "top1_mean"), told(table, "difference")) == (0, [None] * 2, [None] * 2)
     assert table.notes == ("no run was validated, so that there is nothing to compare",)
+
+
+@pytest.mark.parametrize(("damage", "words"), [("gone", "is gone"), ("cut", "is damaged")])
+def test_what_a_run_said_is_lost__that_is_said(damage: str, words: str, tmp_path: Path, logits_of: Saying) -> None:
+    cells, runs = finished(tmp_path, lambda _: logits_of([0, 1, 1, 1]), "lr=1,2")
+    kept = runs[1].out / "val-logits.safetensors"
+    (runs[1].out / "summary.json").write_text('{"num_val": 4}')
+    if damage == "gone":
+        kept.unlink()
+    else:
+        kept.write_bytes(kept.read_bytes()[:40])
+    table = table_of(cells, runs)
+    assert told(table, "top1_mean") == [0.75, None]
+    assert any(words in note and f"Remove {runs[1].out}, and the same command" in note for note in table.notes)

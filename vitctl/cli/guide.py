@@ -43,7 +43,7 @@ def guide(
     text = read_guide(topic, lang)
     if as_json:
         print_json(GuideResult(name=topic, lang=lang, text=text))
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():
         _lay_out(text)
     else:
         print_document(text.encode("utf-8"))  # the same bytes whatever the encoding of stdout

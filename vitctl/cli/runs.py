@@ -43,7 +43,7 @@ def runs(given: dict[str, Any], as_json: JsonOption = False) -> None:
         print_json(result)
     elif result.runs:
         table, shared = [HEADER, *map(_row, result.runs)], None
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():  # None where it was closed before
             table, shared = _fitted(table, shutil.get_terminal_size().columns)
         print_columns(table[0], table[1:])
         _print_notes(result.runs, shared)

@@ -48,6 +48,9 @@ def _runs_at(text: str, conversation: Conversation) -> Iterator[SeenRun]:
             field="runs",
         )
     seen = [look_at(run) for run in find_runs(path)] if path.is_dir() else []
+    if [run.path for run in seen] == [path]:  # the config.json of the run itself cannot be read
+        yield _finished(seen[0])
+        return
     finished = [run for run in seen if run.state == FINISHED]
     if not finished:
         raise SettingError(_no_run(path, text, num_unfinished=len(seen)), field="runs")

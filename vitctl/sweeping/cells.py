@@ -1,7 +1,8 @@
 """The combinations of settings of a sweep: products of the grid, each checked before anything starts."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from vitctl.sweeping.keys import Value, key_named, value_of
 from vitctl.sweeping.names import cell_names, value_text
 from vitctl.sweeping.plan_file import plan_of
 
-_MOST_CELLS = 10_000  # guess: a slip of the keyboard, not a plan
+_MOST_CELLS, _MOST_RUNS = 10_000, 100_000  # guess: more is a slip of the keyboard, not a plan
 _CHECKED_BY = "transfer"  # a recipe that --set is held against where none is given; any has the same keys
 
 
@@ -57,8 +58,12 @@ def cells_of(config: SweepConfig) -> tuple[Cell, ...]:
         SettingError: A key or a value cannot be used, or values contradict each other; all mistakes are named.
     """
     base, rows = base_of(config), list(_rows(config))
-    if len(rows) > _MOST_CELLS:
-        raise SettingError(f"The grid has {len(rows):,} combinations; expected at most {_MOST_CELLS:,}.", field="grid")
+    num_runs = len(rows) * (config.seeds or 1) * (config.folds or 1)
+    if num_runs > _MOST_RUNS:
+        raise SettingError(
+            f"The sweep has {num_runs:,} runs; expected at most {_MOST_RUNS:,}. Give fewer --seeds, or fewer values.",
+            field="seeds",
+        )
     every = list(dict.fromkeys(key for row in rows for key in row))
     settings = [{key: row[key].setting for key in every if key in row} for row in rows]
     cells = [
@@ -94,9 +99,17 @@ def _rows(config: SweepConfig) -> Iterator[dict[str, Value]]:
             f"The grid has {key}={text} twice; keep one." for text in dict.fromkeys(told) if told.count(text) > 1
         ]
     raise_all(list(dict.fromkeys(mistakes)), field="grid")
+    _check_few(len(own), values.values())
     for row in own:
         for product in itertools.product(*values.values()):
             yield {**row, **dict(zip(values, product, strict=True))}
+
+
+def _check_few(num_rows: int, columns: Iterable[Sized]) -> None:
+    """Refuse a grid of too many combinations, before they are made: a product of a few lists can fill any memory."""
+    num_cells = num_rows * math.prod(map(len, columns))
+    if num_cells > _MOST_CELLS:
+        raise SettingError(f"The grid has {num_cells:,} combinations; expected at most {_MOST_CELLS:,}.", field="grid")
 
 
 def _keyed(grid: Mapping[str, tuple[str, ...]], mistakes: list[str]) -> dict[str, tuple[str, ...]]:

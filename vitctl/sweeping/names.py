@@ -1,6 +1,7 @@
 """Names of combinations, which are names of folders, too: readable, safe, and the same every time."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
@@ -22,8 +23,9 @@ def cell_names(cells: Sequence[Mapping[str, JsonValue]]) -> list[str]:
     names = [",".join(f"{key}={_value(value)}" for key, value in settings.items()) or ALONE for settings in cells]
     names = [name if len(name) <= _MOST else f"{name[: _MOST - 9]}-{short_hash(name)[:8]}" for name in names]
     folded = [name.casefold() for name in names]  # some file systems do not tell A from a
+    times = Counter(folded)
     return [
-        name if folded.count(one) == 1 else f"{name}-{short_hash(repr(dict(settings)))[:8]}"
+        name if times[one] == 1 else f"{name}-{short_hash(repr(dict(settings)))[:8]}"
         for name, one, settings in zip(names, folded, cells, strict=True)
     ]
 

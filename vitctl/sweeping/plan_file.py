@@ -1,6 +1,6 @@
 """The TOML file of a sweep: what the command line can say, and combinations that are no product."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,13 @@ def read_plan_file(path: Path) -> PlanFile:
     ):
         if not value:
             found.append(f"{name} in {where} is {document[name]!r}; expected {expected}.")
+    if any("\0" in text for text in _texts(document)):
+        found.append(f"{where} has a text with a NUL character, which no name of a file and no option can have.")
+    found += [
+        f"[grid] of {where} has no values of {key!r}; expected a list of them."
+        for key, several in flat(grid if isinstance(grid, dict) else {}).items()
+        if several == []
+    ]
     raise_all(found, field="plan")
     values = _settings(settings, where, found)
     own = {key: document[key] for key in _OF_THE_SWEEP if key in document}
@@ -80,6 +87,18 @@ def read_plan_file(path: Path) -> PlanFile:
         {_key(key, where): texts for key, texts in grid_of(f"{key}={row}" for key, row in rows.items()).items()},
         tuple({_key(key, where): as_text(value) for key, value in flat(one).items()} for one in cells),
     )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield name
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _listed() -> str:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from vitctl.evaluation.comparison import smallest_difference, variance_parts
 from vitctl.evaluation.power import VarianceParts
 from vitctl.primitives.children import PATIENT, vitctl_command
 from vitctl.primitives.documents import UnusableDocument, parse_document
+from vitctl.primitives.launched import KEEPER
 from vitctl.results.sweep import SweepCost, SweepDryRunResult
 from vitctl.settings.command_line import arguments_of
 from vitctl.settings.finetune import FinetuneConfig
@@ -45,9 +47,9 @@ def price(
     Raises:
         FailedRunError: A run cannot be: its own sentence.
     """
-    left = {cell.name: sum(run.cell == cell.name and not is_done(run) for run in runs) for cell in cells}
+    left = Counter(run.cell for run in runs if not is_done(run))
     kinds: dict[str, dict[str, Any]] = {}
-    firsts = {cell.name: next(run for run in runs if run.cell == cell.name) for cell in cells}
+    firsts = {run.cell: run for run in reversed(runs)}
     keys = {cell.name: _kind(cell.given) for cell in cells}
     several = {keys[cell.name]: firsts[cell.name] for cell in reversed(cells)}
     for run in conversation.track([*several.values()][::-1], "dry runs", len(several), "combinations"):
@@ -92,8 +94,16 @@ def _kind(given: Mapping[str, Any]) -> str:
 
 def _dry_run(run: PlannedRun) -> dict[str, Any]:
     command = vitctl_command(["finetune", *arguments_of(FinetuneConfig, {**run.given, "dry_run": True}), "--json"])
+    # in a session of its own, as who is lost kills its whole group
     done = subprocess.run(
-        command, env=PATIENT | os.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command,
+        env=PATIENT | os.environ | {KEEPER: str(os.getpid())},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        start_new_session=True,
     )
     if done.returncode == 0:
         try:

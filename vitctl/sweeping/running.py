@@ -25,7 +25,7 @@ from vitctl.run_folders.layout import is_being_written
 from vitctl.run_folders.seen import look_at
 from vitctl.sweeping.places import Places
 from vitctl.sweeping.planning import PlannedRun, command_of
-from vitctl.sweeping.states import check_same, is_done, is_finished
+from vitctl.sweeping.states import check_same, is_diverged, is_done, is_finished
 
 _LOOK_S = 1.0  # between two looks at how far runs have come
 _TAIL_LINES = 20
@@ -149,9 +149,10 @@ class _Queue:
         self.bar.show([one.run for one in self.working])
 
     def _note_end(self, run: PlannedRun, code: int) -> None:
-        if code == 0 and is_finished(run):
+        # a signal may have come when all was written
+        if is_finished(run) and (code == 0 or code in FOLLOWED):
             self.bar.finish(run)
-        elif code and is_done(run):
+        elif code and is_diverged(run):
             self.diverged.append(run)
             self.bar.finish(run)
         elif self.failed is None and self.children.passed_on is None:
@@ -168,7 +169,7 @@ class _Queue:
         for run in self.diverged:
             conversation.warn(f"{run.title}: its loss is no longer finite; see {run.log}")
         stopped = self.children.passed_on
-        if stopped is not None and (self.waiting or any(not is_done(run) for run in self.bar.runs)):
+        if stopped is not None:  # also where all ended meanwhile: who stopped it wants nothing more to begin
             killed = " Runs that did not follow in time were killed." * self.children.is_overdue
             raise InterruptedRun(
                 f"the sweep was stopped by {stopped.name}; its runs saved what they had.{killed} {_AGAIN}",

@@ -11,7 +11,9 @@ import numpy as np
 
 from vitctl.errors import DataError
 from vitctl.evaluation.metrics import nll_per_image
-from vitctl.run_folders.kept_logits import KeptLogits, read_logits
+from vitctl.primitives.documents import peek_document
+from vitctl.run_folders.kept_logits import KEPT, KeptLogits, read_logits
+from vitctl.run_folders.layout import SUMMARY
 from vitctl.sweeping.planning import PlannedRun
 
 Tables: TypeAlias = "list[np.ndarray]"
@@ -60,7 +62,7 @@ def cell_scores(runs: Sequence[PlannedRun], *, like: CellScores | None = None) -
     folds = sorted({run.fold for run in runs}, key=lambda fold: fold or 0)
     for part, fold in enumerate(folds):
         some = sorted((run for run in runs if run.fold == fold), key=lambda run: run.seed)
-        said = [(run.title, kept) for run in some if (kept := read_logits(run.out)) is not None]
+        said = [(run.title, kept) for run in some if (kept := _said_by(run)) is not None]
         if len(said) < len(some):
             return None
         before = [] if like is None else [("the first combination", like.first[part])]
@@ -74,6 +76,25 @@ def cell_scores(runs: Sequence[PlannedRun], *, like: CellScores | None = None) -
         nll.append(np.stack([nll_per_image(one, same.labels) for one in logits]))
         first.append(KeptLogits(logits[0], same.labels, same.hashes, same.class_names))
     return CellScores(correct, nll, first)
+
+
+def _said_by(run: PlannedRun) -> KeptLogits | None:
+    """Return what a finished run says; None where it was not validated.
+
+    Raises:
+        DataError: It was, and what it said is gone or damaged; nothing computes it again here.
+    """
+    what = "is gone"
+    try:
+        kept = read_logits(run.out)
+    except DataError:
+        kept, what = None, "is damaged"
+    if kept is None and (what == "is damaged" or peek_document(run.out / SUMMARY).get("num_val")):
+        raise DataError(
+            f"{run.out / KEPT} {what}; expected what the run says of its validation images. Remove {run.out}, and the "
+            "same command trains it again."
+        )
+    return kept
 
 
 def paired_scores(runs: Sequence[PlannedRun], first: CellScores | None) -> tuple[CellScores | None, bool]:

@@ -46,7 +46,9 @@ def table_of(cells: Sequence[Cell], runs: Sequence[PlannedRun]) -> SweepTable:
     Raises:
         DataError: What a run says of its images cannot be read.
     """
-    by_cell = {cell.name: [run for run in runs if run.cell == cell.name] for cell in cells}
+    by_cell = {cell.name: list[PlannedRun]() for cell in cells}
+    for run in runs:
+        by_cell[run.cell].append(run)
     scores: dict[str, CellScores | None] = {}
     unpaired, notes = list[str](), list[str]()
     lost = [cell.name for cell in cells if any(map(is_diverged, by_cell[cell.name]))]

@@ -15,6 +15,7 @@ from vitctl.settings.runs import RunsConfig
 
 USUAL = ("runs", "sweeps")
 """Where finetune and sweep put runs when nothing else is said."""
+_MOST_SAID = 5  # folders that cannot be read: a whole disk has hundreds
 
 
 def run(config: RunsConfig, conversation: Conversation) -> RunsResult:
@@ -26,8 +27,10 @@ def run(config: RunsConfig, conversation: Conversation) -> RunsResult:
     folders = _folders(config.folder)
     unread: list[OSError] = []
     paths = [path for folder in folders for path in find_runs(folder, unread.append)]
-    for error in unread:
+    for error in unread[:_MOST_SAID]:
         conversation.warn(f"{error.filename} cannot be read: {error.strerror}; runs in it are not listed.")
+    if len(unread) > _MOST_SAID:
+        conversation.warn(f"{len(unread) - _MOST_SAID:,} folders more cannot be read.")
     seen = list(map(look_at, conversation.track(paths, "looking at runs", len(paths), "runs")))
     if not seen:
         conversation.line(f"There are no runs below {' and '.join(map(str, folders))}; 'vitctl finetune' makes one.")
