@@ -188,7 +188,9 @@ SETTINGS_OF_0_1_0 = {
 
 
 def test_settings_of_0_1_0__are_those_of_the_recipe() -> None:
-    assert from_settings(SETTINGS_OF_0_1_0) == load_recipe("vit-paper")
+    # which rates its source tried says nothing of how it trains, and was not in the recipe then
+    now = load_recipe("vit-paper")
+    assert from_settings(SETTINGS_OF_0_1_0) == replace(now, rate=replace(now.rate, grid=()))
 
 
 def test_flat_settings__have_the_names_of_0_1_0() -> None:
@@ -198,7 +200,7 @@ def test_flat_settings__have_the_names_of_0_1_0() -> None:
     later = {path for path in values if "." in path}  # by their paths, and off
     assert {"mixing.mixup", "noise.patch_drop", "rate.schedule", "tuning.mode", "averaging.method"} < later
     keys = keys_of(Recipe)
-    assert all(flat[path].value == keys[path].default for path in later)
+    assert all(flat[path].value == keys[path].default for path in later - {"rate.grid"})
     assert all(flat[name].source for name in SETTINGS_OF_0_1_0)
 
 

@@ -193,12 +193,15 @@ def test_gpus_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_threads__are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitctl.sweeping.planning.num_cpus", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     config = SweepConfig(grid=("lr=1,2",), jobs=2)
     assert threads_of(config, tmp_path) == 4
     write_plan(tmp_path, config, cells_of(config), ())
     assert threads_of(SweepConfig(jobs=1), tmp_path) == 4
     assert threads_of(SweepConfig(num_threads=3), tmp_path) == 3
     assert threads_of(SweepConfig(jobs=2, num_processes=2), tmp_path / "other") == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads_of(SweepConfig(jobs=2), tmp_path / "other") == 1
 
 
 def test_a_sweep_that_is_there__more_values_and_seeds_but_the_same_settings(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """``vitctl sweep`` on the command line."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
 from vitctl.cli.output import print_columns, print_json, print_line, print_pairs
 from vitctl.cli.sweep_choice import choice_rows
-from vitctl.primitives.formatting import cut_middle, format_bytes, format_seconds
+from vitctl.primitives.formatting import cut_middle, format_bytes, format_number, format_seconds
 from vitctl.results.sweep import SweepCell, SweepDryRunResult, SweepResult
 from vitctl.settings.option import settings_of
 from vitctl.settings.sweep import SweepConfig
@@ -62,8 +63,14 @@ def _print_table(result: SweepResult) -> None:
             *(("note", note) for note in result.notes),
             *choice_rows(result),
             ("files", result.out),
+            *([("next", f"vitctl compare {shlex.quote(result.out)}")] if _can_be_compared(result) else []),
         ]
     )
+
+
+def _can_be_compared(result: SweepResult) -> bool:
+    """Return whether there are two runs or more of the same images."""
+    return result.folds is None and bool(result.num_val) and sum(len(cell.runs) for cell in result.cells) > 1
 
 
 def _row(cell: SweepCell, *, is_first: bool, has_differences: bool) -> Sequence[str]:
@@ -121,7 +128,10 @@ def _print_cost(cost: SweepDryRunResult) -> None:
     print_line()
     rows = [
         ("runs left", f"{cost.num_runs:,}"),
-        ("training", f"{format_seconds(cost.training_s)} one after the other, estimated, without validation"),
+        (
+            "training",
+            f"{format_seconds(cost.training_s)} one after the other, estimated, without validation{_shared(cost)}",
+        ),
         ("memory", f"{format_bytes(cost.memory_at_a_time_bytes)}, {cost.jobs} at a time, estimated"),
     ]
     if cost.smallest_difference is not None:
@@ -129,11 +139,16 @@ def _print_cost(cost: SweepDryRunResult) -> None:
     print_pairs(rows)
 
 
+def _shared(cost: SweepDryRunResult) -> str:
+    return f"; {cost.jobs} at a time share this machine" if cost.jobs > 1 else ""
+
+
 def _told(cost: SweepDryRunResult) -> str:
+    points = float(f"{100 * cost.assumed['seed_sd']:.2g}")
     whence = "as finished runs here do" if cost.is_assumed_from_runs else "guesses"
     return (
         f"a difference of {100 * (cost.smallest_difference or 0):.2g} points of top-1 in four of five sweeps, with "
-        f"{cost.num_seeds} seed{'s' * (cost.num_seeds > 1)} and {cost.num_val:,} images, if two combinations differ in "
-        f"{cost.assumed['disagreement']:.1%} of the images and seeds move a difference by "
-        f"{100 * cost.assumed['seed_sd']:.2g} points ({whence})"
+        f"{format_number(cost.num_seeds, 'seed')} and {format_number(cost.num_val, 'image')}, if two combinations "
+        f"differ in {cost.assumed['disagreement']:.1%} of the images and seeds move a difference by "
+        f"{format_number(points, 'point')} ({whence})"
     )

@@ -27,8 +27,8 @@ def _selected(selected: Selected) -> Iterator[Row]:
     score = f"{selected.score:.4f}" if selected.by == "nll" else f"{selected.score:.2%}"
     yield (
         "its score",
-        f"{METRICS[selected.by]} {score} on {selected.num_dev:,} development images, optimistic: it was picked for "
-        "this score, so expect worse on new images",
+        f"{METRICS[selected.by]} {score} on {selected.num_dev:,} development images; it was picked for this, so expect "
+        "worse on new images",
     )
     if selected.extended:
         yield "extended", f"{', '.join(selected.extended)}, as an edge of the grid had been chosen"

@@ -21,6 +21,12 @@ def num_local_processes() -> int:
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def num_threads_asked_for() -> int | None:
+    """Return the threads that OMP_NUM_THREADS asks every process for; None where it does not."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return int(text) if text.isdecimal() and int(text) else None
+
+
 def num_own_cpus() -> int:
     """Return this process's share of the processors, at least 1, where several of one run share the machine."""
     return max(1, num_cpus() // num_local_processes())

@@ -15,6 +15,16 @@ def format_setting(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def format_number(number: float, noun: str) -> str:
+    """Return how many there are, with a noun of which several have an s.
+
+    Example:
+        >>> format_number(1, "thread"), format_number(2000, "run"), format_number(1.9, "point")
+        ('1 thread', '2,000 runs', '1.9 points')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def format_bytes(num_bytes: float) -> str:
     """Return e.g. ``"1.5 GiB"``.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from vitctl.conversation import Conversation
 from vitctl.errors import SettingError
 from vitctl.evaluation.comparison import estimate
+from vitctl.primitives.formatting import format_number
 from vitctl.primitives.outputs import writing
 from vitctl.recipes import Recipe, load_recipe, override
 from vitctl.results.sweep import Retrained, Selected, Soup
@@ -99,9 +100,8 @@ def tell_what_is_added(config: SweepConfig, conversation: Conversation) -> None:
     """Say what a choice trains beside the combinations, which a price of these has not in it."""
     if config.select is not None:
         again = ", and for the chosen one again on all training images" * config.retrain
-        conversation.line(
-            f"not in this: {len(seeds_of(config))} runs more, where an edge of the rates is chosen{again}"
-        )
+        more = format_number(len(seeds_of(config)), "run")
+        conversation.line(f"not in this: {more} more, where an edge of the rates is chosen{again}")
 
 
 @dataclass(frozen=True)

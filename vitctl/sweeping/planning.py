@@ -9,7 +9,7 @@ from typing import Any
 from vitctl import __version__
 from vitctl.errors import SettingError
 from vitctl.primitives.children import vitctl_command
-from vitctl.primitives.cpus import num_cpus
+from vitctl.primitives.cpus import num_cpus, num_threads_asked_for
 from vitctl.primitives.documents import peek_document, why_unreadable
 from vitctl.primitives.files import user_path, write_json, write_text
 from vitctl.settings.command_line import arguments_of
@@ -108,12 +108,14 @@ def _planned(cell: Cell, seed: int, fold: int | None, config: SweepConfig, out: 
 
 
 def threads_of(config: SweepConfig, out: Path) -> int:
-    """Return the threads of each run: as given, as a plan that is there has it, or a share of the processors."""
+    """Return the threads of each run: as given, as a plan that is there has it, as OMP_NUM_THREADS says, or a share."""
     if config.num_threads is not None:
         return config.num_threads
     before = peek_document(out / PLAN).get("threads")
     if isinstance(before, int) and before >= 1:
         return before
+    if (asked := num_threads_asked_for()) is not None:
+        return asked
     num_processes = config.num_processes if isinstance(config.num_processes, int) else 1
     return max(1, num_cpus() // (config.jobs * num_processes))
 

@@ -102,7 +102,7 @@ def select(
             break
         told, why = f"{winner.name} was chosen, at the edge of the grid", _why_beyond(every[choice.best], winner)
         if extended:
-            conversation.warn(f"{told}, also after it was extended by {extended[0].name}: {why}.")
+            conversation.warn(f"{told}, which was extended once: {why}. Give a wider grid to go on looking.")
             break
         extra = one_cell(config, further)
         conversation.warn(f"{told}: {why}. The grid is extended by {extra.name}.")

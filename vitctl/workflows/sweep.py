@@ -11,6 +11,7 @@ from pathlib import Path
 from vitctl.conversation import Conversation, Setting
 from vitctl.errors import SettingError
 from vitctl.primitives.atomic import own_folder
+from vitctl.primitives.formatting import format_number
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.results.sweep import SweepDryRunResult, SweepResult
 from vitctl.settings.sweep import SweepConfig
@@ -106,16 +107,16 @@ def _title(config: SweepConfig) -> str:
         if config.folds
         else f"{'validation' if config.dev_fraction is None else 'development'} images"
     )
-    return f"top-1 on {parts}, {len(seeds_of(config))} seed{'s' * (len(seeds_of(config)) > 1)}"
+    return f"top-1 on {parts}, {format_number(len(seeds_of(config)), 'seed')}"
 
 
 def _header(config: SweepConfig, cells: tuple[Cell, ...], runs: tuple[PlannedRun, ...], out: Path) -> list[Setting]:
     seeds = seeds_of(config)
-    each = f"{len(cells)} x {len(seeds)} seed{'s' * (len(seeds) > 1)}" + f" x {config.folds} folds" * bool(config.folds)
+    each = f"{len(cells)} x {format_number(len(seeds), 'seed')}" + f" x {config.folds} folds" * bool(config.folds)
     return [
         Setting("runs", str(len(runs)), f"combinations: {each}" if len(cells) > 1 else each),
         Setting("seeds", f"{seeds[0]}" + f" to {seeds[-1]}" * (len(seeds) > 1)),
         Setting("split", f"seed {split_seed_of(config)}", "the same for all runs, so that differences are paired"),
-        Setting("at a time", str(config.jobs), f"{threads_of(config, out)} threads each"),
+        Setting("at a time", str(config.jobs), f"{format_number(threads_of(config, out), 'thread')} each"),
         Setting("out", str(out)),
     ]
