@@ -22,7 +22,7 @@ def format_number(number: float, noun: str) -> str:
         >>> format_number(1, "thread"), format_number(2000, "run"), format_number(1.9, "point")
         ('1 thread', '2,000 runs', '1.9 points')
     """
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,.12g} {noun}{'s' * (number != 1)}"
 
 
 def format_bytes(num_bytes: float) -> str:
