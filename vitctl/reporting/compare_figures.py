@@ -204,7 +204,7 @@ def draw_disagreements(
     """
     captions = [_caption(truth, own) for truth, own in zip(truths, opinions, strict=True)]
     of = f"{len(pictures):,} of {num_in_all:,} images" if len(pictures) < num_in_all else f"{num_in_all:,} images"
-    title = f"{of} on which rows disagree, those first of which both sides are sure: true class, then who says what"
+    title = f"{of} on which rows disagree, the surest first"
     draw_contact_sheet(pictures, captions, path, columns=min(SHEET_COLUMNS, max(4, len(pictures))), title=title)
 
 
