@@ -150,7 +150,9 @@ class _Probes:
         if found is None:
             found = self._statistics.leave_one_out(self._features[rows], self._labels[rows])
         places = _of_one_size([np.searchsorted(rows, one) for one in sets] if self._all is None else sets)
-        return rows, (found.scores_without(places, l2)[rows if self._all else slice(None)] for l2 in penalties)
+        return rows, (
+            found.scores_without(places, l2)[rows if self._all is not None else slice(None)] for l2 in penalties
+        )
 
 
 def _choose(
@@ -168,7 +170,7 @@ def _choose(
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: np.ndarray = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
