@@ -25,7 +25,9 @@ class Ears(Conversation):
         self.warnings.append(text)
 
 
-def prepare(data: Path, clean: Path | str | None = None, *, ears: Conversation | None = None, **how: Any) -> TrainingData:
+def prepare(
+    data: Path, clean: Path | str | None = None, *, ears: Conversation | None = None, **how: Any
+) -> TrainingData:
     sources = open_training_sources(str(data), val=None, val_fraction=None)
     return check_training_data(
         sources,
@@ -89,10 +91,10 @@ def test_listed__who_is_not_among_the_images_is_told(photos: Path) -> None:
     ears = Ears()
     clean = listing(photos, names(prepare(photos))[0], "gone.png", "lost.png")
     assert len(prepare(photos, clean, ears=ears).train) == 15
-    assert ears.warnings == [
-        f"--clean {clean} lists 2 images that are not among those of {photos}, 'gone.png' first."
-    ]
-    with pytest.raises(DataError, match=r"lists 2 images, 'gone.png' first, and none is one of .*photos; expected names"):
+    assert ears.warnings == [f"--clean {clean} lists 2 images that are not among those of {photos}, 'gone.png' first."]
+    with pytest.raises(
+        DataError, match=r"lists 2 images, 'gone.png' first, and none is one of .*photos; expected names"
+    ):
         prepare(photos, listing(photos, "gone.png", "lost.png"))
 
 

@@ -139,13 +139,12 @@ def leave_out(
     num_stay = len(np.unique(positions)) - num_out
     told = f"left out: {num_out:,} of {len(named):,} listed in {listed.path}"
     if num_stay:
-        told += f"; {num_stay:,} of them {'are' if num_stay > 1 else 'is'} held out and {'stay' if num_stay > 1 else 'stays'}"
+        verbs = ("are", "stay") if num_stay > 1 else ("is", "stays")
+        told += f"; {num_stay:,} of them {verbs[0]} held out and {verbs[1]}"
     notes = []
     if unknown:
-        what = "images that are" if len(unknown) > 1 else "an image that is"
-        notes.append(
-            f"--clean {listed.path} lists {len(unknown):,} {what} not among those of {source.spec}, {unknown[0]!r} first."
-        )
+        what = f"{len(unknown):,} images that are" if len(unknown) > 1 else "an image that is"
+        notes.append(f"--clean {listed.path} lists {what} not among those of {source.spec}, {unknown[0]!r} first.")
     return kept, LeftOut(listed.spec, told, tuple(notes))
 
 
