@@ -88,7 +88,7 @@ def test_clean__resumes_with_its_list_alone_and_is_compared(run_cli, mistaken: P
     assert settings["clean"].startswith(f"{Path('list.csv').absolute()}#sha256=")
     compared = run_cli("compare", "usual", "clean", "--json", "--out", "compared")
     assert compared.exit_code == 0, compared.stderr
-    assert list(compared.json["differing"]) == ["clean"]
+    assert [list(row["settings"]) for row in compared.json["rows"]] == [["clean"], ["clean"]]
     assert run_cli("finetune", "--resume", "clean").exit_code == 0
     assert run_cli("finetune", "--config", "clean/config.json", "--out", "again").exit_code == 0
     Path("list.csv").write_text(f"image\n{mistaken / 'blue' / 'red-0.png'}\n")

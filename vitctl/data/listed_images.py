@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vitctl.data.csv_columns import read_csv
 from vitctl.data.source import Source, Split
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.csv_files import as_written, read_csv
 from vitctl.primitives.files import sha256_of, user_path
-from vitctl.shown import shown_cell
 
 IMAGE, FLAGGED = "image", "flagged"
 _MARK = "#sha256="
@@ -154,6 +153,6 @@ def _places(images: Split, source: Source) -> dict[str, list[int]]:
     root = os.path.join(source.options.image_root or source.spec, "")
     for position, name in enumerate(images.image_names()):
         # as they are, relative to the folder, and as a CSV file shows either
-        for known in {name, name.removeprefix(root), shown_cell(name), shown_cell(name.removeprefix(root))}:
+        for known in {name, name.removeprefix(root), as_written(name), as_written(name.removeprefix(root))}:
             places[known].append(position)
     return places

@@ -173,6 +173,6 @@ def _not_judged(split: Split, is_judged: np.ndarray) -> list[str]:
     left = np.flatnonzero(~is_judged)
     plural = "s" * (len(left) > 1)
     return [
-        f"The labels of {len(left):,} image{plural} cannot be judged, {split.image_name(left[0])} first: but for copies "
-        "and groups their classes have no other image."
+        f"The labels of {len(left):,} image{plural} cannot be judged, {split.image_name(left[0])} first: but for "
+        "copies and groups their classes have no other image."
     ]

@@ -36,7 +36,6 @@ from vitctl.data.columns import (
     split_named,
     with_groups,
 )
-from vitctl.data.csv_columns import read_csv
 from vitctl.data.labels import class_names, typed
 from vitctl.data.source import Source, SourceOptions, Split, split_from_names
 from vitctl.data.sources.folder import FileImages
@@ -51,6 +50,7 @@ from vitctl.primitives.cache import (
     recall,
     say_damaged,
 )
+from vitctl.primitives.csv_files import read_csv
 from vitctl.primitives.documents import UnusableDocument, foreign, parse_document
 from vitctl.primitives.files import short_hash, user_path
 
