@@ -9,8 +9,13 @@ import pytest
 
 from vitctl.conversation import Conversation
 from vitctl.data.listed_images import read_listed_images
+from vitctl.data.looks import Looks
+from vitctl.data.run_images import named_images
+from vitctl.data.run_lists import validation_document, write_training_list
+from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.files import write_json
 
 Write = Callable[..., Path]
 
@@ -69,6 +74,17 @@ def test_listed__are_not_trained_on_and_the_validation_images_stay(photos: Path)
     assert data.val_reason == usual.val_reason
     assert data.listed is not None
     assert data.listed.told == f"left out: 3 of 4 listed in {clean}; 1 of them is held out and stays"
+
+
+def test_listed__the_run_still_knows_its_own_images(photos: Path, tmp_path: Path) -> None:
+    data = prepare(photos, listing(photos, *names(prepare(photos))[:3]))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "validation.json", validation_document(data, image_root=None))
+    write_training_list(run, data, image_root=None)
+    found = named_images(str(photos), None, SourceOptions(), run=run, look=Looks(Conversation()).scan)
+    assert data.val is not None
+    assert found.split.image_names() == data.val.image_names()
 
 
 @pytest.mark.parametrize("how", [{"fold": (2, 3)}, {"dev_fraction": 0.2}])

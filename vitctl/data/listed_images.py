@@ -5,13 +5,13 @@ path and content, ``FILE#sha256=...``, so that it does not go on with another li
 """
 
 import csv
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from vitctl.data.image_names import names_below_root
 from vitctl.data.source import Source, Split
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.csv_files import as_written, read_csv
@@ -44,11 +44,13 @@ class LeftOut:
 
     Attributes:
         spec: As ``ListedImages`` has it.
-        told: How many images were left out, in words.
+        positions: (N_out,) int64, the images that were.
+        told: How many these are, in words.
         notes: Sentences that the user should see.
     """
 
     spec: str
+    positions: np.ndarray
     told: str
     notes: tuple[str, ...]
 
@@ -144,15 +146,15 @@ def leave_out(
     if unknown:
         what = f"{len(unknown):,} images that are" if len(unknown) > 1 else "an image that is"
         notes.append(f"--clean {listed.path} lists {what} not among those of {source.spec}, {unknown[0]!r} first.")
-    return kept, LeftOut(listed.spec, told, tuple(notes))
+    return kept, LeftOut(listed.spec, np.intersect1d(train, positions), told, tuple(notes))
 
 
 def _places(images: Split, source: Source) -> dict[str, list[int]]:
     """Return the positions of images by every name that a list may have for them."""
     places: dict[str, list[int]] = defaultdict(list)
-    root = os.path.join(source.options.image_root or source.spec, "")
-    for position, name in enumerate(images.image_names()):
-        # as they are, relative to the folder, and as a CSV file shows either
-        for known in {name, name.removeprefix(root), as_written(name), as_written(name.removeprefix(root))}:
+    names = images.image_names()
+    below_root = names_below_root(names, source.spec, image_root=source.options.image_root)
+    for position, both in enumerate(zip(names, below_root, strict=True)):
+        for known in {*both, *map(as_written, both)}:  # as they are, and as a CSV file shows them
             places[known].append(position)
     return places

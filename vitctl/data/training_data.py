@@ -60,7 +60,8 @@ class TrainingData:
         validated_on: What ``val`` is: ``val``, ``dev`` or ``fold``; see ``vitctl.data.division``.
         untouched: Validation images that are left alone; None where ``val`` is all there is.
         dev_fraction: The share of the training images that was cut off to choose settings by; None where none was.
-        listed: Which training images were left out because a file lists them; None where no file was given.
+        listed: What became of a file that lists images to leave out; None where none was given.
+        cleaned: The training images that were left out because of it; None where there are none.
     """
 
     source: Source
@@ -79,6 +80,7 @@ class TrainingData:
     untouched: KnownImages | None = None
     dev_fraction: float | None = None
     listed: LeftOut | None = None
+    cleaned: KnownImages | None = None
 
     @property
     def num_untouched(self) -> int:
@@ -247,11 +249,11 @@ def check_training_data(
         division,
         scanned,
         given,
+        left_out_listed,
         skipped=skipped,
         left_out=left_out,
         depth=depth,
         max_value=white,
-        listed=left_out_listed,
     )
 
 
@@ -261,18 +263,19 @@ def _divided(
     division: Division,
     scanned: Sequence[tuple[Split, Scan]],
     given: Split | None,
+    listed: LeftOut | None,
     **seen: Any,
 ) -> TrainingData:
     """Return the images as they were divided, with what was ``seen`` of them."""
     scan, source = scanned[0][1], sources.source
     contents = [look.fingerprint for look in scan.looks if look is not None]
 
-    val, held_out = (
-        KnownImages(source.spec, usable.select(part, name="val"), [contents[position] for position in part])
-        if len(part)
-        else None
-        for part in (division.val, division.untouched)
-    )
+    def known_at(part: np.ndarray, name: str) -> KnownImages | None:
+        if not len(part):
+            return None
+        return KnownImages(source.spec, usable.select(part, name=name), [contents[position] for position in part])
+
+    val, held_out = known_at(division.val, "val"), known_at(division.untouched, "val")
     if given is not None:
         known = KnownImages(sources.val_spec, given, scanned[1][1].fingerprints)
         val, held_out = (known, None) if division.validated_on == VAL else (val, known)
@@ -288,6 +291,8 @@ def _divided(
         val_hashes=() if val is None else val.hashes,
         validated_on=division.validated_on,
         untouched=held_out,
+        listed=listed,
+        cleaned=None if listed is None else known_at(listed.positions, "train"),
         dev_fraction=division.dev_fraction,
         **seen,
     )
