@@ -85,6 +85,7 @@ def test_listed__the_run_still_knows_its_own_images(photos: Path, tmp_path: Path
     found = named_images(str(photos), None, SourceOptions(), run=run, look=Looks(Conversation()).scan)
     assert data.val is not None
     assert found.split.image_names() == data.val.image_names()
+    assert found.reason.endswith("the others are its training images, or left out by --clean")
 
 
 @pytest.mark.parametrize("how", [{"fold": (2, 3)}, {"dev_fraction": 0.2}])

@@ -93,6 +93,7 @@ def suspicious_labels(
         features = embedder.embed(split, copies, is_in_memory=is_in_memory)[key]
     groups = split.groups
     together = copies if groups is None else merge_groups(copies, [str(group) for group in groups])
+    conversation.line(f"judging {len(split):,} labels, each by the other images")
     doubts = doubt_labels(features, split.labels, together, num_classes=len(split.class_names), seed=seed)
     ranked = doubts.ranked()
     num_top = math.ceil(TOP_SHARE * len(ranked))
