@@ -271,6 +271,7 @@ def _divided(
     contents = [look.fingerprint for look in scan.looks if look is not None]
 
     def known_at(part: np.ndarray, name: str) -> KnownImages | None:
+        """Return the images at positions ``part``, (P,) int64; None where there are none."""
         if not len(part):
             return None
         return KnownImages(source.spec, usable.select(part, name=name), [contents[position] for position in part])
