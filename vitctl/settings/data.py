@@ -9,14 +9,13 @@ from vitctl.settings import words
 from vitctl.settings.groups import (
     Columns,
     Device,
-    ExactBatches,
     Groups,
     ModelArguments,
     PixelRange,
     SplitSeed,
     Workers,
 )
-from vitctl.settings.option import FRACTION, Opt, Settings
+from vitctl.settings.option import FRACTION, Opt, Settings, at_least
 from vitctl.settings.parsing import pixels
 
 _OF_THE_MODEL = ("weights", "model_arg", "image_size", "batch_size", "num_workers", "device")
@@ -65,7 +64,6 @@ class DataConfig(
     _Labels,
     ModelArguments,
     _Size,
-    ExactBatches,
     Workers,
     Device,
 ):

@@ -38,6 +38,7 @@ from vitctl.results.data import BadImage, DataReport, SuggestedSize
 from vitctl.settings.data import DataConfig
 
 SHEET_CLASSES, SHEET_EACH, THUMBNAIL_PX = 24, 8, 96
+BATCH_SIZE = 64  # images that a model sees at a time; no feature depends on it
 SHEET_LABELS = 40  # images whose labels look wrong
 USUAL_SIZE, USUAL_PATCH = (224, 224), (16, 16)  # of most pretrained ViTs; the suggestion is for one of those
 
@@ -77,7 +78,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
             names_of_copies(good, digests, near.groups),
             opened,
             device=resolve_device(config.device)[0],
-            batch_size=config.batch_size,
+            batch_size=config.batch_size or BATCH_SIZE,
             num_workers=config.num_workers,
             is_in_memory=source.is_in_memory,
             max_value=max_value,
