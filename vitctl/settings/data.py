@@ -51,6 +51,10 @@ class _Size(Settings):
         tuple[int, int] | None,
         Opt("px that --model sees; otherwise its own.", "N|HxW", parse=pixels, spell=format_size),
     ] = None
+    batch_size: Annotated[
+        int | None,
+        Opt("Images that --model sees at a time (default: 64); no result depends on it.", "N", limits=(at_least(1),)),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
