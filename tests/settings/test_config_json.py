@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vitctl.conversation import Conversation
+from vitctl.data.listed_images import read_listed_images
 from vitctl.settings.files import config_from_file, merge
 from vitctl.settings.finetune import NOT_OF_A_RUN, FinetuneConfig
 from vitctl.settings.option import described
@@ -99,7 +100,11 @@ def several(
     ]
     table = tmp_path / "table.csv"
     table.write_text("\n".join(rows))
-    return _settings(image_folder, tiny_model_folder, table)
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"image\n{next(image_folder.rglob('*.png'))}\n")
+    settings = _settings(image_folder, tiny_model_folder, table)
+    settings[-1] |= {"clean": read_listed_images(str(listed)).spec, "val_fraction": 0.0}
+    return settings
 
 
 def test_every_setting_is_in_config_json(several: list[dict[str, Any]]) -> None:

@@ -211,3 +211,12 @@ def test_plan_file__what_cannot_be_is_refused(text: str, words: str, tmp_path: P
     with pytest.raises(SettingError) as caught:
         cells_of(planned(tmp_path, text))
     assert words in str(caught.value)
+
+
+def test_settled__a_list_of_images_is_known_by_its_content(tmp_path: Path) -> None:
+    path, found = tmp_path / "list.csv", list[str | None]()
+    for name in ("a.png", "b.png", "a.png"):
+        path.write_text(f"image\n{name}\n")
+        found.append(settled(SweepConfig(clean=str(path), grid=("lr=0.1,0.2",))).clean)
+    assert found[0] == found[2] != found[1]
+    assert str(found[0]).startswith(f"{path}#sha256=")

@@ -1,5 +1,6 @@
 """``vitctl data SPEC`` on the command line."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ Examples:
   vitctl data photos/                               one folder per class, or train/ and test/; or photos.zip
   vitctl data labels.csv --image-root photos/
   vitctl data 'shards/train-*.tar' --json
+  vitctl data photos/ --model vit_small_patch16_224.augreg_in21k       and which labels look wrong
 """
 
 MOST_CLASSES, MOST_LINES = 40, 10
@@ -35,7 +37,8 @@ def data(given: dict[str, Any], as_json: JsonOption = False) -> None:
     """Say what images there are and what is wrong with them, before training.
 
     Counts, sizes, files that cannot be read, duplicates and near copies within and across splits, class imbalance,
-    strange shapes. Writes report.json and contact-sheet.png; the data are only read.
+    strange shapes. Writes report.json and contact-sheet.png; the data are only read. With --model it ranks the training
+    images by how little the others bear out their labels: suspicious.csv and suspicious.png.
     """
     report = run("data", settings_of(DataConfig, given))
     if as_json:
@@ -67,7 +70,49 @@ def _print_report(report: DataReport) -> None:
     for line in [*_findings(report)]:
         print_line(line)
     print_line()
+    _print_labels(report)
     print_pairs([("files", report.out)])
+
+
+def _print_labels(report: DataReport) -> None:
+    """Print the labels that look wrong, where a model was given, and what to do about them."""
+    if report.suspicious is None:
+        return
+    if report.probe_top1 is None:
+        print_line("No label can be judged.")
+        print_line()
+        return
+    found = f"{report.num_suspicious:,}" if report.num_suspicious else "No"
+    label = "labels look" if report.num_suspicious and report.num_suspicious > 1 else "label looks"
+    print_line(
+        f"{found} {label} wrong. Of {report.model}'s features a probe on the other images finds "
+        f"{report.probe_top1:.1%} of the labels; the least probable:"
+    )
+    print_columns(
+        ("image", "class", "probability", "suggested", "probability", "flagged"),
+        [
+            (
+                one.image,
+                one.class_name,
+                f"{one.probability:.2%}",
+                one.suggested,
+                f"{one.suggested_probability:.2%}",
+                "yes" if one.is_flagged else "no",
+            )
+            for one in report.suspicious[:MOST_LINES]
+        ],
+    )
+    if len(report.suspicious) > MOST_LINES:
+        print_line(f"... and {len(report.suspicious) - MOST_LINES} more in suspicious.csv")
+    if report.num_suspicious:
+        print_line(
+            "Look at suspicious.png. Where a label is right after all, write 'no' under flagged in suspicious.csv; "
+            "correct the others, or train without them:"
+        )
+        print_line(
+            f"  vitctl finetune --data {shlex.quote(report.data)} --clean {shlex.quote(report.out + '/suspicious.csv')}"
+        )
+    print_line()
 
 
 def _split(name: str, split: SplitReport) -> str:
@@ -110,7 +155,7 @@ def _findings(report: DataReport) -> list[str]:
     if report.imbalance.advice:
         lines.append(report.imbalance.advice)
     lines += report.warnings
-    return lines or ["Nothing seems wrong."]
+    return lines or (["Nothing else seems wrong."] if report.num_suspicious else ["Nothing seems wrong."])
 
 
 def _duplicate_lines(what: str, found: DuplicatesReport | NearCopiesReport, *, mark: str) -> list[str]:

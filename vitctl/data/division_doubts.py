@@ -42,18 +42,22 @@ def near_leaks_of(
     yield from near_leaks(others, digests, is_val, called=called(division.validated_on))
 
 
-def untrained(train: Split, fold: tuple[int, int] | None) -> list[str]:
-    """Return a sentence where all images of a class are in the part ``fold`` that is validated on.
+def untrained(train: Split, fold: tuple[int, int] | None, *, is_cleaned: bool = False) -> list[str]:
+    """Return a sentence where no image of a class is left to train on.
 
     Args:
         train: The images left to train on.
-        fold: (part, parts), the part from 1.
+        fold: (part, parts), the part from 1; None where no part of them is validated on.
+        is_cleaned: Whether images were left out that a file lists.
     """
-    names = () if fold is None else classes_without_images(train, train.class_names)
-    if fold is None or not names:
+    names = () if fold is None and not is_cleaned else classes_without_images(train, train.class_names)
+    if not names:
         return []
     which = f"Class {names[0]!r} has" if len(names) == 1 else f"{len(names)} classes, {names[0]!r} first, have"
+    if fold is None:
+        return [f"{which} no image to train on, as --clean lists all of them: what is said of it cannot be right."]
+    why = "or are listed by --clean" if is_cleaned else ""
     return [
         f"{which} no image to train on where part {fold[0]} of {fold[1]} is validated on, as all of its images stay "
-        "together: what is said of it there cannot be right."
+        f"together{why and ' ' + why}: what is said of it there cannot be right."
     ]

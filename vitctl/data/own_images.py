@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vitctl.data.run_lists import Listing, names_below_root, trained_on
+from vitctl.data.image_names import names_below_root
+from vitctl.data.run_lists import Listing, trained_on
 from vitctl.data.scan import Scan
 from vitctl.data.source import Source, Split
 from vitctl.errors import DataError
@@ -131,7 +132,7 @@ class OwnImages:
         if self.listing.hashes is None:
             return False
         there, known = set(look(split).fingerprints) - {""}, set(self.listing.hashes)
-        others = there - known - set(self._untouched_hashes())
+        others = there - known - set(self._untouched_hashes()) - set(self._left_out_hashes())
         return known <= there and others == (trained_on(self.run, others) if others else set())
 
     def _untouched_names(self) -> Sequence[str]:
@@ -144,6 +145,10 @@ class OwnImages:
     def _untouched_hashes(self) -> Sequence[str]:
         untouched = self.listing.untouched
         return () if untouched is None or untouched.hashes is None else untouched.hashes
+
+    def _left_out_hashes(self) -> Sequence[str]:
+        left_out = self.listing.left_out
+        return () if left_out is None or left_out.hashes is None else left_out.hashes
 
     def _changed(self, hashes: Sequence[str], scan: Scan) -> tuple[str, ...]:
         places = [

@@ -124,7 +124,8 @@ def _own_in(source: Source, split_name: str | None, run: Path, look: Look) -> Im
         return Images(source.spec, "train", rest, source, why)
     if split_name is None and preferred_split(source) in ("all", "train") and own.make_up(everything, look):
         found = own.find(everything, source, look)
-        also = ", or left untouched" if listing.untouched is not None else ""
+        others = ((listing.untouched, "left untouched"), (listing.left_out, "left out by --clean"))
+        also = "".join(f", or {what}" for one, what in others if one is not None)
         why = f"the run's own {listing.called} images, found {found.how}; the others are its training images{also}"
         return Images(source.spec, "val", found.split, source, why)
     return None

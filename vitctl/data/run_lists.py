@@ -1,7 +1,8 @@
 """Which images a run was trained and validated on, as its folder lists them: by name, and by content.
 
 ``validation.json`` has the images that the run validates on (``kind``: ``val``, ``dev`` or ``fold``), and beside them
-the validation images that it leaves untouched, if it validates on others (``untouched``). ``training-images.txt`` has
+the validation images that it leaves untouched, if it validates on others (``untouched``), and the training images that
+it leaves out because a file lists them (``left_out``). ``training-images.txt`` has
 the training images, one line each: the content hash and the name, as JSON writes it. Names start at the root of the
 data, so that they hold where the data move.
 
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vitctl.data.division import VAL, called
+from vitctl.data.image_names import names_below_root
 from vitctl.data.source import Split
 from vitctl.data.training_data import TrainingData
 from vitctl.errors import DataError
@@ -53,29 +55,17 @@ class Listing(Listed):
     Attributes:
         kind: What they are; see ``vitctl.data.division``.
         untouched: Validation images that the run neither trains nor validates on; None where there are no others.
+        left_out: Training images that it does not train on, as ``--clean`` lists them; None where there are none.
     """
 
     kind: Literal["val", "dev", "fold"] = "val"
     untouched: Listed | None = None
+    left_out: Listed | None = None
 
     @property
     def called(self) -> str:
         """What the images are called: ``development`` or ``validation``."""
         return called(self.kind)
-
-
-def names_below_root(names: Sequence[str], spec: str, *, image_root: str | None) -> list[str]:
-    """Return the names of a source's images from where the source lies: its image root, itself, or its folder.
-
-    Args:
-        names: As ``Split.image_name`` gives them; one that lies elsewhere, or is told from there already, stays.
-        spec: The source's spec, with absolute paths.
-        image_root: That of its options.
-    """
-    places = [place for place in (image_root, spec, os.path.dirname(spec)) if place and os.path.isabs(place)]
-    roots = [os.path.join(place, "") for place in places]
-    root = next((root for root in roots if any(name.startswith(root) for name in names[:1])), "")
-    return [name.removeprefix(root) for name in names]
 
 
 def validation_document(data: TrainingData, *, image_root: str | None) -> dict[str, Any] | None:
@@ -87,6 +77,8 @@ def validation_document(data: TrainingData, *, image_root: str | None) -> dict[s
         document["kind"] = data.validated_on
     if (others := data.untouched) is not None:
         document["untouched"] = _listed(others.split, others.spec, others.hashes, image_root=image_root)
+    if (others := data.cleaned) is not None:
+        document["left_out"] = _listed(others.split, others.spec, others.hashes, image_root=image_root)
     return document
 
 
@@ -119,8 +111,8 @@ def read_listing(run: Path, advice: str) -> Listing | None:
         advice=f"expected the validation images of a run. {advice.rstrip('.')}",
         most_bytes=most_listing_bytes(),
     )
-    for one in (listing, *([] if listing.untouched is None else [listing.untouched])):
-        if one.hashes is not None and len(one.hashes) != len(one.images):
+    for one in (listing, listing.untouched, listing.left_out):
+        if one is not None and one.hashes is not None and len(one.hashes) != len(one.images):
             raise DataError(
                 f"{path} has {len(one.images):,} images and {len(one.hashes):,} hashes; expected one for each. {advice}"
             )

@@ -1,7 +1,7 @@
 """From data specs to checked training and validation images with one class map."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from vitctl.data.division import VAL, Division, HowDivided, called, divide
 from vitctl.data.division_doubts import near_leaks_of, untrained
 from vitctl.data.endings import image_endings, left_out_sentence, together
 from vitctl.data.groups import with_pattern_groups
+from vitctl.data.listed_images import LeftOut, ListedImages, leave_out
 from vitctl.data.scan import Scan, check_bad_images, exact_duplicates, scan_images
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split, align_classes
@@ -59,6 +60,8 @@ class TrainingData:
         validated_on: What ``val`` is: ``val``, ``dev`` or ``fold``; see ``vitctl.data.division``.
         untouched: Validation images that are left alone; None where ``val`` is all there is.
         dev_fraction: The share of the training images that was cut off to choose settings by; None where none was.
+        listed: What became of a file that lists images to leave out; None where none was given.
+        cleaned: The training images that were left out because of it; None where there are none.
     """
 
     source: Source
@@ -76,6 +79,8 @@ class TrainingData:
     validated_on: str = VAL
     untouched: KnownImages | None = None
     dev_fraction: float | None = None
+    listed: LeftOut | None = None
+    cleaned: KnownImages | None = None
 
     @property
     def num_untouched(self) -> int:
@@ -173,6 +178,7 @@ def check_training_data(
     conversation: Conversation,
     dev_fraction: float | str | None = None,
     fold: tuple[int, int] | None = None,
+    listed: ListedImages | None = None,
     max_value: int | str | None = None,
     own_max_value: int | None = None,
     processes: Processes = ALONE,
@@ -190,6 +196,7 @@ def check_training_data(
         conversation: Shows progress.
         dev_fraction: Share of the training images to validate on instead; see ``HowDivided``.
         fold: (part, parts) of the training images to validate on instead, the part from 1.
+        listed: Images to leave out of training, and of nothing else: the division is what it is without the list.
         max_value: Of images of 16 bits, what is white; see ``decide_max_value``.
         own_max_value: What the model was trained with.
         processes: Who looks.
@@ -220,18 +227,33 @@ def check_training_data(
     hashes = [all_hashes[position] for position in scan.good]
     how = HowDivided(seed=seed, val_fraction=val_fraction, dev_fraction=dev_fraction, fold=fold)
     division = divide(usable, hashes, how, num_given=None if given is None else len(given), spec=sources.source.spec)
+    left_out_listed = None
+    if listed is not None:
+        kept, left_out_listed = leave_out(listed, division.train, usable, everything, sources.source)
+        division = replace(division, train=kept)
+        for sentence in left_out_listed.notes:
+            conversation.warn(sentence)
     if given is not None:
         for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
             conversation.warn(sentence)
     names = _names(scanned) if sources.val_spec != sources.source.spec and given is not None else None
     for sentence in (
         *near_leaks_of(division, copies, digests, good=scan.good, num_train=len(everything), name_of=names),
-        *untrained(usable.select(division.train), how.fold),
+        *untrained(usable.select(division.train), how.fold, is_cleaned=listed is not None),
     ):
         conversation.warn(sentence)
     left_out = together(everything.left_out, {} if given is None else given.left_out)
     return _divided(
-        sources, usable, division, scanned, given, skipped=skipped, left_out=left_out, depth=depth, max_value=white
+        sources,
+        usable,
+        division,
+        scanned,
+        given,
+        left_out_listed,
+        skipped=skipped,
+        left_out=left_out,
+        depth=depth,
+        max_value=white,
     )
 
 
@@ -241,18 +263,20 @@ def _divided(
     division: Division,
     scanned: Sequence[tuple[Split, Scan]],
     given: Split | None,
+    listed: LeftOut | None,
     **seen: Any,
 ) -> TrainingData:
     """Return the images as they were divided, with what was ``seen`` of them."""
     scan, source = scanned[0][1], sources.source
     contents = [look.fingerprint for look in scan.looks if look is not None]
 
-    val, held_out = (
-        KnownImages(source.spec, usable.select(part, name="val"), [contents[position] for position in part])
-        if len(part)
-        else None
-        for part in (division.val, division.untouched)
-    )
+    def known_at(part: np.ndarray, name: str) -> KnownImages | None:
+        """Return the images at positions ``part``, (P,) int64; None where there are none."""
+        if not len(part):
+            return None
+        return KnownImages(source.spec, usable.select(part, name=name), [contents[position] for position in part])
+
+    val, held_out = known_at(division.val, "val"), known_at(division.untouched, "val")
     if given is not None:
         known = KnownImages(sources.val_spec, given, scanned[1][1].fingerprints)
         val, held_out = (known, None) if division.validated_on == VAL else (val, known)
@@ -268,6 +292,8 @@ def _divided(
         val_hashes=() if val is None else val.hashes,
         validated_on=division.validated_on,
         untouched=held_out,
+        listed=listed,
+        cleaned=None if listed is None else known_at(listed.positions, "train"),
         dev_fraction=division.dev_fraction,
         **seen,
     )

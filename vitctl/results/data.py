@@ -183,6 +183,26 @@ class ShapesReport(Result):
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
+class SuspiciousLabel(Result):
+    """An image whose label the other images do not bear out."""
+
+    image: str
+    """Its name."""
+    class_name: str = field(metadata=key("class"))
+    """Its class, as the data have it."""
+    probability: float
+    """Of that class, 0-1, by a probe that did not know the image."""
+    suggested: str
+    """The most probable class; of an image that is not flagged perhaps its own."""
+    suggested_probability: float
+    """Of that one, 0-1."""
+    is_flagged: bool
+    """Whether the label is probably wrong: the suggested class is as probable as it is for its own images."""
+    copies: int
+    """Other images that were left out with it: duplicates and near copies of it."""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
 class DataReport(Result):
     """What was found: the content of ``report.json``."""
 
@@ -220,3 +240,11 @@ class DataReport(Result):
     """Folder of the files, absolute."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Files of other kinds beside the images, which are not read, by ending: ``{".heic": 12}``."""
+    model: str | None = field(default=None, metadata=left_out_if_none())
+    """What the labels were judged by; None where no ``model`` was given."""
+    probe_top1: float | None = field(default=None, metadata=left_out_if_none("model"))
+    """Share, 0-1, of the training images whose label a probe on the others finds; None where it can judge none."""
+    num_suspicious: int | None = field(default=None, metadata=left_out_if_none("model"))
+    """Images whose label is probably wrong."""
+    suspicious: tuple[SuspiciousLabel, ...] | None = field(default=None, metadata=left_out_if_none("model"))
+    """These, and the hundredth of all images with the least probable labels; least probable first."""

@@ -38,7 +38,19 @@ class _TrainingImages(Settings):
             "Training images: a folder or .zip, a table, tar shards, a saved data set, hub:OWNER/NAME, or digits "
             "(the default).",
             "SPEC",
-            outdates=("val", "flip", *_HOW_IMAGES_ARE_READ),
+            outdates=("val", "clean", "flip", *_HOW_IMAGES_ARE_READ),
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clean(Settings):
+    clean: Annotated[
+        str | None,
+        Opt(
+            "Train without the images that FILE lists, in column image; where it has a column flagged, those of yes: "
+            "suspicious.csv of 'vitctl data --model'. Images to validate on stay.",
+            "FILE.csv",
         ),
     ] = None
 
@@ -301,6 +313,7 @@ class TrainingSettings(
     Columns,
     PixelRange,
     Groups,
+    _Clean,
     _Validation,
     _Model,
     ModelArguments,

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vitctl.data.listed_images import read_listed_images
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.primitives.documents import read_document
 from vitctl.primitives.files import user_path
@@ -152,4 +153,7 @@ def settled(config: SweepConfig) -> SweepConfig:
         mine = given.get("set") or ()
         values["set"] = [text for text in values["set"] if text.partition("=")[0] not in varied and text not in mine]
         given["set"] = (*values["set"], *mine) or None
-    return settings_of(SweepConfig, values | given)
+    values |= given
+    if isinstance(values.get("clean"), str):  # with its content, so that a sweep does not go on with another list
+        values["clean"] = read_listed_images(values["clean"]).spec
+    return settings_of(SweepConfig, values)

@@ -45,7 +45,7 @@ def header_settings(run: PreparedRun) -> list[Setting]:
     return [
         Setting("data", *plan.data),
         Setting("classes", f"{len(names)}: {listed(names)}", _each(counts) + _balance(job)),
-        Setting("training images", f"{len(data.train):,}", skipped),
+        Setting("training images", f"{len(data.train):,}", "; ".join(filter(None, (skipped, _listed_out(data))))),
         Setting(data.val_called, f"{num_val:,}", data.val_reason + _unvalidated(data)),
         *left_out_settings(data.left_out),
         *_range(data),
@@ -78,6 +78,10 @@ def header_settings(run: PreparedRun) -> list[Setting]:
         *([_cache(job, data)] if run.config.cache == "resized" else []),
         *([] if run.config.dry_run else [Setting("run folder", str(plan.out.value), plan.out.reason)]),
     ]
+
+
+def _listed_out(data: TrainingData) -> str:
+    return "" if data.listed is None else data.listed.told
 
 
 def _seed(config: FinetuneConfig) -> Setting:

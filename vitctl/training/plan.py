@@ -249,6 +249,7 @@ class Plan(FirstChoices):
         data: Training images, as their source calls itself.
         val_spec: Where validation images come from, those that are left untouched too.
         dev_fraction: Share of the training images to choose settings by; None where none are.
+        clean: The file that lists images to leave out of training, and its hash; None where none does.
         image_size: (H, W) px to train at.
         interpolation: How position embeddings are resampled.
         head: What was done about the head.
@@ -264,6 +265,7 @@ class Plan(FirstChoices):
     data: Decision[str]
     val_spec: str
     dev_fraction: float | None
+    clean: str | None
     image_size: Decision[tuple[int, int]]
     interpolation: Decision[str]
     head: Decision[str]
@@ -290,6 +292,7 @@ class Plan(FirstChoices):
             image_root=None if config.image_root is None else str(user_path(config.image_root).absolute()),
             val=self.val_spec if config.val is not None else None,
             dev_fraction=self.dev_fraction,
+            clean=self.clean,
             model=model,
             weights=weights if weights in (PRETRAINED, RANDOM) else str(user_path(weights).absolute()),
             image_size=self.image_size.value,
@@ -401,6 +404,7 @@ def make_plan(
         data=Decision(data.source.spec, data.source.description if config.data else "the default: no --data is given"),
         val_spec=data.val_spec if data.untouched is None else data.untouched.spec,
         dev_fraction=data.dev_fraction,
+        clean=None if data.listed is None else data.listed.spec,
         image_size=image_size,
         interpolation=interpolation,
         head=head,

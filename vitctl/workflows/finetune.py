@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vitctl.conversation import Conversation
+from vitctl.data.listed_images import read_listed_images
 from vitctl.data.resized import check_worth_keeping
 from vitctl.data.scan import num_scan_threads
 from vitctl.data.source import SourceOptions
@@ -142,6 +143,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation, clock: Clock | N
             group_pattern=config.group_pattern,
         )
     check_classes(sources)
+    listed = None if config.clean is None else read_listed_images(config.clean)
     check_elsewhere(out, (sources.source.spec, sources.val_spec))
     if config.cache == "resized":
         check_worth_keeping(sources.source)
@@ -157,6 +159,7 @@ def prepare(config: FinetuneConfig, conversation: Conversation, clock: Clock | N
         seed=config.seed_of_split,
         dev_fraction=config.dev_fraction,
         fold=config.fold,
+        listed=listed,
         skip_bad=config.on_bad_image == "skip",
         num_threads=num_scan_threads(),
         conversation=conversation,

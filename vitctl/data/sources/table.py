@@ -50,6 +50,7 @@ from vitctl.primitives.cache import (
     recall,
     say_damaged,
 )
+from vitctl.primitives.csv_files import read_csv
 from vitctl.primitives.documents import UnusableDocument, foreign, parse_document
 from vitctl.primitives.files import short_hash, user_path
 
@@ -111,7 +112,7 @@ def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]
     if kind == "Parquet":
         return _read_parquet(path), {}
     try:
-        columns = _read_json_lines(path) if kind == "JSON lines" else _read_csv(path, kind)
+        columns = _read_json_lines(path) if kind == "JSON lines" else read_csv(path, kind)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read as {kind}: {error}. Save it as UTF-8.") from error
     except (csv.Error, ValueError) as error:
@@ -120,33 +121,6 @@ def _read_table(path: Path, kind: str) -> tuple["Dataset", dict[str, list[Any]]]
         raise DataError(f"{path} has no rows; expected one per image.")
     with foreign(path, DataError, expected="names and values that are text", kind=kind):
         return Dataset.from_dict({name: _of_one_type(values) for name, values in columns.items()}), columns
-
-
-def _read_csv(path: Path, kind: str) -> dict[str, list[str]]:
-    """Return the columns of a CSV file; what separates them is the first of comma, semicolon, tab in its first line."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
-        file.seek(0)
-        separator = "\t" if kind == "TSV" else next((mark for mark in ",;\t" if mark in first), ",")
-        is_spaced = all(cell.startswith(" ") for cell in first.split(separator)[1:])  # "image, label": in every row
-        reader = csv.reader(file, delimiter=separator, strict=True, skipinitialspace=is_spaced)
-        header = [name.strip() for name in next(reader, [])]
-        if not any(header):
-            raise DataError(f"{path} is empty; expected a first line with the names of the columns.")
-        if len(set(header)) < len(header):
-            raise DataError(f"{path} has two columns of one name in its first line: {', '.join(header)}. Rename one.")
-        columns: dict[str, list[str]] = {name: [] for name in header}
-        for row in reader:
-            if not row:
-                continue  # a blank line
-            if len(row) != len(header):
-                raise DataError(
-                    f"Line {reader.line_num} of {path} has {len(row)} values; expected {len(header)}, as in its first "
-                    "line. Quote values that hold the separator."
-                )
-            for name, value in zip(header, row, strict=True):
-                columns[name].append(value)
-    return columns
 
 
 def _read_json_lines(path: Path) -> dict[str, list[Any]]:

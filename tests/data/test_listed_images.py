@@ -1,0 +1,158 @@
+"""Images that a file lists are left out of training, and of nothing else."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitctl.conversation import Conversation
+from vitctl.data.listed_images import read_listed_images
+from vitctl.data.looks import Looks
+from vitctl.data.run_images import named_images
+from vitctl.data.run_lists import validation_document, write_training_list
+from vitctl.data.source import SourceOptions
+from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
+from vitctl.errors import DataError, SettingError
+from vitctl.primitives.files import write_json
+
+Write = Callable[..., Path]
+
+
+class Ears(Conversation):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def prepare(
+    data: Path, clean: Path | str | None = None, *, ears: Conversation | None = None, **how: Any
+) -> TrainingData:
+    sources = open_training_sources(str(data), val=None, val_fraction=None)
+    return check_training_data(
+        sources,
+        val_fraction=None,
+        seed=0,
+        skip_bad=False,
+        num_threads=1,
+        conversation=ears or Conversation(),
+        listed=None if clean is None else read_listed_images(str(clean)),
+        **how,
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_classes: Write) -> Path:
+    return write_classes(tmp_path / "photos", cat=12, dog=8)
+
+
+def names(data: TrainingData) -> list[str]:
+    return data.train.image_names()
+
+
+def listing(place: Path, *rows: str, header: str = "image") -> Path:
+    path = place.parent / "list.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_listed__are_not_trained_on_and_the_validation_images_stay(photos: Path) -> None:
+    usual = prepare(photos)
+    assert usual.val is not None
+    held_out = usual.val.image_names()
+    clean = listing(photos, *names(usual)[:3], held_out[0])
+    data = prepare(photos, clean)
+    assert names(data) == names(usual)[3:]
+    assert (list(data.hashes), data.sizes.tolist()) == (list(usual.hashes[3:]), usual.sizes[3:].tolist())
+    assert data.val is not None
+    assert data.val.image_names() == held_out
+    assert data.val_reason == usual.val_reason
+    assert data.listed is not None
+    assert data.listed.told == f"left out: 3 of 4 listed in {clean}; 1 of them is held out and stays"
+
+
+def test_listed__the_run_still_knows_its_own_images(photos: Path, tmp_path: Path) -> None:
+    data = prepare(photos, listing(photos, *names(prepare(photos))[:3]))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "validation.json", validation_document(data, image_root=None))
+    write_training_list(run, data, image_root=None)
+    found = named_images(str(photos), None, SourceOptions(), run=run, look=Looks(Conversation()).scan)
+    assert data.val is not None
+    assert found.split.image_names() == data.val.image_names()
+    assert found.reason.endswith("the others are its training images, or left out by --clean")
+
+
+@pytest.mark.parametrize("how", [{"fold": (2, 3)}, {"dev_fraction": 0.2}])
+def test_listed__are_left_out_of_a_fold_and_beside_development_images(photos: Path, how: dict[str, Any]) -> None:
+    usual = prepare(photos, **how)
+    data = prepare(photos, listing(photos, *names(usual)[::2]), **how)
+    assert names(data) == names(usual)[1::2]
+    assert (data.val_hashes, data.num_untouched) == (usual.val_hashes, usual.num_untouched)
+
+
+def test_listed__by_paths_relative_to_the_folder_and_by_their_flags(photos: Path) -> None:
+    every = [str(Path(name).relative_to(photos)) for name in names(prepare(photos))]
+    marks = ("yes", "no", "TRUE", "false", " 1 ", "")
+    rows = [f"{mark};{name}" for mark, name in zip(marks, every, strict=False)]
+    data = prepare(photos, listing(photos, *rows, header="flagged;image"))
+    assert [str(Path(name).relative_to(photos)) for name in names(data)] == [every[1], every[3], *every[5:]]
+
+
+def test_listed__who_is_not_among_the_images_is_told(photos: Path) -> None:
+    ears = Ears()
+    clean = listing(photos, names(prepare(photos))[0], "gone.png", "lost.png")
+    assert len(prepare(photos, clean, ears=ears).train) == 15
+    assert ears.warnings == [f"--clean {clean} lists 2 images that are not among those of {photos}, 'gone.png' first."]
+    with pytest.raises(
+        DataError, match=r"lists 2 images, 'gone.png' first, and none is one of .*photos; expected names"
+    ):
+        prepare(photos, listing(photos, "gone.png", "lost.png"))
+
+
+def test_listed__a_class_that_loses_every_image_is_told(photos: Path) -> None:
+    ears, every = Ears(), names(prepare(photos))
+    prepare(photos, listing(photos, *(name for name in every if "dog" in name)), ears=ears)
+    assert ears.warnings == [
+        "Class 'dog' has no image to train on, as --clean lists all of them: what is said of it cannot be right."
+    ]
+    with pytest.raises(DataError, match="lists every image that there is to train on"):
+        prepare(photos, listing(photos, *every))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("path\na.png\n", "has the columns path; expected one called 'image'"),
+        ("image,flagged\na.png,perhaps\n", "has 'perhaps' in column 'flagged' of 'a.png'; expected yes or no"),
+        ("image,flagged\na.png,no\n", "lists no image to leave out"),
+        ("", "is empty; expected a first line"),
+        ('image\n"a.png\n', "cannot be read as CSV"),
+        (None, "cannot be read: No such file or directory; expected a CSV file"),
+    ],
+)
+def test_listed__a_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, text: str | None, why: str) -> None:
+    path = tmp_path / "list.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=re.escape(why)):
+        read_listed_images(str(path))
+    path.write_bytes(b"image\n\xff\n")
+    with pytest.raises(DataError, match="Save it as UTF-8"):
+        read_listed_images(str(path))
+
+
+def test_listed__a_list_that_was_changed_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("image\na.png\n")
+    spec = read_listed_images(str(path)).spec
+    assert spec.startswith(f"{path}#sha256=")
+    assert read_listed_images(spec).spec == spec
+    path.write_text("image\nb.png\n")
+    with pytest.raises(SettingError, match="is no longer the list that the run was made with"):
+        read_listed_images(spec)
