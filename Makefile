@@ -13,7 +13,7 @@ BIN := .venv/bin
 VITCTL := $(BIN)/vitctl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-compare demo-weights test test-slow bench check format readme sizes pins clean
+.PHONY: help setup demo demo-compare demo-weights test test-slow bench bench-accuracy check format readme sizes pins clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -63,6 +63,11 @@ bench: setup ## cost of decoding, training, few-shot classifiers and starting ag
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/fewshot.py
 	$(BIN)/python tests/benchmarks/start.py
+
+# More of the script: make bench-accuracy JUDGE='--recipe transfer --out runs/accuracy-transfer'
+bench-accuracy: setup ## test error of the defaults on five sets, three seeds; resumable, long
+	$(BIN)/python tests/benchmarks/sets.py --out runs/sets development
+	$(BIN)/python tests/benchmarks/accuracy.py --sets runs/sets --out runs/accuracy $(JUDGE)
 
 check: setup ## format, lint, types, tests with coverage
 	$(BIN)/ruff format --check .
