@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vitctl.conversation import Conversation
-from vitctl.errors import InterruptedRun, SettingError
+from vitctl.errors import DataError, InterruptedRun, SettingError
 from vitctl.primitives import children
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping import places, running
@@ -173,6 +173,26 @@ def test_another_run_in_the_way__refused(tmp_path: Path, fake_command: Callable[
     (runs[0].out / "config.json").write_text('{"vitctl": "0", "lr": 7}')
     with pytest.raises(SettingError, match=r"is a run with lr 7; expected 1.0"):
         go(runs, fake_command())
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("left", [9, 0])
+def test_a_finished_run_that_is_cut__is_not_taken_as_one(name: str, left: int, tmp_path: Path) -> None:
+    (run,) = runs_of(tmp_path)
+    run.out.mkdir(parents=True)
+    for one in ("config.json", "summary.json"):
+        (run.out / one).write_text('{"vitctl": "0", "seed": 0}')
+    damaged = run.out / name
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    with pytest.raises(DataError, match=f"^{damaged} cannot be read: .*Remove {run.out}, and the same command"):
+        run_all([run], jobs=1, conversation=Heard(), command=lambda _: ["false"])
+
+
+def test_out_inside_a_run__refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vitctl": "0"}')
+    out = tmp_path / "sweeps" / "one"
+    with pytest.raises(SettingError, match=f"{out} lies inside the run {tmp_path}, where"):
+        check_place(out, SweepConfig())
 
 
 def test_gpus_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

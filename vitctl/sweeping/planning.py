@@ -12,6 +12,7 @@ from vitctl.primitives.children import vitctl_command
 from vitctl.primitives.cpus import num_cpus
 from vitctl.primitives.documents import peek_document, why_unreadable
 from vitctl.primitives.files import user_path, write_json, write_text
+from vitctl.run_folders import layout
 from vitctl.settings.command_line import arguments_of
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described
@@ -127,8 +128,15 @@ def check_place(out: Path, config: SweepConfig) -> None:
     """Check that the sweep may be written to ``out``: there is nothing, or a sweep of the same settings; changes none.
 
     Raises:
-        SettingError: There is something else; what differs is named.
+        SettingError: There is something else; what differs is named. Or it lies inside a run.
     """
+    inside = next((parent for parent in out.parents if "vitctl" in peek_document(parent / layout.CONFIG)), None)
+    if inside is not None:
+        raise SettingError(
+            f"--out {out} lies inside the run {inside}, where 'vitctl runs' looks for no others, and --overwrite of "
+            "that run would remove them. Give a folder elsewhere with --out.",
+            field="out",
+        )
     if (out / PLAN).exists():
         before = peek_document(out / PLAN).get("settings")
         if not isinstance(before, dict):

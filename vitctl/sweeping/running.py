@@ -61,6 +61,7 @@ def run_all(
 
     Raises:
         SettingError: A run of other settings is in the way, or a log cannot be written.
+        DataError: What a finished run says of itself is damaged.
         FailedRunError: A run has failed: those that ran were told to end, no other was started.
         InterruptedRun: A signal came, and all have ended.
     """

@@ -1,7 +1,7 @@
 """What has become of a planned run: is it finished, has it diverged, is it the one that was planned?"""
 
-from vitctl.errors import SettingError
-from vitctl.primitives.documents import peek_document
+from vitctl.errors import DataError, SettingError
+from vitctl.primitives.documents import peek_document, why_unreadable
 from vitctl.run_folders import layout
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described
@@ -24,13 +24,20 @@ def is_done(run: PlannedRun) -> bool:
 
 
 def check_same(run: PlannedRun) -> None:
-    """Check that the run in the folder is the one that was planned: its numbers, and whose seed it is.
+    """Check that the finished run in the folder is the one that was planned: its numbers, and whose seed it is.
 
     Names of data, models and recipes a run resolves; that they are the same the plan of the sweep says.
 
     Raises:
         SettingError: It is another.
+        DataError: What it says of itself is damaged, so that nobody knows.
     """
+    for path in (run.out / layout.CONFIG, run.out / layout.SUMMARY):
+        if (why := why_unreadable(path)) is not None or not path.exists():
+            raise DataError(
+                f"{path} cannot be read: {why or 'it is not there'}; expected that of a finished run. Remove {run.out}, "
+                "and the same command trains it again."
+            )
     config, known = peek_document(run.out / layout.CONFIG), described(FinetuneConfig)
     for name, value in run.given.items():
         planned = known[name].as_json(value)
