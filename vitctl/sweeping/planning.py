@@ -120,8 +120,19 @@ def threads_of(config: SweepConfig, out: Path) -> int:
 
 
 def command_of(run: PlannedRun) -> list[str]:
-    """Return the command line of a run, as a process starts it."""
-    return vitctl_command(run.arguments)
+    """Return the command line of a run, as a process starts it.
+
+    One that was killed, or had no space left, between its first weights and its first checkpoint has nothing to go on
+    from: it is trained anew, which ``vitctl finetune`` alone does for who says so.
+    """
+    anew = ["--overwrite"] if has_nothing_to_go_on_from(run) else []
+    return vitctl_command([*run.arguments, *anew])
+
+
+def has_nothing_to_go_on_from(run: PlannedRun) -> bool:
+    """Return whether a run has begun, but is not finished, and has no checkpoint."""
+    is_unfinished = (run.out / layout.CONFIG).is_file() and not layout.is_finished(run.out)
+    return is_unfinished and not layout.has_checkpoint(layout.place_of(run.out))
 
 
 def check_place(out: Path, config: SweepConfig) -> None:

@@ -23,14 +23,11 @@ def is_done(run: PlannedRun) -> bool:
     return is_finished(run) or is_diverged(run)
 
 
-def check_same(run: PlannedRun) -> None:
-    """Check that the finished run in the folder is the one that was planned: its numbers, and whose seed it is.
-
-    Names of data, models and recipes a run resolves; that they are the same the plan of the sweep says.
+def check_whole(run: PlannedRun) -> None:
+    """Check that what a finished run says of itself can be read.
 
     Raises:
-        SettingError: It is another.
-        DataError: What it says of itself is damaged, so that nobody knows.
+        DataError: It is damaged, so that nobody knows which run it is.
     """
     for path in (run.out / layout.CONFIG, run.out / layout.SUMMARY):
         if (why := why_unreadable(path)) is not None or not path.exists():
@@ -38,6 +35,16 @@ def check_same(run: PlannedRun) -> None:
                 f"{path} cannot be read: {why or 'it is not there'}; expected that of a finished run. Remove {run.out}, "
                 "and the same command trains it again."
             )
+
+
+def check_same(run: PlannedRun) -> None:
+    """Check that the run in the folder is the one that was planned: its numbers, and whose seed it is.
+
+    Names of data, models and recipes a run resolves; that they are the same the plan of the sweep says.
+
+    Raises:
+        SettingError: It is another.
+    """
     config, known = peek_document(run.out / layout.CONFIG), described(FinetuneConfig)
     for name, value in run.given.items():
         planned = known[name].as_json(value)
