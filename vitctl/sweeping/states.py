@@ -32,8 +32,8 @@ def check_whole(run: PlannedRun) -> None:
     for path in (run.out / layout.CONFIG, run.out / layout.SUMMARY):
         if (why := why_unreadable(path)) is not None or not path.exists():
             raise DataError(
-                f"{path} cannot be read: {why or 'it is not there'}; expected that of a finished run. Remove {run.out}, "
-                "and the same command trains it again."
+                f"{path} cannot be read: {why or 'it is not there'}; expected that of a finished run. Remove "
+                f"{run.out}, and the same command trains it again."
             )
 
 
