@@ -107,14 +107,14 @@ def all_of(*default: str) -> list[Any]:
 def test_a_disk_that_is_full(commands: dict[str, tuple[object, ...]], tmp_path: Path, name: str) -> None:
     disk = tmp_path / "disk"
     found = run_where(lambda: mount(disk, "size=4k"), *commands[name], "--out", disk / "out")
-    check_refused(found, f"--out {disk / 'out'}", "No space left on device", "Give another folder.")
+    check_refused(found, f"--out {disk / 'out'}", "No space left on device", "Make room there, or give another folder.")
 
 
 @pytest.mark.parametrize("name", all_of("finetune", "export"))
 def test_a_disk_that_has_no_more_names(commands: dict[str, tuple[object, ...]], tmp_path: Path, name: str) -> None:
     disk = tmp_path / "disk"
     found = run_where(lambda: mount(disk, "nr_inodes=3"), *commands[name], "--out", disk / "out")
-    check_refused(found, f"--out {disk / 'out'}", "No space left on device", "Give another folder.")
+    check_refused(found, f"--out {disk / 'out'}", "No space left on device", "Make room there, or give another folder.")
 
 
 @pytest.mark.parametrize("name", all_of("data"))

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from vitctl.conversation import Conversation
-from vitctl.errors import InterruptedRun, SettingError
+from vitctl.errors import DataError, InterruptedRun, SettingError
 from vitctl.primitives import children
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping import places, running
 from vitctl.sweeping.cells import cells_of
 from vitctl.sweeping.places import Places
-from vitctl.sweeping.planning import PlannedRun, check_place, planned_runs, threads_of, write_plan
+from vitctl.sweeping.planning import PlannedRun, check_place, command_of, planned_runs, threads_of, write_plan
 from vitctl.sweeping.running import FailedRunError, run_all
 from vitctl.sweeping.states import is_diverged, is_finished
 
@@ -173,6 +173,47 @@ def test_another_run_in_the_way__refused(tmp_path: Path, fake_command: Callable[
     (runs[0].out / "config.json").write_text('{"vitctl": "0", "lr": 7}')
     with pytest.raises(SettingError, match=r"is a run with lr 7; expected 1.0"):
         go(runs, fake_command())
+
+
+def test_weights_without_a_checkpoint__trained_anew(tmp_path: Path) -> None:
+    (run,) = runs_of(tmp_path)
+    assert "--overwrite" not in command_of(run)
+    (run.out / "last").mkdir(parents=True)
+    (run.out / "config.json").write_text('{"vitctl": "0", "seed": 0}')
+    assert command_of(run)[-1] == "--overwrite"
+    beside = run.out.with_name(f".{run.out.name}.partial") / "checkpoints" / "step-3"
+    beside.mkdir(parents=True)  # it was, and was stopped: that goes on
+    assert "--overwrite" not in command_of(run)
+    beside.parent.rename(run.out / "checkpoints")
+    assert "--overwrite" not in command_of(run)
+
+
+def test_weights_of_another_run__not_replaced(tmp_path: Path) -> None:
+    (run,) = runs_of(tmp_path)
+    run.out.mkdir(parents=True)
+    (run.out / "config.json").write_text('{"vitctl": "0", "seed": 1}')
+    with pytest.raises(SettingError, match="is a run with seed 1; expected 0"):
+        run_all([run], jobs=1, conversation=Heard())
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("left", [9, 0])
+def test_a_finished_run_that_is_cut__is_not_taken_as_one(name: str, left: int, tmp_path: Path) -> None:
+    (run,) = runs_of(tmp_path)
+    run.out.mkdir(parents=True)
+    for one in ("config.json", "summary.json"):
+        (run.out / one).write_text('{"vitctl": "0", "seed": 0}')
+    damaged = run.out / name
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    with pytest.raises(DataError, match=f"^{damaged} cannot be read: .*Remove {run.out}, and the same command"):
+        run_all([run], jobs=1, conversation=Heard(), command=lambda _: ["false"])
+
+
+def test_out_inside_a_run__refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vitctl": "0"}')
+    out = tmp_path / "sweeps" / "one"
+    with pytest.raises(SettingError, match=f"{out} lies inside the run {tmp_path}, where"):
+        check_place(out, SweepConfig())
 
 
 def test_gpus_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,3 +146,12 @@ def test_what_a_run_said_is_lost__that_is_said(damage: str, words: str, tmp_path
     table = table_of(cells, runs)
     assert told(table, "top1_mean") == [0.75, None]
     assert any(words in note and f"Remove {runs[1].out}, and the same command" in note for note in table.notes)
+
+
+def test_what_the_first_said_is_lost__that_is_why_there_are_no_differences(tmp_path: Path, logits_of: Saying) -> None:
+    cells, runs = finished(tmp_path, lambda _: logits_of([0, 1, 1, 1]), "lr=1,2")
+    kept = runs[0].out / "val-logits.safetensors"
+    kept.write_bytes(kept.read_bytes()[:40])
+    table = table_of(cells, runs)
+    assert (told(table, "top1_mean"), told(table, "difference")) == ([None, 0.75], [None, None])
+    assert "no differences: lr=1, which they would be from, has no score" in table.notes

@@ -24,7 +24,10 @@ JOB: Any = SimpleNamespace(
             torch.OutOfMemoryError("CUDA"),
             "cuda ran out of memory at a batch of 512 images. Try a smaller --batch-size or --image-size.",
         ),
-        (OSError(errno.ENOSPC, "It is full"), "--out runs/a cannot be written: It is full. Give another folder."),
+        (
+            OSError(errno.ENOSPC, "It is full"),
+            "--out runs/a cannot be written: It is full. Make room there, or give another folder.",
+        ),
         (OSError(errno.EDQUOT, "Quota exceeded"), "--out runs/a cannot be written: Quota exceeded."),
         (OSError(errno.EFBIG, "Too large", "w.bin"), "--out runs/a cannot be written: Too large (w.bin)."),
         (OSError(errno.ENOENT, "Gone", "runs/a/last"), "--out runs/a cannot be written: Gone (runs/a/last)."),

@@ -22,7 +22,9 @@ def cannot_write(path: Path, why: object, *, option: str = "--out") -> SettingEr
         option: The option that says where to write; empty for an argument.
     """
     told = _in_words(why, path) if isinstance(why, OSError) else why
-    sentence = f"{option} {path} cannot be written: {told}. Give another folder.".lstrip()
+    is_full = isinstance(why, OSError) and why.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "Make room there, or give another folder." if is_full else "Give another folder."
+    sentence = f"{option} {path} cannot be written: {told}. {advice}".lstrip()
     return SettingError(sentence, field=option.removeprefix("--") or None)
 
 

@@ -12,6 +12,7 @@ from vitctl.primitives.children import vitctl_command
 from vitctl.primitives.cpus import num_cpus, num_threads_asked_for
 from vitctl.primitives.documents import peek_document, why_unreadable
 from vitctl.primitives.files import user_path, write_json, write_text
+from vitctl.run_folders import layout
 from vitctl.settings.command_line import arguments_of
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described
@@ -121,16 +122,34 @@ def threads_of(config: SweepConfig, out: Path) -> int:
 
 
 def command_of(run: PlannedRun) -> list[str]:
-    """Return the command line of a run, as a process starts it."""
-    return vitctl_command(run.arguments)
+    """Return the command line of a run, as a process starts it.
+
+    One that was killed, or had no space left, between its first weights and its first checkpoint has nothing to go on
+    from: it is trained anew, which ``vitctl finetune`` alone does for who says so.
+    """
+    anew = ["--overwrite"] if has_nothing_to_go_on_from(run) else []
+    return vitctl_command([*run.arguments, *anew])
+
+
+def has_nothing_to_go_on_from(run: PlannedRun) -> bool:
+    """Return whether a run has begun, but is not finished, and has no checkpoint."""
+    is_unfinished = (run.out / layout.CONFIG).is_file() and not layout.is_finished(run.out)
+    return is_unfinished and not layout.has_checkpoint(layout.place_of(run.out))
 
 
 def check_place(out: Path, config: SweepConfig) -> None:
     """Check that the sweep may be written to ``out``: there is nothing, or a sweep of the same settings; changes none.
 
     Raises:
-        SettingError: There is something else; what differs is named.
+        SettingError: There is something else; what differs is named. Or it lies inside a run.
     """
+    inside = next((parent for parent in out.parents if "vitctl" in peek_document(parent / layout.CONFIG)), None)
+    if inside is not None:
+        raise SettingError(
+            f"--out {out} lies inside the run {inside}, where 'vitctl runs' looks for no others, and --overwrite of "
+            "that run would remove them. Give a folder elsewhere with --out.",
+            field="out",
+        )
     if (out / PLAN).exists():
         before = peek_document(out / PLAN).get("settings")
         if not isinstance(before, dict):

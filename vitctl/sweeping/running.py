@@ -24,8 +24,8 @@ from vitctl.primitives.outputs import writing
 from vitctl.run_folders.layout import is_being_written
 from vitctl.run_folders.seen import look_at
 from vitctl.sweeping.places import Places
-from vitctl.sweeping.planning import PlannedRun, command_of
-from vitctl.sweeping.states import check_same, is_diverged, is_done, is_finished
+from vitctl.sweeping.planning import PlannedRun, command_of, has_nothing_to_go_on_from
+from vitctl.sweeping.states import check_same, check_whole, is_diverged, is_done, is_finished
 
 _LOOK_S = 1.0  # between two looks at how far runs have come
 _TAIL_LINES = 20
@@ -61,11 +61,14 @@ def run_all(
 
     Raises:
         SettingError: A run of other settings is in the way, or a log cannot be written.
+        DataError: What a finished run says of itself is damaged.
         FailedRunError: A run has failed: those that ran were told to end, no other was started.
         InterruptedRun: A signal came, and all have ended.
     """
     for run in runs:
         if is_finished(run):
+            check_whole(run)
+        if is_finished(run) or has_nothing_to_go_on_from(run):  # which would be replaced
             check_same(run)
     left = [run for run in runs if not is_done(run)]
     if not left:

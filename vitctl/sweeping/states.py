@@ -1,7 +1,7 @@
 """What has become of a planned run: is it finished, has it diverged, is it the one that was planned?"""
 
-from vitctl.errors import SettingError
-from vitctl.primitives.documents import peek_document
+from vitctl.errors import DataError, SettingError
+from vitctl.primitives.documents import peek_document, why_unreadable
 from vitctl.run_folders import layout
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.option import described
@@ -21,6 +21,20 @@ def is_diverged(run: PlannedRun) -> bool:
 def is_done(run: PlannedRun) -> bool:
     """Return whether there is nothing left to do."""
     return is_finished(run) or is_diverged(run)
+
+
+def check_whole(run: PlannedRun) -> None:
+    """Check that what a finished run says of itself can be read.
+
+    Raises:
+        DataError: It is damaged, so that nobody knows which run it is.
+    """
+    for path in (run.out / layout.CONFIG, run.out / layout.SUMMARY):
+        if (why := why_unreadable(path)) is not None or not path.exists():
+            raise DataError(
+                f"{path} cannot be read: {why or 'it is not there'}; expected that of a finished run. Remove "
+                f"{run.out}, and the same command trains it again."
+            )
 
 
 def check_same(run: PlannedRun) -> None:

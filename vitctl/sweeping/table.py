@@ -75,6 +75,8 @@ def table_of(cells: Sequence[Cell], runs: Sequence[PlannedRun]) -> SweepTable:
         for cell in cells
     ]
     told = [one for one in scores.values() if one is not None]
+    if scores and scores[cells[0].name] is None and cells[0].name not in lost and told:
+        notes.append(f"no differences: {cells[0].name}, which they would be from, has no score")
     notes += _notes(cells, runs, lost, unpaired, has_scores=bool(told))
     return SweepTable(_corrected(rows), told[0].num_images if told else 0, tuple(notes))
 
