@@ -16,9 +16,10 @@ from vitctl.primitives import children
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping import places, running
 from vitctl.sweeping.cells import cells_of
+from vitctl.sweeping.failures import FailedRunError
 from vitctl.sweeping.places import Places
 from vitctl.sweeping.planning import PlannedRun, check_place, planned_runs, threads_of, write_plan
-from vitctl.sweeping.running import FailedRunError, run_all
+from vitctl.sweeping.running import run_all
 from vitctl.sweeping.states import is_diverged, is_finished
 
 
