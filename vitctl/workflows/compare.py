@@ -7,7 +7,9 @@ from vitctl.conversation import Conversation, Setting
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import named_images, specs_of_run
 from vitctl.data.source import SourceOptions
-from vitctl.evaluation.compared import Disagreement, RowTables, compared_pairs, disagreement, row_figures
+from vitctl.evaluation.compared import compared_pairs, row_figures
+from vitctl.evaluation.disagreement import Disagreement, disagreement
+from vitctl.evaluation.row_tables import RowTables
 from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.documents import peek_document
