@@ -1,6 +1,6 @@
 """Runs as processes: what is done is not done again, failures end with the run's own sentence, signals reach all."""
 
-import json
+import ast
 import os
 import signal
 import threading
@@ -73,7 +73,7 @@ def test_all_are_run__and_none_again(tmp_path: Path, fake_command: Callable[...,
     go(runs, fake_command())
     assert all(map(is_finished, runs))
     assert len(started(tmp_path)) == 4
-    environment = json.loads((runs[0].out / "environment.json").read_text())
+    environment = ast.literal_eval((runs[0].out / "environment.txt").read_text())
     assert environment["VITCTL_KEEPER"] == str(os.getpid())
     assert environment["OMP_WAIT_POLICY"] == "passive"
     (runs[1].out / "summary.json").unlink()  # as if it had been stopped
