@@ -1,6 +1,7 @@
 """``vitctl compare RUN...``: rows, pairs, files; refused where runs are none, are not finished, saw other images."""
 
 import csv
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vitctl.run_folders import said
 from vitctl.run_folders.kept_logits import KeptLogits, read_logits, write_logits
 
 NUM_IMAGES = 40
@@ -225,7 +227,8 @@ def test_damaged_curves__are_left_out_with_a_sentence(run_cli, make_run: MakeRun
     assert any(f"Without the curves of {a}" in note for note in result.json["notes"])
 
 
-def test_kept_and_computed__agree(run_cli, finished_run: Path, tmp_path: Path) -> None:
+def test_kept_and_computed__agree(run_cli, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(said, "open_model", functools.cache(said.open_model))  # once for both comparisons
     copy = shutil.copytree(finished_run, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"lr": 0.5}))
