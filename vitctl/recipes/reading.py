@@ -197,7 +197,7 @@ def _find(heading: str, name: str, recipe_class: type[Recipe]) -> Key:
 
 
 @functools.cache  # reading asks for it at every value
-def _keys_by_name(recipe_class: type[Recipe]) -> Mapping[str, Sequence[Key]]:
+def _keys_by_name(recipe_class: Any) -> Mapping[str, Sequence[Key]]:
     """Return the keys of each name, those they had included, in order."""
     found: dict[str, list[Key]] = {}
     for key in keys_of(recipe_class).values():
