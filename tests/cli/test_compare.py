@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from vitctl.run_folders import said
 from vitctl.run_folders.kept_logits import KeptLogits, read_logits, write_logits
 
 NUM_IMAGES = 40
@@ -225,23 +226,41 @@ def test_damaged_curves__are_left_out_with_a_sentence(run_cli, make_run: MakeRun
     assert any(f"Without the curves of {a}" in note for note in result.json["notes"])
 
 
-def test_kept_and_computed__agree(run_cli, finished_run: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def copied_run(finished_run: Path, tmp_path: Path) -> Path:
+    """The finished run with another rate in its settings; what it said of its validation images is gone."""
     copy = shutil.copytree(finished_run, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"lr": 0.5}))
     (copy / "val-logits.safetensors").unlink()
-    result = run_cli("compare", finished_run, copy, "--json")
+    return copy
+
+
+def test_on_named_images__both_are_computed_and_doubts_said(
+    run_cli, finished_run: Path, copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = said.open_model(str(finished_run / "best"))
+    monkeypatch.setattr(said, "open_model", lambda _: opened)  # they are the same
+    result = run_cli(
+        "compare", finished_run, copied_run, "--on", finished_run.parent / "data", "--split", "train", "--json"
+    )
+    one, other = result.json["rows"]
+    assert (result.json["num_images"], result.json["num_disagreements"]) == (36, 0)
+    assert one["nll"] == other["nll"]
+    train = len((finished_run / "training-images.txt").read_text().splitlines())
+    for run in (finished_run, copied_run):
+        assert f"loading {run / 'best'}" in result.stderr
+        assert f"{run}: {train} of the 36 images were in the training" in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_kept_and_computed__agree(run_cli, finished_run: Path, copied_run: Path) -> None:
+    result = run_cli("compare", finished_run, copied_run, "--json")
     one, other = result.json["rows"]
     assert one["nll"] == pytest.approx(other["nll"], abs=1e-5)
     assert (one["top1"], result.json["num_disagreements"]) == (other["top1"], 0)
-    assert f"loading {copy / 'best'}" in result.stderr
+    assert f"loading {copied_run / 'best'}" in result.stderr
     assert f"loading {finished_run / 'best'}" not in result.stderr
-
-    data = finished_run.parent / "data"
-    on = run_cli("compare", finished_run, copy, "--on", data, "--split", "train", "--out", tmp_path / "on", "--json")
-    train = len((finished_run / "training-images.txt").read_text().splitlines())
-    assert on.json["num_images"] == 36
-    assert f"{copy}: {train} of the 36 images were in the training" in " ".join(on.stderr.split())
 
 
 @pytest.mark.slow

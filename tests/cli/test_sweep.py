@@ -25,11 +25,6 @@ from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.running import run_all
 from vitctl.workflows import sweep
 
-WRITES = """
-import os, pathlib, shutil, sys
-out = pathlib.Path(sys.argv[1])
-shutil.copytree(sys.argv[2], out)
-"""
 SEVERAL = ("--grid", "lr=1e-4,3e-3", "--grid", "tune=full,lora:8", "--seeds", 2, "--num-threads", 1, "--jobs", 2)
 
 
@@ -45,7 +40,7 @@ def written(folder: Path, run: PlannedRun) -> Sequence[str]:
         write_logits(whole, KeptLogits(logits, labels, tuple(f"{index:032x}" for index in range(40)), ("cat", "dog")))
         (whole / "config.json").write_text(json.dumps({"vitctl": "0", "seed": run.seed}))
         (whole / "summary.json").write_text("{}")
-    return [sys.executable, "-S", "-E", "-c", WRITES, str(run.out), str(whole)]
+    return ["cp", "-r", str(whole), str(run.out)]
 
 
 @pytest.fixture(autouse=True)

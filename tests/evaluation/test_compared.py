@@ -5,7 +5,10 @@ import pytest
 from scipy import stats
 from scipy.special import log_softmax, softmax
 
-from vitctl.evaluation.compared import RowTables, compared_pairs, disagreement, match_runs, row_figures
+from vitctl.evaluation.compared import compared_pairs, row_figures
+from vitctl.evaluation.disagreement import disagreement
+from vitctl.evaluation.matching import match_runs
+from vitctl.evaluation.row_tables import RowTables
 
 NUM_IMAGES, NUM_CLASSES = 60, 3
 LABELS = np.arange(NUM_IMAGES, dtype=np.int64) % NUM_CLASSES

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from vitctl.primitives.atomic import own_folder, partial_of
+from vitctl.run_folders.finding import find_runs
 from vitctl.run_folders.seen import (
     DIVERGED,
     FINISHED,
@@ -17,7 +18,6 @@ from vitctl.run_folders.seen import (
     STOPPED,
     UNREADABLE,
     SeenRun,
-    find_runs,
     look_at,
 )
 

@@ -13,17 +13,23 @@ from vitctl.sweeping.planning import PlannedRun
 
 Command = Callable[[PlannedRun], Sequence[str]]
 
-# what it does is told by the seed and the name of its folder: see ``fake_command``
+# what it does is told by the seed and the name of its folder: see ``fake_command``; a process that imports more takes
+# twice as long
 CHILD = """
-import json, os, pathlib, shutil, signal, sys, time
-out, kept, does, config = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-(out.parents[2] / "started.txt").open("a").write(f"{out.parent.name} {out.name}\\n")
-out.mkdir(parents=True, exist_ok=True)
-(out / "config.json").write_text(config)
+import os, sys, time, _signal
+out, kept, does, config = sys.argv[1:]
+cell = os.path.dirname(out)
+def write(path, text, mode="w"):
+    with open(path, mode) as file:
+        file.write(text)
 def saved(number, frame):
-    (out / "stopped.txt").open("a").write(signal.Signals(number).name + "\\n")
+    write(out + "/stopped.txt", {_signal.SIGINT: "SIGINT\\n", _signal.SIGTERM: "SIGTERM\\n"}[number], "a")
     sys.exit(128 + number)
-signal.signal(signal.SIGINT, saved); signal.signal(signal.SIGTERM, saved)
+started = f"{os.path.basename(cell)} {os.path.basename(out)}\\n"
+write(os.path.dirname(os.path.dirname(cell)) + "/started.txt", started, "a")
+os.makedirs(out, exist_ok=True)
+write(out + "/config.json", config)
+_signal.signal(_signal.SIGINT, saved); _signal.signal(_signal.SIGTERM, saved)
 if does == "fail":
     print("warning: something\\nerror: The disk is full; give another.\\n  it is", file=sys.stderr)
     sys.exit(3)
@@ -31,18 +37,19 @@ if does == "crash":
     print("error: long ago\\nTraceback (most recent call last):\\nKeyError", file=sys.stderr)
     sys.exit(1)
 if does == "diverge":
-    pathlib.Path(os.environ["VITCTL_DIVERGED"]).write_text("{}")
-    shutil.rmtree(out)
+    write(os.environ["VITCTL_DIVERGED"], "{}")
+    os.remove(out + "/config.json")
+    os.rmdir(out)
     sys.exit(2)
 if does == "memory":
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), _signal.SIGKILL)
 if does == "wait":
-    (out / "ready").touch()
+    write(out + "/ready", "")
     time.sleep(20)
 if kept:
-    shutil.copy(kept, out / "val-logits.safetensors")
-(out / "environment.json").write_text(json.dumps(dict(os.environ)))
-(out / "summary.json").write_text("{}")
+    os.link(kept, out + "/val-logits.safetensors")
+write(out + "/environment.txt", repr(dict(os.environ)))
+write(out + "/summary.json", "{}")
 """
 
 

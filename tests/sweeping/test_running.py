@@ -1,6 +1,6 @@
 """Runs as processes: what is done is not done again, failures end with the run's own sentence, signals reach all."""
 
-import json
+import ast
 import os
 import signal
 import threading
@@ -16,9 +16,10 @@ from vitctl.primitives import children
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping import places, running
 from vitctl.sweeping.cells import cells_of
+from vitctl.sweeping.failures import FailedRunError
 from vitctl.sweeping.places import Places
 from vitctl.sweeping.planning import PlannedRun, check_place, command_of, planned_runs, threads_of, write_plan
-from vitctl.sweeping.running import FailedRunError, run_all
+from vitctl.sweeping.running import run_all
 from vitctl.sweeping.states import is_diverged, is_finished
 
 
@@ -72,7 +73,7 @@ def test_all_are_run__and_none_again(tmp_path: Path, fake_command: Callable[...,
     go(runs, fake_command())
     assert all(map(is_finished, runs))
     assert len(started(tmp_path)) == 4
-    environment = json.loads((runs[0].out / "environment.json").read_text())
+    environment = ast.literal_eval((runs[0].out / "environment.txt").read_text())
     assert environment["VITCTL_KEEPER"] == str(os.getpid())
     assert environment["OMP_WAIT_POLICY"] == "passive"
     (runs[1].out / "summary.json").unlink()  # as if it had been stopped

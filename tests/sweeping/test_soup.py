@@ -15,6 +15,7 @@ from torch import nn
 
 from vitctl.conversation import Conversation
 from vitctl.errors import DataError, SettingError
+from vitctl.models.folder_config import read_folder_config
 from vitctl.models.prepared import open_model
 from vitctl.run_folders.kept_logits import read_logits, write_logits
 from vitctl.run_folders.seen import SeenRun, look_at
@@ -47,7 +48,7 @@ def run_with(finished_run: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_cook__the_mean_of_runs_that_err_to_both_sides_is_kept(
-    run_with: Callable[..., Path], finished_run: Path, tmp_path: Path
+    run_with: Callable[..., Path], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [run_with("left", (8.0, -8.0, 0.0)), run_with("right", (-8.0, 8.0, 0.0))]
     soup = cook(runs, CONFIG, tmp_path / "soup", Conversation())
@@ -62,7 +63,13 @@ def test_cook__the_mean_of_runs_that_err_to_both_sides_is_kept(
     opened = open_model(str(tmp_path / "soup"))
     assert opened.class_names == ("blue", "green", "red")
     assert opened.image_size == (24, 24)
-    assert opened.preprocessing == open_model(str(finished_run / "last")).preprocessing
+    settings = [read_folder_config(folder).pretrained_cfg for folder in (tmp_path / "soup", finished_run / "last")]
+    assert settings[0] == settings[1]  # what images are made of
+
+    monkeypatch.setattr("vitctl.sweeping.soup.open_model", None)  # the same weights are not cooked again
+    assert cook(runs, CONFIG, tmp_path / "soup", Conversation()) == soup
+    with pytest.raises(TypeError):
+        cook(runs, replace(CONFIG, select="top1", grid=("lr=1,2",)), tmp_path / "soup", Conversation())
 
 
 def test_cook__no_soup_is_better_than_a_run_that_is_right(run_with: Callable[..., Path], tmp_path: Path) -> None:
@@ -83,17 +90,6 @@ def test_judge__a_mean_with_batch_norms_has_statistics_of_the_training_images(mo
     nothing: Any = None
     judge = _Judge(opened, nothing, nothing, "nll", torch.device("cpu"), 0, is_in_memory=True, conversation=nothing)
     assert judge.weights(pot)["0.running_mean"].equal(images.mean(dim=(0, 2, 3)))
-
-
-def test_cook__the_same_weights_are_not_cooked_again(
-    run_with: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = [run_with("left", (8.0, -8.0, 0.0)), run_with("right", (-8.0, 8.0, 0.0))]
-    soup = cook(runs, CONFIG, tmp_path / "soup", Conversation())
-    monkeypatch.setattr("vitctl.sweeping.soup.open_model", None)
-    assert cook(runs, CONFIG, tmp_path / "soup", Conversation()) == soup
-    with pytest.raises(TypeError):
-        cook(runs, replace(CONFIG, select="top1", grid=("lr=1,2",)), tmp_path / "soup", Conversation())
 
 
 @pytest.fixture

@@ -1,7 +1,4 @@
-"""Classifiers on the same images, side by side: four figures of each, and how far any two are apart.
-
-Letters: S runs (seeds) of a row, M images, C classes.
-"""
+"""Classifiers on the same images, side by side: four figures of each, and how far any two are apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,54 +8,10 @@ from typing import TypedDict
 import numpy as np
 
 from vitctl.evaluation.baseline import mcnemar_p
-from vitctl.evaluation.classify import probabilities
 from vitctl.evaluation.comparison import Estimate, Interval, ece_estimate, estimate, holm
-from vitctl.evaluation.metrics import brier_per_image, nll_per_image
+from vitctl.evaluation.matching import Matching, match_runs
+from vitctl.evaluation.row_tables import RowTables
 from vitctl.results.compare import ComparedPair
-
-
-@dataclass(frozen=True, eq=False)
-class RowTables:
-    """What the runs of a row say of M images.
-
-    Attributes:
-        name: What the row is called.
-        seeds: S, of its runs.
-        labels: (M,) int64, the true classes.
-        shares: S of (M, C) float32, probabilities.
-        correct: (S, M) float64, 1 where a run is right.
-        nll: (S, M) float64, nats.
-        brier: (S, M) float64, 0-2.
-    """
-
-    name: str
-    seeds: tuple[int, ...]
-    labels: np.ndarray
-    shares: list[np.ndarray]
-    correct: np.ndarray
-    nll: np.ndarray
-    brier: np.ndarray
-
-    @classmethod
-    def of(cls, name: str, seeds: Sequence[int], logits: Sequence[np.ndarray], labels: np.ndarray) -> "RowTables":
-        """Return the tables of runs that say ``logits``, S of (M, C), finite."""
-        shares = [probabilities(one) for one in logits]
-        return cls(
-            name,
-            tuple(seeds),
-            labels,
-            [one.astype(np.float32) for one in shares],
-            np.stack([one.argmax(axis=1) == labels for one in logits]).astype(np.float64),
-            np.stack([nll_per_image(one, labels) for one in logits]),
-            np.stack([brier_per_image(one, labels) for one in shares]),
-        )
-
-    def mean_shares(self) -> np.ndarray:
-        """Return the mean of the runs' probabilities: (M, C) float64, what the row says as one."""
-        total = self.shares[0].astype(np.float64)
-        for share in self.shares[1:]:
-            total += share
-        return total / len(self.shares)
 
 
 class RowFigures(TypedDict):
@@ -124,57 +77,6 @@ def compared_pairs(rows: Sequence[RowTables], *, seed: int) -> tuple[list[Compar
     return pairs, list(dict.fromkeys(notes))
 
 
-_ONE_RUN = (
-    "Intervals of differences between one run and a row of several cover other images and other seeds of the several, "
-    "not of the one."
-)
-
-
-@dataclass(frozen=True)
-class Matching:
-    """Which run of a row is compared with which of another.
-
-    Attributes:
-        first: Positions of runs of the first.
-        second: As many, of the second.
-        note: What to know where not every run has its own counterpart; empty where it has.
-    """
-
-    first: tuple[int, ...]
-    second: tuple[int, ...]
-    note: str = ""
-
-    def table(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return second - first, run by run, of two tables (S, M) each."""
-        difference: np.ndarray = second[list(self.second)] - first[list(self.first)]
-        return difference
-
-
-def match_runs(a: RowTables, b: RowTables) -> Matching:
-    """Return which runs of two rows are compared with each other.
-
-    Runs of the same seeds by seed. Seeds of one row that the other lacks make no pair, so a row of a single run is
-    compared with every run of the other, as these weights and no others; of rows of several runs those are taken
-    whose seeds both have, or, where there are not two, as many as both have, in their order: runs of other seeds are
-    independent, and which of them meet does not matter.
-    """
-    all_a, all_b = tuple(range(len(a.seeds))), tuple(range(len(b.seeds)))
-    if len(a.seeds) == 1 or len(b.seeds) == 1:
-        most = max(len(a.seeds), len(b.seeds))
-        first, second = (one if len(one) == most else one * most for one in (all_a, all_b))
-        return Matching(first, second, _ONE_RUN if most > 1 else "")
-    shared = [seed for seed in a.seeds if seed in b.seeds]
-    if len(shared) >= 2:
-        first, second = (tuple(row.seeds.index(seed) for seed in shared) for row in (a, b))
-        is_whole = len(shared) == len(all_a) == len(all_b)
-        listed = ", ".join(map(str, shared))
-        note = "" if is_whole else f"{a.name} and {b.name} are compared by the seeds that both have: {listed}."
-        return Matching(first, second, note)
-    number = min(len(all_a), len(all_b))
-    note = f"{a.name} and {b.name} have other seeds: their first {number} runs are compared in order."
-    return Matching(all_a[:number], all_b[:number], note)
-
-
 @dataclass(frozen=True)
 class _McNemar:
     num_a_only: int
@@ -225,31 +127,3 @@ def _pair(
         num_a_only=None if test is None else test.num_a_only,
         num_b_only=None if test is None else test.num_b_only,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Disagreement:
-    """Images of which not all rows say the same, those first on which two rows that differ are both sure.
-
-    Attributes:
-        positions: (D,) int64, of the images.
-        predicted: (R, M) int64, what each row says of every image: of several runs by their mean probability.
-        confidence: (R, M) float64, the probability of that.
-    """
-
-    positions: np.ndarray
-    predicted: np.ndarray
-    confidence: np.ndarray
-
-
-def disagreement(rows: Sequence[RowTables]) -> Disagreement:
-    """Return the images on which rows disagree."""
-    means = [row.mean_shares() for row in rows]
-    predicted = np.stack([mean.argmax(axis=1) for mean in means])
-    confidence = np.stack([mean.max(axis=1) for mean in means])
-    images = np.arange(predicted.shape[1])
-    surest = predicted[confidence.argmax(axis=0), images]
-    # how sure the surest row is of those that contradict the surest of all; -1 where none does
-    against = np.where(predicted == surest, -1.0, confidence).max(axis=0)
-    order = np.argsort(-against, kind="stable")
-    return Disagreement(order[against[order] >= 0], predicted, confidence)

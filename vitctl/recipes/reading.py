@@ -5,7 +5,7 @@ Types and ranges are pydantic's to check, strictly: 1 will do where a number is 
 
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -178,8 +178,7 @@ def _value(heading: str, name: str, entry: Any) -> Given:
 
 def _find(heading: str, name: str, recipe_class: type[Recipe]) -> Key:
     """Return the key that is meant: the heading's own, else the one of 0.1.0, else the only one of that name."""
-    keys, sections = keys_of(recipe_class).values(), sections_of(recipe_class)
-    named = [key for key in keys if name in key.names]
+    named = _keys_by_name(recipe_class).get(name, ())
     for section in (heading, _FLAT.get(name)):
         for key in named:
             if key.section == section:
@@ -190,10 +189,21 @@ def _find(heading: str, name: str, recipe_class: type[Recipe]) -> Key:
         raise SettingError(f"{name!r} can be {' or '.join(key.path for key in named)}; put it into its section.")
     if not heading:
         raise SettingError(f"unknown setting {name!r}.{_near(name, recipe_class)}")
+    sections = sections_of(recipe_class)
     if heading in sections:
         raise SettingError(f"unknown setting {name!r} in [{heading}].{_near(name, recipe_class, heading)}")
     near = did_you_mean(heading, sections) or _near(name, recipe_class)
     raise SettingError(f"unknown section [{heading}], with an unknown setting {name!r}.{near}")
+
+
+@functools.cache  # reading asks for it at every value
+def _keys_by_name(recipe_class: Any) -> Mapping[str, Sequence[Key]]:
+    """Return the keys of each name, those they had included, in order."""
+    found: dict[str, list[Key]] = {}
+    for key in keys_of(recipe_class).values():
+        for name in dict.fromkeys(key.names):
+            found.setdefault(name, []).append(key)
+    return found
 
 
 def _named(path: str, recipe_class: type[Recipe]) -> Key:

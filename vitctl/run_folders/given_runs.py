@@ -9,8 +9,9 @@ from vitctl.conversation import Conversation
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.models.run_folders import is_run_folder, run_of
 from vitctl.primitives.files import user_path
+from vitctl.run_folders.finding import find_runs
 from vitctl.run_folders.layout import command_to_go_on
-from vitctl.run_folders.seen import DIVERGED, FINISHED, RUNNING, UNREADABLE, SeenRun, find_runs, look_at
+from vitctl.run_folders.seen import DIVERGED, FINISHED, RUNNING, UNREADABLE, SeenRun, look_at
 
 
 def finished_runs(given: Sequence[str], conversation: Conversation) -> list[SeenRun]:

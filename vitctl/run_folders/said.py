@@ -1,23 +1,16 @@
 """What a run says of images: as it kept it, else computed from its weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from vitctl.conversation import Conversation
-from vitctl.data.checked_images import good_images
-from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run
-from vitctl.data.scan import Scan, check_bad_images
 from vitctl.data.seen_images import doubts_about_seen, seen_in_training
 from vitctl.data.source import align_classes
-from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import SettingError
-from vitctl.evaluation.classify import split_logits
+from vitctl.evaluation.evaluating import Checked, Computing, check_images
 from vitctl.models.prepared import PreparedModel, open_model
-from vitctl.primitives.devices import enough_memory
 from vitctl.run_folders.kept_logits import KeptLogits, read_logits
 from vitctl.settings.words import WHICH
 
@@ -27,41 +20,19 @@ _ADVICE = "Name images with --on SPEC."
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Images that can be read.
-
-    Attributes:
-        images: Which.
-        scan: What looking at them showed, at those too that cannot be read.
-    """
-
-    images: Images
-    scan: Scan
-
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        """Of the content of each."""
-        return tuple(look.fingerprint for look in self.scan.looks if look is not None)
-
-
-@dataclass(frozen=True)
 class Saying:
     """How to find out what runs say of images.
 
     Attributes:
         which: Weights: best, last or average.
-        device: Where to compute.
-        batch_size: Images at a time; changes nothing.
-        num_workers: Processes that read images; None leaves it to us.
+        computing: How models are shown images.
         may_skip: Whether images that cannot be read are left out.
         looks: Looks at images, each once.
         conversation: Says what is done.
     """
 
     which: str
-    device: torch.device
-    batch_size: int
-    num_workers: int | None
+    computing: Computing
     may_skip: bool
     looks: Looks
     conversation: Conversation
@@ -86,10 +57,7 @@ class Saying:
         Raises:
             DataError: Some cannot be read and may not be skipped, or none can.
         """
-        scan = self.looks.scan(images.split)
-        for line in check_bad_images(images.split, scan, allow=self.may_skip, needs_every_class=False):
-            self.conversation.warn(f"left out: {line}")
-        return Checked(replace(images, split=good_images(images.split, scan)), scan)
+        return check_images(images, self.looks, self.conversation, may_skip=self.may_skip)
 
     def of_images(self, run: Path, checked: Checked, *, are_own: bool = False) -> KeptLogits:
         """Return what a run says of images, computed from its weights; what is odd is said.
@@ -110,28 +78,12 @@ class Saying:
         split = align_classes(images.split, opened.class_names, where=where, advice=advice)
         for sentence in (*opened.notes, *self._doubts(run, checked, opened, are_own=are_own)):
             self.conversation.warn(f"{run}: {sentence}")
-        workers = resolve_num_workers(
-            self.num_workers,
-            is_in_memory=images.source.is_in_memory,
-            device_type=self.device.type,
-            batch_bytes=batch_bytes(self.batch_size, opened.image_size),
-        )
-        with enough_memory(self.device, self.batch_size):
-            logits = split_logits(
-                opened.model.to(self.device),
-                split,
-                opened.preprocessing,
-                batch_size=self.batch_size,
-                num_workers=workers.number,
-                device=self.device,
-                description=f"evaluating {run.name}",
-                conversation=self.conversation,
-            )
+        workers, description = self.computing.workers(images, opened), f"evaluating {run.name}"
+        logits = self.computing.logits(opened, split, workers, description=description, conversation=self.conversation)
         return KeptLogits(logits, split.labels, checked.hashes, tuple(opened.class_names))
 
     def _doubts(self, run: Path, checked: Checked, opened: PreparedModel, *, are_own: bool) -> list[str]:
-        white = opened.preprocessing.max_value
-        of_range = [] if white is None else doubts_about_range(depth_of([checked.scan]), white)
+        of_range = checked.doubts_about_range(opened)
         return of_range if are_own else [*of_range, *doubts_about_seen(seen_in_training(checked.scan, run))]
 
 

@@ -20,8 +20,8 @@ from vitctl.settings.command_line import arguments_of
 from vitctl.settings.finetune import FinetuneConfig
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import Cell
+from vitctl.sweeping.failures import FailedRunError, own_sentence
 from vitctl.sweeping.planning import PlannedRun
-from vitctl.sweeping.running import FailedRunError, own_sentence
 from vitctl.sweeping.scores import CellScores, cell_scores
 from vitctl.sweeping.states import is_done, is_finished
 

@@ -7,7 +7,10 @@ from vitctl.conversation import Conversation, Setting
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import named_images, specs_of_run
 from vitctl.data.source import SourceOptions
-from vitctl.evaluation.compared import Disagreement, RowTables, compared_pairs, disagreement, row_figures
+from vitctl.evaluation.compared import compared_pairs, row_figures
+from vitctl.evaluation.disagreement import Disagreement, disagreement
+from vitctl.evaluation.evaluating import Checked, Computing
+from vitctl.evaluation.row_tables import RowTables
 from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.documents import peek_document
@@ -19,7 +22,7 @@ from vitctl.run_folders.differing import SEED, differing, settings_of_run
 from vitctl.run_folders.given_runs import finished_runs
 from vitctl.run_folders.pictures import ShownImages
 from vitctl.run_folders.rows import RunRow, rows_of
-from vitctl.run_folders.said import Checked, Saying
+from vitctl.run_folders.said import Saying
 from vitctl.run_folders.same_images import SameImages, on_same_images
 from vitctl.run_folders.seen import SeenRun
 from vitctl.settings.compare import CompareConfig
@@ -45,15 +48,8 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
     check_elsewhere(out, [spec for one in seen for spec in specs_of_run(one.path)])
 
     looks = Looks(conversation)
-    saying = Saying(
-        config.which,
-        device,
-        config.batch_size,
-        config.num_workers,
-        config.on_bad_image == "skip",
-        looks,
-        conversation,
-    )
+    computing = Computing(device, config.batch_size, config.num_workers)
+    saying = Saying(config.which, computing, config.on_bad_image == "skip", looks, conversation)
     given = _given_images(config, seen, saying)
     same = _what_they_say(rows, given, saying)
     num_equal = len(set().union(*settings) - {SEED, *differing(settings)})

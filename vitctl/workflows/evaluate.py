@@ -7,24 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from vitctl.conversation import Conversation, Setting
-from vitctl.data.checked_images import good_images
-from vitctl.data.depth import depth_of, doubts_about_range
 from vitctl.data.endings import left_out_settings
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import Images, images_of_run, named_images
-from vitctl.data.scan import check_bad_images
-from vitctl.data.seen_images import SeenImages, doubts_about_seen, seen_in_training, seen_settings
+from vitctl.data.seen_images import doubts_about_seen, seen_in_training, seen_settings
 from vitctl.data.source import SourceOptions, Split, align_classes
 from vitctl.data.survey import thumbnail
-from vitctl.data.workers import batch_bytes, resolve_num_workers
 from vitctl.errors import DataError, SettingError
 from vitctl.evaluation.baseline import majority_baseline
-from vitctl.evaluation.classify import probabilities, split_logits
+from vitctl.evaluation.classify import probabilities
+from vitctl.evaluation.evaluating import Computing, check_images
 from vitctl.evaluation.metrics import classification_report, confusion, per_class_report, seen_report
 from vitctl.models.prepared import open_model
 from vitctl.models.run_folders import is_run_folder, run_of
 from vitctl.primitives.csv_files import write_csv
-from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
+from vitctl.primitives.devices import resolve_device, resolve_num_threads
 from vitctl.primitives.documents import why_unreadable
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.image_sizes import format_size
@@ -57,15 +54,12 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
     check_elsewhere(out, [images.spec])
     for note in (*opened.notes, *images.source.sentences(images.split), *images.notes):
         conversation.warn(note)
-    split, skipped, seen = _check_images(images, opened.preprocessing.max_value, config, run, looks, conversation)
-    for sentence in doubts_about_seen(seen):
+    checked = check_images(images, looks, conversation, may_skip=config.on_bad_image == "skip")
+    split, seen = checked.images.split, seen_in_training(checked.scan, run)
+    for sentence in (*checked.doubts_about_range(opened), *doubts_about_seen(seen)):
         conversation.warn(sentence)
-    workers = resolve_num_workers(
-        config.num_workers,
-        is_in_memory=images.source.is_in_memory,
-        device_type=device.type,
-        batch_bytes=batch_bytes(config.batch_size, opened.image_size),
-    )
+    computing = Computing(device, config.batch_size, config.num_workers, processes)
+    workers = computing.workers(images, opened)
     conversation.header(
         "vitctl evaluate",
         [
@@ -79,18 +73,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
             Setting("files", str(out)),
         ],
     )
-    with enough_memory(device, config.batch_size):
-        logits = split_logits(
-            opened.model.to(device),
-            split,
-            opened.preprocessing,
-            batch_size=config.batch_size,
-            num_workers=workers.number,
-            device=device,
-            description="evaluating",
-            conversation=conversation,
-            processes=processes,
-        )
+    logits = computing.logits(opened, split, workers, description="evaluating", conversation=conversation)
     shares = probabilities(logits)
     predicted = logits.argmax(axis=1)
     report = EvaluateResult(
@@ -101,7 +84,7 @@ def run(config: EvaluateConfig, conversation: Conversation) -> EvaluateResult:
         **classification_report(logits, shares, split.labels),
         **seen_report(predicted, split.labels, seen.is_seen),
         **majority_baseline(predicted, split.labels, class_names),
-        num_skipped=len(skipped),
+        num_skipped=len(checked.scan.bad),
         per_class=per_class_report(predicted, split.labels, class_names),
         out=str(out),
         left_out=images.split.left_out,
@@ -133,26 +116,6 @@ def _choose_images(config: EvaluateConfig, class_names: Sequence[str], of: Path 
     advice = "Fine-tune the model on these classes first: vitctl finetune --data SPEC."
     aligned = align_classes(chosen.split, class_names, where=where, advice=advice)
     return replace(chosen, split=aligned)
-
-
-def _check_images(
-    images: Images,
-    max_value: int | None,
-    config: EvaluateConfig,
-    run: Path | None,
-    looks: Looks,
-    conversation: Conversation,
-) -> tuple[Split, list[str], SeenImages]:
-    """Return the images that can be read, those that cannot, and which of the first ``run`` was trained on."""
-    scan = looks.scan(images.split)
-    allow = config.on_bad_image == "skip"
-    skipped = check_bad_images(images.split, scan, allow=allow, needs_every_class=False)
-    for line in skipped:
-        conversation.warn(f"left out: {line}")
-    if max_value is not None:  # else there is nothing to try: it is trained with
-        for sentence in doubts_about_range(depth_of([scan]), max_value):
-            conversation.warn(sentence)
-    return good_images(images.split, scan), skipped, seen_in_training(scan, run)
 
 
 def _decide_out(config: EvaluateConfig, images: Images) -> Path:

@@ -10,7 +10,8 @@ from vitctl.errors import SettingError
 from vitctl.primitives.files import user_path
 from vitctl.results.runs import RunsResult
 from vitctl.run_folders.entries import ORDERS, entry_of
-from vitctl.run_folders.seen import find_runs, look_at
+from vitctl.run_folders.finding import find_runs
+from vitctl.run_folders.seen import look_at
 from vitctl.settings.runs import RunsConfig
 
 USUAL = ("runs", "sweeps")
