@@ -176,7 +176,7 @@ def _value(heading: str, name: str, entry: Any) -> Given:
     return Given(entry["value"], str(entry.get("source", "")))
 
 
-def _find(heading: str, name: str, recipe_class: type[Recipe]) -> Key:
+def _find(heading: str, name: str, recipe_class: Any) -> Key:
     """Return the key that is meant: the heading's own, else the one of 0.1.0, else the only one of that name."""
     named = _keys_by_name(recipe_class).get(name, ())
     for section in (heading, _FLAT.get(name)):
