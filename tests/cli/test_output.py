@@ -42,3 +42,5 @@ def test_columns__on_a_narrow_terminal__in_parts(
     monkeypatch.setenv("COLUMNS", "30")
     print_columns(header, [row], together=(1, 2, 1))
     assert capsys.readouterr().out == whole
+    monkeypatch.setattr("sys.stdout", None)  # closed by who started it
+    print_columns(header, [row], together=(1, 2, 1))

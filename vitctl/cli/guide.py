@@ -1,12 +1,11 @@
 """``vitctl guide [TOPIC]`` on the command line."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_document, print_json
+from vitctl.cli.output import is_terminal, print_columns, print_document, print_json
 from vitctl.errors import SettingError
 from vitctl.guides import ENGLISH, list_guides, read_guide
 from vitctl.results.guide import GuideEntry, GuideResult, GuidesResult
@@ -43,7 +42,7 @@ def guide(
     text = read_guide(topic, lang)
     if as_json:
         print_json(GuideResult(name=topic, lang=lang, text=text))
-    elif sys.stdout is not None and sys.stdout.isatty():
+    elif is_terminal():
         _lay_out(text)
     else:
         print_document(text.encode("utf-8"))  # the same bytes whatever the encoding of stdout

@@ -29,7 +29,8 @@ def on_stdout() -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before we began
+            sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -88,6 +89,11 @@ def _takes_all(stream: TextIO | None) -> bool:
     return True
 
 
+def is_terminal() -> bool:
+    """Return whether a person reads stdout, and so its width counts; a stream that was closed before is None."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def print_json(result: Result) -> None:
     """Print a result as one JSON document; NaN and infinities are a bug and raise ValueError."""
     print_document(json_text(result.as_json()))
@@ -127,7 +133,7 @@ def print_columns(
     table = [[shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(cell_len(row[column]) for row in table) for column in range(len(header))]
     parts = [list(range(len(header)))]
-    if together is not None and sys.stdout.isatty():
+    if together is not None and is_terminal():
         parts = _parts(widths, together, shutil.get_terminal_size().columns)
     for number, columns in enumerate(parts):
         if number:

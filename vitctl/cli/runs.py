@@ -4,13 +4,12 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vitctl.cli.command import run, takes
 from vitctl.cli.options import JsonOption
-from vitctl.cli.output import print_columns, print_json, print_line
+from vitctl.cli.output import is_terminal, print_columns, print_json, print_line
 from vitctl.primitives.formatting import cut_middle, format_age
 from vitctl.primitives.image_sizes import format_size
 from vitctl.results.runs import RunEntry
@@ -43,7 +42,7 @@ def runs(given: dict[str, Any], as_json: JsonOption = False) -> None:
         print_json(result)
     elif result.runs:
         table, shared = [HEADER, *map(_row, result.runs)], None
-        if sys.stdout is not None and sys.stdout.isatty():  # None where it was closed before
+        if is_terminal():
             table, shared = _fitted(table, shutil.get_terminal_size().columns)
         print_columns(table[0], table[1:])
         _print_notes(result.runs, shared)
