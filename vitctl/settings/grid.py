@@ -76,7 +76,8 @@ def as_text(value: Any) -> str:
         is_plain = split_values(text) == [text] and unquoted(text) == text
         return text if is_plain else f'"{text}"' if '"' not in text else f"'{text}'"
     if isinstance(value, list | tuple):
-        return json.dumps([one.item() if hasattr(one, "item") else one for one in value])
+        # TOML has dates, which no setting takes, and Python has paths
+        return json.dumps([one.item() if hasattr(one, "item") else one for one in value], default=str)
     return json.dumps(value) if isinstance(value, bool | int) else repr(value)
 
 

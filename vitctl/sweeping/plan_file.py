@@ -122,8 +122,9 @@ def _settings(table: Mapping[str, Any], where: str, found: list[str]) -> dict[st
             found.append(f"[settings] of {where} has an unknown option {key!r}.{did_you_mean(name, known)}")
         else:
             values[name] = value
-    if overrides:
-        values["set"] = [*values.get("set", ()), *overrides]
+    own = values.get("set", [])
+    if overrides and isinstance(own, list):  # else it is a mistake, which is named below
+        values["set"] = [*own, *overrides]
     options = described(TrainingSettings)
     unparsed = {name: value for name, value in values.items() if (one := options[name].opt) and one.parse is None}
     # a TOML file has 1 where a number may be a fraction
@@ -136,6 +137,15 @@ def plan_of(config: SweepConfig) -> PlanFile:
     return PlanFile() if config.plan is None else read_plan_file(user_path(config.plan))
 
 
+def _check_said_once(plan: PlanFile, where: str) -> None:
+    """Refuse a key that the file gives to all runs and to some besides, which would be passed over."""
+    shared = {*plan.values, *(text.partition("=")[0].strip() for text in plan.values.get("set", ()))}
+    for heading, keys in (("[grid]", plan.grid), ("[[cells]]", [key for cell in plan.cells for key in cell])):
+        twice = next((key for key in keys if key in shared), None)
+        if twice is not None:
+            raise SettingError(f"{where} has {twice} in [settings] and in {heading}; keep one.", field="plan")
+
+
 def settled(config: SweepConfig) -> SweepConfig:
     """Return ``config`` with what its file says besides; what was given on the command line comes first.
 
@@ -143,9 +153,7 @@ def settled(config: SweepConfig) -> SweepConfig:
         SettingError: The file cannot be used, or says one thing twice.
     """
     plan = plan_of(config)
-    twice = [key for key in plan.grid if key in plan.values]
-    if twice:
-        raise SettingError(f"{config.plan} has {twice[0]} in [settings] and in [grid]; keep one.", field="plan")
+    _check_said_once(plan, str(config.plan))
     varied = {key_named(key, where="--grid") for key in grid_of(config.grid or ())}
     given = {name: getattr(config, name) for name in config.given}
     values = {name: value for name, value in plan.values.items() if name not in varied}
