@@ -250,6 +250,12 @@ def test_a_sweep_that_is_there__more_values_and_seeds_but_the_same_settings(tmp_
     config = SweepConfig(grid=("lr=1,2",), steps=5)
     write_plan(tmp_path, config, cells_of(config), ())
     check_place(tmp_path, SweepConfig(steps=6))  # nothing is there yet
+    diverged = runs_of(tmp_path, "lr=1,2")[0].diverged  # before anything was saved, so that this is all there is
+    diverged.parent.mkdir()
+    diverged.write_text("{}")
+    with pytest.raises(SettingError, match="a sweep with other settings"):
+        check_place(tmp_path, SweepConfig(steps=6))
+    diverged.unlink()
     (tmp_path / "runs" / "lr=1" / "seed-0").mkdir(parents=True)
     (tmp_path / "runs" / "lr=1" / "seed-0" / "config.json").touch()
     check_place(tmp_path, SweepConfig(grid=("lr=1,2,3", "tune=full,head"), steps=5, seeds=4, jobs=3, num_workers=0))

@@ -22,6 +22,7 @@ from vitctl.settings.words import DEMO, DIGITS
 from vitctl.sweeping.cells import Cell, base_of
 
 PLAN, COMMANDS, RUNS, LOGS = "plan.json", "commands.txt", "runs", "logs"
+_DIVERGED = ".diverged.json"  # what the name of a run's log becomes
 # where and how fast, not what
 _MAY_CHANGE = ("num_workers", "device", "save_every", "num_processes", "micro_batch", "checkpointing", "num_threads")
 
@@ -59,7 +60,7 @@ class PlannedRun:
     @property
     def diverged(self) -> Path:
         """The file that says so where its loss is no longer finite; the run folder may not stay."""
-        return self.log.with_suffix(".diverged.json")
+        return self.log.with_suffix(_DIVERGED)
 
 
 def out_of(config: SweepConfig) -> Path:
@@ -161,8 +162,8 @@ def check_place(out: Path, config: SweepConfig) -> None:
             for name in dict.fromkeys((*before, *now))
             if before.get(name) != now.get(name) and name not in _MAY_CHANGE
         ]
-        # a first command that was mistaken leaves a plan, and nothing to be kept
-        if differing and any((out / RUNS).glob("**/config.json")):
+        # a first command that was mistaken leaves a plan, and nothing to be kept; that a run diverged is a result
+        if differing and (any((out / RUNS).glob("**/config.json")) or any((out / LOGS).glob(f"*{_DIVERGED}"))):
             raise SettingError(
                 f"{out} is a sweep with other settings; more values and seeds may be added, but what all runs share "
                 "stays. Give another folder with --out. What differs:",
