@@ -68,6 +68,10 @@ def test_cook__the_mean_of_runs_that_err_to_both_sides_is_kept(
 
     monkeypatch.setattr("vitctl.sweeping.soup.open_model", None)  # the same weights are not cooked again
     assert cook(runs, CONFIG, tmp_path / "soup", Conversation()) == soup
+    document = json.loads((tmp_path / "soup" / "soup.json").read_text())
+    (tmp_path / "soup" / "soup.json").write_text(json.dumps(document | {"num_runs": "many"}))
+    with pytest.raises(TypeError):  # nor is what it says read where it is no soup's
+        cook(runs, CONFIG, tmp_path / "soup", Conversation())
     with pytest.raises(TypeError):
         cook(runs, replace(CONFIG, select="top1", grid=("lr=1,2",)), tmp_path / "soup", Conversation())
 

@@ -28,7 +28,7 @@ from vitctl.models.folder_config import read_folder_config
 from vitctl.models.prepared import PreparedModel, open_model
 from vitctl.models.timm_folder import save_timm_folder
 from vitctl.primitives.devices import enough_memory, resolve_device, resolve_num_threads
-from vitctl.primitives.documents import parse_document, peek_document
+from vitctl.primitives.documents import UnusableDocument, parse_document, peek_document
 from vitctl.primitives.files import write_json
 from vitctl.primitives.outputs import writing
 from vitctl.primitives.seeds import epoch_permutation
@@ -157,7 +157,10 @@ def _cooked(out: Path, ingredients: dict[str, str | None], by: str) -> Soup | No
     document = peek_document(out / FILE)
     if document.pop("ingredients", None) != ingredients or document.get("by") != by:
         return None
-    return parse_document(json.dumps(document), Soup)
+    try:
+        return parse_document(json.dumps(document), Soup)
+    except UnusableDocument:  # of another version, or changed by a person
+        return None
 
 
 def _judge(
