@@ -10,7 +10,7 @@ import pytest
 from vitctl.conversation import Conversation
 from vitctl.data.listed_images import read_listed_images
 from vitctl.data.looks import Looks
-from vitctl.data.run_images import named_images
+from vitctl.data.run_images import images_of_run, named_images
 from vitctl.data.run_lists import validation_document, write_training_list
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
@@ -31,9 +31,14 @@ class Ears(Conversation):
 
 
 def prepare(
-    data: Path, clean: Path | str | None = None, *, ears: Conversation | None = None, **how: Any
+    data: Path,
+    clean: Path | str | None = None,
+    *,
+    val: str | None = None,
+    ears: Conversation | None = None,
+    **how: Any,
 ) -> TrainingData:
-    sources = open_training_sources(str(data), val=None, val_fraction=None)
+    sources = open_training_sources(str(data), val=val, val_fraction=None)
     return check_training_data(
         sources,
         val_fraction=None,
@@ -86,6 +91,21 @@ def test_listed__the_run_still_knows_its_own_images(photos: Path, tmp_path: Path
     assert data.val is not None
     assert found.split.image_names() == data.val.image_names()
     assert found.reason.endswith("the others are its training images, or left out by --clean")
+    found = named_images(str(photos), "train", SourceOptions(), run=run, look=Looks(Conversation()).scan)
+    assert found.split.image_names() == names(data)
+    assert found.reason == "split train: given; 7 that the run validated on or left out by --clean are left out"
+
+
+def test_listed__are_no_training_images_of_the_run(photos: Path, tmp_path: Path, write_classes: Write) -> None:
+    val = write_classes(tmp_path / "others", cat=3, dog=3, first=1)  # of the same names
+    for place, own in ((tmp_path / "a", None), (tmp_path / "b", str(val))):
+        data = prepare(photos, listing(photos, *names(prepare(photos))[:3]), val=own)
+        place.mkdir()
+        write_json(place / "config.json", {"vitctl": "x", "data": data.source.spec, "val": own})
+        write_json(place / "validation.json", validation_document(data, image_root=None))
+        write_training_list(place, data, image_root=None)
+        for look in (None, Looks(Conversation()).scan):
+            assert images_of_run(place, "train", advice="", look=look).split.image_names() == names(data)
 
 
 @pytest.mark.parametrize("how", [{"fold": (2, 3)}, {"dev_fraction": 0.2}])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vitctl.data.image_names import names_below_root
-from vitctl.data.run_lists import Listing, trained_on
+from vitctl.data.run_lists import Listed, Listing, trained_on
 from vitctl.data.scan import Scan
 from vitctl.data.source import Source, Split
 from vitctl.errors import DataError
@@ -38,14 +38,14 @@ class OwnImages:
 
     Args:
         run: The run folder.
-        listing: The images that it validated on, and those that it left untouched.
+        listing: The images that it validated on, and those that it left untouched, or out.
         image_root: Where the names of its images start, if the run was told.
         advice: What a message tells to try.
     """
 
     def __init__(self, run: Path, listing: Listing, *, image_root: str | None, advice: str) -> None:
         self.run, self.listing, self._advice, self._image_root = run, listing, advice, image_root
-        self.names = names_below_root(listing.images, listing.data, image_root=image_root)
+        self.names = self._names_of(listing)
 
     def find_where_they_were(self, split: Split, source: Source, look: Look | None) -> Found:
         """Return the validation images, where the data are those that the run names.
@@ -111,17 +111,28 @@ class OwnImages:
             for place, digest in zip(found, hashes, strict=True)
         ]
 
-    def without_them(self, split: Split, source: Source, look: Look | None) -> tuple[Split, int]:
+    def without_them(
+        self, split: Split, source: Source, look: Look | None, *, data: str | None = None
+    ) -> tuple[Split, int]:
         """Return ``split``, called ``train``, less what is not for training, and how many images that was.
 
-        Those are the images that the run validated on, and those that it left untouched. An image that is also a
-        training image, pixel for pixel, stays.
+        Those are the images that the run validated on, those that it left untouched, and those that ``--clean`` left
+        out. An image that is also a training image, pixel for pixel, stays.
+
+        Args:
+            split: Training images, and others.
+            source: Where they are from.
+            look: Looks at them; None goes by names.
+            data: Spec of ``source`` as the run has it, so that names of other sources do not count; None counts all.
         """
-        if look is None or self.listing.hashes is None:
-            held_out = {*self.names, *self._untouched_names()}
+        listed = [one for one in (self.listing, *self._others) if data in (None, one.data)]
+        if not listed:
+            return split, 0
+        if look is None or any(one.hashes is None for one in listed):
+            held_out = {name for one in listed for name in self._names_of(one)}
             kept = [index for index, name in enumerate(names_of(split, source)) if name not in held_out]
         else:
-            there, known = look(split).fingerprints, {*self.listing.hashes, *self._untouched_hashes()}
+            there, known = look(split).fingerprints, {digest for one in listed for digest in one.hashes or ()}
             left_out = known & set(there)
             left_out -= trained_on(self.run, left_out) or set()
             kept = [index for index, digest in enumerate(there) if digest not in left_out]
@@ -132,23 +143,16 @@ class OwnImages:
         if self.listing.hashes is None:
             return False
         there, known = set(look(split).fingerprints) - {""}, set(self.listing.hashes)
-        others = there - known - set(self._untouched_hashes()) - set(self._left_out_hashes())
+        others = there - known - {digest for one in self._others for digest in one.hashes or ()}
         return known <= there and others == (trained_on(self.run, others) if others else set())
 
-    def _untouched_names(self) -> Sequence[str]:
-        """Return the names of those that were left untouched, of the source that the others are of."""
-        untouched = self.listing.untouched
-        if untouched is None or untouched.data != self.listing.data:
-            return ()
-        return names_below_root(untouched.images, untouched.data, image_root=self._image_root)
+    @property
+    def _others(self) -> list[Listed]:
+        """The images that the run neither validated nor trained on."""
+        return [one for one in (self.listing.untouched, self.listing.left_out) if one is not None]
 
-    def _untouched_hashes(self) -> Sequence[str]:
-        untouched = self.listing.untouched
-        return () if untouched is None or untouched.hashes is None else untouched.hashes
-
-    def _left_out_hashes(self) -> Sequence[str]:
-        left_out = self.listing.left_out
-        return () if left_out is None or left_out.hashes is None else left_out.hashes
+    def _names_of(self, listed: Listed) -> Sequence[str]:
+        return names_below_root(listed.images, listed.data, image_root=self._image_root)
 
     def _changed(self, hashes: Sequence[str], scan: Scan) -> tuple[str, ...]:
         places = [

@@ -74,8 +74,8 @@ def named_images(
     """Return a split of images that somebody names, to show to a model of ``run``.
 
     With ``look`` the run's own images are found among them: ``val``, where the source has no such split, is what the
-    run validated on; ``train`` has none of those, nor of those it left untouched; and of images that are all the run's
-    own the default is ``val``.
+    run validated on; ``train`` has none of those, nor of those it left untouched or out; and of images that are all the
+    run's own the default is ``val``.
 
     Args:
         spec: The data spec.
@@ -111,6 +111,8 @@ def _own_in(source: Source, split_name: str | None, run: Path, look: Look) -> Im
         return None
     own = OwnImages(run, listing, image_root=_image_root(run), advice="")
     everything = source.training_split()
+    uses = ((listing.untouched, "left untouched"), (listing.left_out, "left out by --clean"))
+    others = [what for one, what in uses if one is not None]
     if split_name == "val" and "val" not in source.splits:
         found = own.find(everything, source, look)
         why = f"the run's own {listing.called} images, found {found.how}"
@@ -119,13 +121,12 @@ def _own_in(source: Source, split_name: str | None, run: Path, look: Look) -> Im
         rest, num_left_out = own.without_them(everything, source, look)
         if not num_left_out:
             return None
-        also = " or left untouched" if listing.untouched is not None else ""
+        also = "".join(f" or {what}" for what in others)
         why = f"split train: given; {num_left_out:,} that the run validated on{also} are left out"
         return Images(source.spec, "train", rest, source, why)
     if split_name is None and preferred_split(source) in ("all", "train") and own.make_up(everything, look):
         found = own.find(everything, source, look)
-        others = ((listing.untouched, "left untouched"), (listing.left_out, "left out by --clean"))
-        also = "".join(f", or {what}" for one, what in others if one is not None)
+        also = "".join(f", or {what}" for what in others)
         why = f"the run's own {listing.called} images, found {found.how}; the others are its training images{also}"
         return Images(source.spec, "val", found.split, source, why)
     return None
@@ -186,8 +187,8 @@ def images_of_run(run: Path, split_name: str | None, *, advice: str, look: Look 
     source, moved = _open_own(settings.data, run, settings.options, advice)
     if split_name == "train":
         split = source.training_split()
-        if own is not None and own.listing.data == settings.data:
-            split, _ = own.without_them(split, source, look)
+        if own is not None:
+            split, _ = own.without_them(split, source, look, data=settings.data)
         split = split.select(range(len(split)), name="train")
         return Images(source.spec, "train", split, source, f"the run's training images{moved}")
     return Images(
