@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 
 from vitctl.evaluation.baseline import mcnemar_p
-from vitctl.evaluation.comparison import Estimate, Interval, ece_estimate, estimate, holm
+from vitctl.evaluation.comparison import Estimate, Interval, ece_estimate, estimate, holm, within
 from vitctl.evaluation.matching import Matching, match_runs
 from vitctl.evaluation.row_tables import RowTables
 from vitctl.results.compare import ComparedPair
@@ -40,19 +40,15 @@ def row_figures(row: RowTables, *, seed: int) -> RowFigures:
     ece = ece_estimate(row.shares, row.labels, seed=seed)
     return {
         "top1": top1.mean,
-        "top1_ci95": _within(top1.ci95, 0.0, 1.0),
+        "top1_ci95": within(top1.ci95, 0.0, 1.0),
         "top1_per_run": tuple(row.correct.mean(axis=1).tolist()),
         "nll": nll.mean,
-        "nll_ci95": _within(nll.ci95, 0.0, np.inf),
+        "nll_ci95": within(nll.ci95, 0.0, np.inf),
         "brier": brier.mean,
-        "brier_ci95": _within(brier.ci95, 0.0, 2.0),
+        "brier_ci95": within(brier.ci95, 0.0, 2.0),
         "ece": ece.mean,
-        "ece_ci95": _within(ece.ci95, 0.0, 1.0),
+        "ece_ci95": within(ece.ci95, 0.0, 1.0),
     }
-
-
-def _within(interval: Interval, least: float, most: float) -> Interval:
-    return max(least, interval[0]), min(most, interval[1])
 
 
 def compared_pairs(rows: Sequence[RowTables], *, seed: int) -> tuple[list[ComparedPair], list[str]]:

@@ -40,6 +40,11 @@ class Estimate:
     p: float
 
 
+def within(interval: Interval, least: float, most: float) -> Interval:
+    """Return the part of an interval where the truth can be: an accuracy is 0-1, whatever Student's t makes of it."""
+    return max(least, interval[0]), min(most, interval[1])
+
+
 def estimate(table: np.ndarray, *, is_difference: bool = False, is_loss: bool = False) -> Estimate:
     """Return the mean of a table with its uncertainty.
 

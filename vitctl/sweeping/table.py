@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vitctl.errors import DataError
-from vitctl.evaluation.comparison import Estimate, Interval, estimate, estimate_folds, holm
+from vitctl.evaluation.comparison import Estimate, estimate, estimate_folds, holm, within
 from vitctl.results.sweep import SweepCell
+from vitctl.run_folders.seen import DIVERGED, FINISHED
 from vitctl.sweeping.cells import Cell
 from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.scores import CellScores, Tables, paired_scores
 from vitctl.sweeping.states import is_diverged
-
-FINISHED, DIVERGED = "finished", "diverged"
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,6 @@ class SweepTable:
     cells: tuple[SweepCell, ...]
     num_val: int
     notes: tuple[str, ...]
-
-
-def cell_results(cells: Sequence[Cell], runs: Sequence[PlannedRun]) -> tuple[SweepCell, ...]:
-    """Return a row for each combination; see ``table_of``."""
-    return table_of(cells, runs).cells
 
 
 def table_of(cells: Sequence[Cell], runs: Sequence[PlannedRun]) -> SweepTable:
@@ -97,12 +91,12 @@ def _row(
         runs=tuple(str(run.out) for run in in_order),
         state=DIVERGED if is_lost else FINISHED,
         top1_mean=None if top1 is None else top1.mean,
-        top1_ci95=None if top1 is None else _within(top1.ci95, 0.0, 1.0),
+        top1_ci95=None if top1 is None else within(top1.ci95, 0.0, 1.0),
         top1_per_run=() if scores is None else scores.per_run,
         nll_mean=None if nll is None else nll.mean,
-        nll_ci95=None if nll is None else _within(nll.ci95, 0.0, np.inf),
+        nll_ci95=None if nll is None else within(nll.ci95, 0.0, np.inf),
         difference=None if difference is None else difference.mean,
-        difference_ci95=None if difference is None else _within(difference.ci95, -1.0, 1.0),
+        difference_ci95=None if difference is None else within(difference.ci95, -1.0, 1.0),
         p=None if difference is None else difference.p,
         p_holm=None,
     )
@@ -112,10 +106,6 @@ def _estimate(tables: Tables, *, is_difference: bool = False, is_loss: bool = Fa
     if len(tables) == 1:
         return estimate(tables[0], is_difference=is_difference, is_loss=is_loss)
     return estimate_folds(tables, is_difference=is_difference, is_loss=is_loss)
-
-
-def _within(interval: Interval, least: float, most: float) -> Interval:
-    return max(least, interval[0]), min(most, interval[1])
 
 
 def _corrected(rows: Sequence[SweepCell]) -> tuple[SweepCell, ...]:
