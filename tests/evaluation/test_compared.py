@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 from vitctl.evaluation.compared import compared_pairs, row_figures
 from vitctl.evaluation.disagreement import disagreement
 from vitctl.evaluation.matching import match_runs
+from vitctl.evaluation.resampling import PigeonholeBootstrap
 from vitctl.evaluation.row_tables import RowTables
 
 NUM_IMAGES, NUM_CLASSES = 60, 3
@@ -36,6 +37,20 @@ def test_figures__of_a_run() -> None:
     for name in ("nll", "brier", "ece"):
         low, high = found[f"{name}_ci95"]  # type: ignore[literal-required]
         assert 0 <= low < found[name] < high  # type: ignore[literal-required]
+
+
+def test_calibration__of_a_run_is_drawn_once_for_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[int]()
+
+    def sums(bootstrap: PigeonholeBootstrap, columns: np.ndarray) -> np.ndarray:
+        drawn.append(columns.shape[1])
+        return np.zeros((len(bootstrap.image_counts), columns.shape[1]))
+
+    monkeypatch.setattr(PigeonholeBootstrap, "sums", sums)
+    rows = [row("a", (0, 1)), row("bb"), row("ccc"), row("dddd")]
+    compared_pairs(rows, seed=0)
+    row_figures(rows[0], seed=0)
+    assert len(drawn) == 5
 
 
 def test_pairs_of_two_runs__are_mcnemars() -> None:

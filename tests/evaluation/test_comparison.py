@@ -1,12 +1,14 @@
 """Intervals against scipy, statsmodels, brute force and by hand; tables in which nothing varies."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
 
+from vitctl.evaluation.calibration_bootstrap import calibration_errors, calibration_of
 from vitctl.evaluation.comparison import (
     Estimate,
     ece_estimate,
@@ -264,23 +266,27 @@ def _shares(num_runs: int, num_images: int, *, seed: int = 0) -> tuple[list[np.n
     return list(shares), np.where(rng.random(num_images) < 0.6, shares[0].argmax(axis=1), 0)
 
 
+def _ece(shares: Sequence[np.ndarray], labels: np.ndarray, others: Sequence[np.ndarray] = ()) -> Estimate:
+    runs, against = ([calibration_of(one, labels, seed=0) for one in group] for group in (shares, others))
+    return ece_estimate(runs, against, seed=0)
+
+
 def test_calibration_error_is_the_mean_of_the_runs() -> None:
     shares, labels = _shares(3, 80)
     errors = [expected_calibration_error(share, labels) for share in shares]
-    found = ece_estimate(shares, labels, seed=0)
+    found = _ece(shares, labels)
     assert found.mean == pytest.approx(np.mean(errors))
     assert 0 <= found.ci95[0] < found.mean <= found.ci95[1] <= 1
-    paired = ece_estimate(shares[:2], labels, shares[1:], seed=0)
+    paired = _ece(shares[:2], labels, shares[1:])
     assert paired.mean == pytest.approx((errors[0] - errors[2]) / 2)
     assert (paired.p < 0.05) == (not paired.ci95[0] <= 0 <= paired.ci95[1])
-    assert ece_estimate(shares, labels, shares, seed=0) == Estimate(0.0, (0.0, 0.0), 0.0, 1.0)
+    assert _ece(shares, labels, shares) == Estimate(0.0, (0.0, 0.0), 0.0, 1.0)
 
 
 def test_calibration_replicates_are_the_errors_of_the_images_drawn() -> None:
-    from vitctl.evaluation.calibration_bootstrap import calibration_errors
-
     shares, labels = _shares(2, 50)
-    parts, replicates, _ = calibration_errors(shares, labels, seed=3)
+    runs = [calibration_of(one, labels, seed=3) for one in shares]
+    parts, replicates, _ = calibration_errors(runs, seed=3)
     bootstrap = drawn_bootstrap(50, seed=3)
     assert parts.mean(axis=1) == pytest.approx([expected_calibration_error(share, labels) for share in shares])
     for replicate in range(5):
@@ -294,7 +300,7 @@ def test_calibration_interval_holds_the_truth() -> None:
     rng, num_held = _rng(), 0
     for _ in range(40):  # always 0.8 sure and right in 65 of 100: an error of 0.15
         labels = (rng.random(300) > 0.65).astype(np.int64)
-        low, high = ece_estimate([np.tile([0.8, 0.2], (300, 1))], labels, seed=0).ci95
+        low, high = _ece([np.tile([0.8, 0.2], (300, 1))], labels).ci95
         num_held += low <= 0.15 <= high
     assert num_held >= 34  # fewer of 40 in 1 of 300 cases
 
@@ -304,7 +310,7 @@ def test_calibration_interval_of_a_calibrated_run_reaches_down_to_0() -> None:
     for _ in range(20):
         sure = rng.uniform(0.5, 1, size=200)
         labels = (rng.random(200) > sure).astype(np.int64)
-        found = ece_estimate([np.stack([sure, 1 - sure], axis=1)], labels, seed=0)
+        found = _ece([np.stack([sure, 1 - sure], axis=1)], labels)
         assert found.mean > 0.01  # by chance alone
         lows.append(found.ci95[0])
     assert lows.count(0.0) >= 17  # fewer of 20 in 1 of 600 cases

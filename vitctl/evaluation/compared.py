@@ -37,7 +37,7 @@ def row_figures(row: RowTables, *, seed: int) -> RowFigures:
     """
     top1 = estimate(row.correct)
     nll, brier = estimate(row.nll, is_loss=True), estimate(row.brier, is_loss=True)
-    ece = ece_estimate(row.shares, row.labels, seed=seed)
+    ece = ece_estimate(row.calibration(seed=seed), seed=seed)
     return {
         "top1": top1.mean,
         "top1_ci95": within(top1.ci95, 0.0, 1.0),
@@ -104,8 +104,10 @@ def _pair(
 ) -> ComparedPair:
     nll = estimate(matching.table(a.nll, b.nll), is_difference=True, is_loss=True)
     brier = estimate(matching.table(a.brier, b.brier), is_difference=True, is_loss=True)
-    shares_a, shares_b = [a.shares[index] for index in matching.first], [b.shares[index] for index in matching.second]
-    ece = ece_estimate(shares_b, a.labels, shares_a, seed=seed)
+    errors_a, errors_b = a.calibration(seed=seed), b.calibration(seed=seed)
+    ece = ece_estimate(
+        [errors_b[index] for index in matching.second], [errors_a[index] for index in matching.first], seed=seed
+    )
     return ComparedPair(
         a=a.name,
         b=b.name,

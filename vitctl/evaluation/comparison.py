@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitctl.evaluation.calibration_bootstrap import adjusted_replicates, calibration_errors
+from vitctl.evaluation.calibration_bootstrap import RunCalibration, adjusted_replicates, calibration_errors
 from vitctl.evaluation.crossed import Spread, spread_of, total_and_share
 from vitctl.evaluation.power import VarianceParts, parts_of, told_difference
 from vitctl.evaluation.score_interval import paired_distance, paired_ends, wilson_ends
@@ -177,9 +177,7 @@ def _are_of_one_height(values: Sequence[np.ndarray]) -> bool:
     return len({np.atleast_2d(value).shape[0] for value in values}) == 1
 
 
-def ece_estimate(
-    probabilities: Sequence[np.ndarray], labels: np.ndarray, others: Sequence[np.ndarray] = (), *, seed: int
-) -> Estimate:
+def ece_estimate(runs: Sequence[RunCalibration], others: Sequence[RunCalibration] = (), *, seed: int) -> Estimate:
     """Return the expected calibration error of S runs, or with ``others`` by how much that is larger than theirs.
 
     It is no mean, so runs and images are drawn anew (the pigeonhole bootstrap), 2,000 times. Absolute gaps are too
@@ -188,15 +186,14 @@ def ece_estimate(
     and reaches down to 0 where calibrated runs would have as large an error in one of 40 replicates.
 
     Args:
-        probabilities: S of (M, C), rows sum to 1.
-        labels: (M,) int64.
-        others: S of (M, C), of the same seeds; none for the error itself.
+        runs: S, as ``calibration_of`` has them, of this seed.
+        others: S, of the same images and seeds of training; none for the error itself.
         seed: Of the bootstrap, >= 0.
     """
-    errors = [calibration_errors(group, labels, seed=seed) for group in (probabilities, others) if len(group)]
-    parts, replicates, by_chance = errors[0]
+    parts, replicates, by_chance = calibration_errors(runs, seed=seed)
     if len(others):
-        parts, replicates = parts - errors[1][0], replicates - errors[1][1]
+        other = calibration_errors(others, seed=seed)
+        parts, replicates = parts - other.parts, replicates - other.errors
     mean, spread = float(parts.mean()), spread_of(parts)
     adjusted = adjusted_replicates(mean, replicates, parts, spread)
     low, high = (float(end) for end in np.quantile(adjusted, (0.025, 0.975)))

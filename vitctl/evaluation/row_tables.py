@@ -4,10 +4,11 @@ Letters: S runs (seeds) of a row, M images, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from vitctl.evaluation.calibration_bootstrap import RunCalibration, calibration_of
 from vitctl.evaluation.classify import probabilities
 from vitctl.evaluation.metrics import brier_per_image, nll_per_image
 
@@ -24,6 +25,7 @@ class RowTables:
         correct: (S, M) float64, 1 where a run is right.
         nll: (S, M) float64, nats.
         brier: (S, M) float64, 0-2.
+        calibrations: S by seed of a bootstrap, computed when they are asked for.
     """
 
     name: str
@@ -33,6 +35,7 @@ class RowTables:
     correct: np.ndarray
     nll: np.ndarray
     brier: np.ndarray
+    calibrations: dict[int, list[RunCalibration]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, seeds: Sequence[int], logits: Sequence[np.ndarray], labels: np.ndarray) -> "RowTables":
@@ -47,6 +50,12 @@ class RowTables:
             np.stack([nll_per_image(one, labels) for one in logits]),
             np.stack([brier_per_image(one, labels) for one in shares]),
         )
+
+    def calibration(self, *, seed: int) -> list[RunCalibration]:
+        """Return the calibration error of each run by the bootstrap of a seed; computed once for all comparisons."""
+        if seed not in self.calibrations:
+            self.calibrations[seed] = [calibration_of(one, self.labels, seed=seed) for one in self.shares]
+        return self.calibrations[seed]
 
     def mean_shares(self) -> np.ndarray:
         """Return the mean of the runs' probabilities: (M, C) float64, what the row says as one."""
