@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from vitctl.results.sweep import Retrained, Selected, Soup, SweepResult
+from vitctl.settings.words import SELECT_BY_CALLED
 
-METRICS = {"nll": "NLL", "top1": "top-1"}
 Row = tuple[str, str]
 
 
@@ -27,8 +27,8 @@ def _selected(selected: Selected) -> Iterator[Row]:
     score = f"{selected.score:.4f}" if selected.by == "nll" else f"{selected.score:.2%}"
     yield (
         "its score",
-        f"{METRICS[selected.by]} {score} on {selected.num_dev:,} development images; it was picked for this, so expect "
-        "worse on new images",
+        f"{SELECT_BY_CALLED[selected.by]} {score} on {selected.num_dev:,} development images; it was picked for this, "
+        "so expect worse on new images",
     )
     if selected.extended:
         yield "extended", f"{', '.join(selected.extended)}, as an edge of the grid had been chosen"
@@ -51,7 +51,7 @@ def _retrained(retrained: Retrained) -> Iterator[Row]:
 
 
 def _soup(soup: Soup) -> Iterator[Row]:
-    by = METRICS[soup.by]
+    by = SELECT_BY_CALLED[soup.by]
     single, greedy, uniform = (
         _score(soup.by, *one)
         for one in (

@@ -11,7 +11,7 @@ from vitctl.data.run_images import images_of_run
 from vitctl.data.run_lists import read_listing
 from vitctl.data.source import Split
 from vitctl.data.survey import thumbnail
-from vitctl.errors import DataError
+from vitctl.errors import VitctlError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ShownImages:
             if listing is not None and len(listing.images) == len(hashes):
                 names = listing.images
             split = images_of_run(run, None, advice="").split
-        except DataError as error:
+        except VitctlError as error:  # there are figures without pictures, whatever is wrong with the images
             return cls(hashes, names, None, str(error).rstrip())
         if len(split) != len(hashes):
             return cls(hashes, names, None, f"{run} lists {len(split):,} images and has seen {len(hashes):,}")

@@ -45,7 +45,8 @@ MAX_LR = 1000.0
 TRAINING_PRECISIONS = (AUTO, "fp32", "bf16", "fp16")
 
 # --- sweep
-SELECT_BY = ("nll", "top1")
+SELECT_BY_CALLED = {"nll": "NLL", "top1": "top-1"}
+SELECT_BY = tuple(SELECT_BY_CALLED)
 MAX_FOLDS = 1_000
 
 # --- few-shot evaluation

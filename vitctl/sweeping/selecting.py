@@ -15,7 +15,7 @@ from vitctl.primitives.formatting import format_rounded
 from vitctl.results.sweep import Selected
 from vitctl.settings.grid import as_text
 from vitctl.settings.sweep import SweepConfig
-from vitctl.settings.words import AUTO
+from vitctl.settings.words import AUTO, SELECT_BY_CALLED
 from vitctl.sweeping.cells import Cell, cells_of
 from vitctl.sweeping.planning import PlannedRun
 from vitctl.sweeping.rates import beyond, preferences, rate_of
@@ -23,7 +23,6 @@ from vitctl.sweeping.scores import CellScores, cell_scores
 from vitctl.sweeping.states import is_diverged
 
 FEW_DEV = 100  # guess: with fewer the interval of an accuracy of 0.9 is wider than 0.12
-METRICS = {"nll": "NLL", "top1": "top-1"}
 
 
 def with_dev(config: SweepConfig) -> SweepConfig:
@@ -188,5 +187,5 @@ def _told(
         is_at_edge=is_at_edge,
         extended=tuple(cell.name for cell in extended),
         num_dev=num_dev,
-        why=f"{how} by {METRICS[by]} on {images}; optimistic there, as it was chosen by them",
+        why=f"{how} by {SELECT_BY_CALLED[by]} on {images}; optimistic there, as it was chosen by them",
     )
