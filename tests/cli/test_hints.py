@@ -75,8 +75,8 @@ CASES = {
     "inspect rollout --fuson max": "vitctl inspect rollout has no option '--fuson'. Did you mean '--fusion'?",
     "inspect --model demo": "options stand behind the command, as in 'vitctl inspect filters --model'.",
     "inspect rolout": "vitctl inspect has no command 'rolout'. Did you mean 'rollout'?",
-    "evaluate --steps 3": "has no option '--steps', which belongs to finetune; 'vitctl evaluate --help' lists what it "
-    "takes.",
+    "evaluate --steps 3": "has no option '--steps', which belongs to finetune, sweep; 'vitctl evaluate --help' "
+    "lists what it takes.",
     "data --data photos": "vitctl data has no option '--data'; give its value alone, as in 'vitctl data SPEC'.",
     "predict --images a.jpg": "give its value alone, as in 'vitctl predict RUN IMAGE'.",
     "--data photos": "options stand behind the command, as in 'vitctl finetune --data'.",
@@ -92,7 +92,8 @@ CASES = {
     "finetune --flip=yes": "--flip takes no value; write it alone, or leave it out.",
     "finetune --batch-size x": "--batch-size is 'x'; expected a whole number.",
     "finetune --steps 1.5": "--steps is '1.5'; expected a whole number.",
-    "finetune --lr 1e-3x": "--lr is '1e-3x'; expected a number.",
+    "finetune --lr 1e-3x": "--lr is '1e-3x'; expected a learning rate (1e-4), several to choose from (1e-4,3e-4,1e-3), or "
+    "grid, the recipe's own.",
 }
 
 

@@ -26,7 +26,7 @@ def test_rows__of_a_sweep_that_chose_nothing_are_none() -> None:
 
 def test_rows__the_score_of_a_choice_is_optimistic() -> None:
     found = rows(selected=SELECTED)
-    assert "NLL 0.2500 on 1,200 development images, optimistic" in found["its score"]
+    assert "NLL 0.2500 on 1,200 development images; it was picked for this" in found["its score"]
     assert found["chosen"] == "lr=0.1: the best of 4"
     assert {"extended", "edge"} < set(found)
 

@@ -102,12 +102,10 @@ def _result(config: SweepConfig, chosen: Chosen, out: Path) -> SweepResult:
 
 
 def _title(config: SweepConfig) -> str:
-    parts = (
-        f"{config.folds}-fold cross-validation"
-        if config.folds
-        else f"{'validation' if config.dev_fraction is None else 'development'} images"
-    )
-    return f"top-1 on {parts}, {format_number(len(seeds_of(config)), 'seed')}"
+    where = "on validation images" if config.dev_fraction is None else "on development images"
+    if config.folds:
+        where = f"in {config.folds}-fold cross-validation"
+    return f"top-1 {where}, {format_number(len(seeds_of(config)), 'seed')}"
 
 
 def _header(config: SweepConfig, cells: tuple[Cell, ...], runs: tuple[PlannedRun, ...], out: Path) -> list[Setting]:
