@@ -92,8 +92,8 @@ CASES = {
     "finetune --flip=yes": "--flip takes no value; write it alone, or leave it out.",
     "finetune --batch-size x": "--batch-size is 'x'; expected a whole number.",
     "finetune --steps 1.5": "--steps is '1.5'; expected a whole number.",
-    "finetune --lr 1e-3x": "--lr is '1e-3x'; expected a learning rate (1e-4), several to choose from (1e-4,3e-4,1e-3), or "
-    "grid, the recipe's own.",
+    "finetune --lr 1e-3x": "--lr is '1e-3x'; expected a learning rate (1e-4), several to choose from (1e-4,3e-4,1e-3), "
+    "or grid, the recipe's own.",
 }
 
 
