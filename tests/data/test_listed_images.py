@@ -104,13 +104,33 @@ def test_listed__by_paths_relative_to_the_folder_and_by_their_flags(photos: Path
     assert [str(Path(name).relative_to(photos)) for name in names(data)] == [every[1], every[3], *every[5:]]
 
 
+def test_listed__a_path_may_be_written_in_another_way(photos: Path) -> None:
+    every = names(prepare(photos))
+    first, second, third, fourth = (Path(name).relative_to(photos) for name in every[:4])
+    rows = (f"./{first} ", f"{photos}//{second}", f"{photos / 'dog' / '..' / third}", str(fourth).replace("/", "\\"))
+    assert names(prepare(photos, listing(photos, *rows))) == every[4:]
+
+
+def test_listed__of_two_names_that_differ_in_spelling_alone_the_exact_one_is_meant(
+    photos: Path, write_classes: Write
+) -> None:
+    (photos / "cat" / "a\\0.png").write_bytes((photos / "cat" / "0.png").read_bytes())
+    write_classes(photos / "cat", a=1)
+    every = names(prepare(photos, fold=(5, 5)))
+    assert sum("a/0.png" in name or "a\\0.png" in name for name in every) == 2
+    data = prepare(photos, listing(photos, "cat/a\\0.png"), fold=(5, 5))
+    assert {*every} - {*names(data)} == {str(photos / "cat" / "a\\0.png")}
+
+
 def test_listed__who_is_not_among_the_images_is_told(photos: Path) -> None:
     ears = Ears()
     clean = listing(photos, names(prepare(photos))[0], "gone.png", "lost.png")
     assert len(prepare(photos, clean, ears=ears).train) == 15
-    assert ears.warnings == [f"--clean {clean} lists 2 images that are not among those of {photos}, 'gone.png' first."]
+    assert ears.warnings == [
+        f"--clean {clean} lists 2 images that are not among the training images of {photos}, 'gone.png' first."
+    ]
     with pytest.raises(
-        DataError, match=r"lists 2 images, 'gone.png' first, and none is one of .*photos; expected names"
+        DataError, match=r"lists 2 images, 'gone.png' first, and none is a training image of .*photos; expected names"
     ):
         prepare(photos, listing(photos, "gone.png", "lost.png"))
 

@@ -5,14 +5,16 @@ path and content, ``FILE#sha256=...``, so that it does not go on with another li
 """
 
 import csv
+import os
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vitctl.data.image_names import names_below_root
-from vitctl.data.source import Source, Split
+from vitctl.data.source import Source, Split, composed_name
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.csv_files import as_written, read_csv
 from vitctl.primitives.files import sha256_of, user_path
@@ -111,7 +113,8 @@ def leave_out(
 ) -> tuple[np.ndarray, LeftOut]:
     """Return the positions to train on that are not listed, and what is to be said of it.
 
-    A name is that of an image as ``vitctl data`` says it, or a path relative to the data's folder.
+    A name is that of an image as ``vitctl data`` says it, or a path relative to the data's folder. Where there is no
+    such image, another way to write the path will do: ``./a.png``, ``x/../a.png``, a backslash between folders.
 
     Args:
         listed: The list.
@@ -123,14 +126,14 @@ def leave_out(
     Raises:
         DataError: None of the names is that of an image, or nothing is left to train on.
     """
-    places = _places(images, source)
-    named = {name: places.get(name, []) for name in listed.names}
-    unread = _places(everything, source) if not all(named.values()) else {}
-    unknown = [name for name, found in named.items() if not found and name not in unread]
+    named = _positions(listed.names, images, source)
+    missing = [name for name, found in named.items() if not found]
+    unread = _positions(missing, everything, source) if missing and len(everything) > len(images) else {}
+    unknown = [name for name in missing if not unread.get(name)]
     if len(unknown) == len(named):
         raise DataError(
             f"--clean {listed.path} lists {len(named):,} image{'s' * (len(named) > 1)}, {unknown[0]!r} first, and none "
-            f"is one of {source.spec}; expected names as 'vitctl data' says them, such as {images.image_name(0)!r}."
+            f"is a training image of {source.spec}; expected names as 'vitctl data' says them, such as {images.image_name(0)!r}."
         )
     positions = np.array([position for found in named.values() for position in found], dtype=np.int64)
     kept = np.setdiff1d(train, positions)
@@ -145,8 +148,27 @@ def leave_out(
     notes = []
     if unknown:
         what = f"{len(unknown):,} images that are" if len(unknown) > 1 else "an image that is"
-        notes.append(f"--clean {listed.path} lists {what} not among those of {source.spec}, {unknown[0]!r} first.")
+        notes.append(
+            f"--clean {listed.path} lists {what} not among the training images of {source.spec}, {unknown[0]!r} first."
+        )
     return kept, LeftOut(listed.spec, np.intersect1d(train, positions), told, tuple(notes))
+
+
+def _positions(names: Iterable[str], images: Split, source: Source) -> dict[str, list[int]]:
+    """Return the positions of the images that each of ``names`` stands for."""
+    places = _places(images, source)
+    found = {name: places.get(name, []) for name in names}
+    if not all(found.values()):
+        alike: dict[str, set[int]] = defaultdict(set)
+        for known, positions in places.items():
+            alike[_plain(known)].update(positions)
+        found = {name: one or sorted(alike.get(_plain(name), ())) for name, one in found.items()}
+    return found
+
+
+def _plain(name: str) -> str:
+    """Return the one way to write a path of ``name``: whoever wrote the list may have used another."""
+    return os.path.normpath(composed_name(name).strip().replace("\\", "/"))
 
 
 def _places(images: Split, source: Source) -> dict[str, list[int]]:
