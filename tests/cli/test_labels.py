@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ def test_suspicious__the_images_among_others_are_ranked_first(report: dict[str, 
 
 @pytest.mark.usefixtures("no_rendering")
 def test_suspicious__the_screen_says_how_to_go_on(run_cli, mistaken: Path, tiny_model_folder: Path) -> None:
-    result = run_cli("data", mistaken, "--model", tiny_model_folder, "--num-workers", 0, "--out", "report")
+    how = ("--group-pattern", "{group}.png")
+    result = run_cli("data", mistaken, "--model", tiny_model_folder, "--num-workers", 0, "--out", "a report", *how)
     assert "look wrong. Of " in result.stdout
     assert "red-0.png" in result.stdout
-    command = next(line for line in result.stdout.splitlines() if "--clean" in line).split()
+    command = shlex.split(next(line for line in result.stdout.splitlines() if "--clean" in line))
+    assert {*how} < {*command}
     cleaned = run_cli(
         *command[1:], "--model", tiny_model_folder, "--dry-run", "--num-workers", 0, "--batch-size", 4, "--steps", 1
     )
