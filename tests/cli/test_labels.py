@@ -43,6 +43,16 @@ def test_suspicious__the_images_among_others_are_ranked_first(report: dict[str, 
     assert json.loads((Path(report["out"]) / "report.json").read_text()) == report
 
 
+def test_suspicious__a_list_that_was_edited_is_not_replaced(run_cli, image_folder: Path) -> None:
+    Path("report").mkdir()
+    mine = Path("report/suspicious.csv")
+    mine.write_text("image,flagged\na.png,no\n")
+    result = run_cli("data", image_folder, "--model", "demo", "--out", "report")
+    assert (result.exit_code, "it was edited, or is of another report" in result.stderr) == (2, True)
+    assert [*Path("report").iterdir()] == [mine]
+    assert mine.read_text() == "image,flagged\na.png,no\n"
+
+
 @pytest.mark.usefixtures("no_rendering")
 def test_suspicious__the_screen_says_how_to_go_on(run_cli, mistaken: Path, tiny_model_folder: Path) -> None:
     how = ("--group-pattern", "{group}.png")

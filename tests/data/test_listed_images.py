@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vitctl.conversation import Conversation
-from vitctl.data.listed_images import read_listed_images
+from vitctl.data.listed_images import check_not_edited, read_listed_images, write_suspicious
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import named_images
 from vitctl.data.run_lists import validation_document, write_training_list
@@ -16,6 +16,7 @@ from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.files import write_json
+from vitctl.results.data import SuspiciousLabel
 
 Write = Callable[..., Path]
 
@@ -176,3 +177,61 @@ def test_listed__a_list_that_was_changed_is_another(tmp_path: Path) -> None:
     path.write_text("image\nb.png\n")
     with pytest.raises(SettingError, match="is no longer the list that the run was made with"):
         read_listed_images(spec)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, Path]:
+    """A list and its report, with names that CSV and JSON spell differently."""
+    listed = [
+        SuspiciousLabel(
+            image=name,
+            class_name="=cat",
+            probability=1e-6,
+            suggested="dog, or\nwolf",
+            suggested_probability=0.9,
+            is_flagged=is_flagged,
+            copies=0,
+        )
+        for name, is_flagged in (("a\x1b,.png", True), ("\udcff.png", True), ("c.png", False))
+    ]
+    places = tmp_path / "suspicious.csv", tmp_path / "report.json"
+    write_suspicious(places[0], listed)
+    write_json(places[1], {"suspicious": [one.as_json() for one in listed]})
+    return places
+
+
+def test_written__is_read_as_the_flagged_images_and_may_be_replaced(written: tuple[Path, Path]) -> None:
+    path, report = written
+    assert read_listed_images(str(path)).names == (r"a\x1b,.png", r"\xff.png")
+    check_not_edited(path, report)
+    path.write_text(path.read_text().replace("1e-06", "0.000001"))
+    check_not_edited(path, report)  # a spreadsheet writes numbers in its own way
+    path.unlink()
+    check_not_edited(path, report)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("yes", "no"),
+        ("c.png", "d.png"),
+        ("=cat", "dog"),
+        ("flagged", "flagged,why"),
+        (r"a\x1b,.png", "\xff"),
+        ("\n", "\nx\n"),
+    ],
+)
+def test_written__an_edited_list_is_not_replaced(written: tuple[Path, Path], old: str, new: str) -> None:
+    path, report = written
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1), encoding="latin-1")
+    with pytest.raises(SettingError, match=r"is not the list that report.json beside it has"):
+        check_not_edited(path, report)
+
+
+def test_written__without_its_report_nobody_knows(written: tuple[Path, Path]) -> None:
+    path, report = written
+    for text in ("{}", "[]", '{"suspicious": null}', '{"suspicious": [3]}', '{"suspicious": [{"image": 3}]}', "{"):
+        report.write_text(text)
+        with pytest.raises(SettingError, match="or is of another report"):
+            check_not_edited(path, report)

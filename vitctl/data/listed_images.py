@@ -7,19 +7,24 @@ path and content, ``FILE#sha256=...``, so that it does not go on with another li
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vitctl.data.image_names import names_below_root
 from vitctl.data.source import Source, Split, composed_name
 from vitctl.errors import DataError, SettingError
-from vitctl.primitives.csv_files import as_written, read_csv
+from vitctl.primitives.csv_files import as_written, read_csv, write_csv
+from vitctl.primitives.documents import peek_document
 from vitctl.primitives.files import sha256_of, user_path
+from vitctl.results.data import SuspiciousLabel
 
 IMAGE, FLAGGED = "image", "flagged"
+_HEADER = (IMAGE, "class", "probability", "suggested", "suggested_probability", FLAGGED)
+_WORDS = (IMAGE, "class", "suggested")  # columns that are as JSON has them; a spreadsheet writes numbers anew
 _MARK = "#sha256="
 _DIGITS = 16  # of the hash, in hexadecimal: 64 bits
 _YES, _NO = ("yes", "true", "1", "y"), ("no", "false", "0", "n", "")
@@ -108,6 +113,67 @@ def _flagged(columns: dict[str, list[str]], path: Path) -> list[str]:
     return [name for name, mark in zip(names, marks, strict=True) if name and mark in _YES]
 
 
+def write_suspicious(path: Path, listed: Sequence[SuspiciousLabel]) -> None:
+    """Write the labels that look wrong as a list that ``read_listed_images`` reads.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    rows = [
+        (
+            one.image,
+            one.class_name,
+            one.probability,
+            one.suggested,
+            one.suggested_probability,
+            _mark(one.is_flagged),
+        )
+        for one in listed
+    ]
+    write_csv(path, [_HEADER, *rows])
+
+
+def check_not_edited(path: Path, report: Path) -> None:
+    """Check that the list at ``path``, where there is one, may be replaced: people are told to write into it.
+
+    Args:
+        path: As ``write_suspicious`` wrote it.
+        report: The JSON file that was written with it.
+
+    Raises:
+        SettingError: It is not what the report has.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        written = peek_document(report)["suspicious"]
+        is_as_written = _words_of(read_csv(path)) == _as_columns(written)
+    except (OSError, ValueError, csv.Error, DataError, KeyError, TypeError):  # neither need be one
+        is_as_written = False
+    if not is_as_written:
+        raise SettingError(
+            f"{path} is not the list that {report.name} beside it has: it was edited, or is of another report. It is "
+            "not replaced; move it away, or give another folder with --out.",
+            field="out",
+        )
+
+
+def _words_of(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return what people read in a list, and may have changed; further columns too."""
+    numbers = set(_HEADER) - {*_WORDS, FLAGGED}
+    return {name: column for name, column in columns.items() if name not in numbers}
+
+
+def _as_columns(written: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the same of what a report has."""
+    words = {name: [as_written(one[name]) for one in written] for name in _WORDS}
+    return words | {FLAGGED: [_mark(one["is_flagged"]) for one in written]}
+
+
+def _mark(is_flagged: bool) -> str:
+    return _YES[0] if is_flagged else _NO[0]
+
+
 def leave_out(
     listed: ListedImages, train: np.ndarray, images: Split, everything: Split, source: Source
 ) -> tuple[np.ndarray, LeftOut]:
@@ -133,7 +199,8 @@ def leave_out(
     if len(unknown) == len(named):
         raise DataError(
             f"--clean {listed.path} lists {len(named):,} image{'s' * (len(named) > 1)}, {unknown[0]!r} first, and none "
-            f"is a training image of {source.spec}; expected names as 'vitctl data' says them, such as {images.image_name(0)!r}."
+            f"is a training image of {source.spec}; expected names as 'vitctl data' says them, such as "
+            f"{images.image_name(0)!r}."
         )
     positions = np.array([position for found in named.values() for position in found], dtype=np.int64)
     kept = np.setdiff1d(train, positions)
