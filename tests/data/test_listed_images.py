@@ -15,6 +15,7 @@ from vitctl.data.run_lists import validation_document, write_training_list
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.files import write_json
 from vitctl.results.data import SuspiciousLabel
 
@@ -32,14 +33,14 @@ class Ears(Conversation):
 
 
 def prepare(
-    data: Path, clean: Path | str | None = None, *, ears: Conversation | None = None, **how: Any
+    data: Path, clean: Path | str | None = None, *, ears: Conversation | None = None, skip_bad: bool = False, **how: Any
 ) -> TrainingData:
     sources = open_training_sources(str(data), val=None, val_fraction=None)
     return check_training_data(
         sources,
         val_fraction=None,
         seed=0,
-        skip_bad=False,
+        skip_bad=skip_bad,
         num_threads=1,
         conversation=ears or Conversation(),
         listed=None if clean is None else read_listed_images(str(clean)),
@@ -73,6 +74,8 @@ def test_listed__are_not_trained_on_and_the_validation_images_stay(photos: Path)
     assert data.val is not None
     assert data.val.image_names() == held_out
     assert data.val_reason == usual.val_reason
+    assert data.cleaned is not None
+    assert data.cleaned.split.image_names() == names(usual)[:3]
     assert data.listed is not None
     assert data.listed.told == f"left out: 3 of 4 listed in {clean}; 1 of them is held out and stays"
 
@@ -100,8 +103,10 @@ def test_listed__are_left_out_of_a_fold_and_beside_development_images(photos: Pa
 def test_listed__by_paths_relative_to_the_folder_and_by_their_flags(photos: Path) -> None:
     every = [str(Path(name).relative_to(photos)) for name in names(prepare(photos))]
     marks = ("yes", "no", "TRUE", "false", " 1 ", "")
-    rows = [f"{mark};{name}" for mark, name in zip(marks, every, strict=False)]
-    data = prepare(photos, listing(photos, *rows, header="flagged;image"))
+    rows = [*(f"{mark};{name}" for mark, name in zip(marks, every, strict=False)), "yes;", ";"]
+    ears = Ears()
+    data = prepare(photos, listing(photos, *rows, header="flagged;image"), ears=ears)
+    assert not ears.warnings
     assert [str(Path(name).relative_to(photos)) for name in names(data)] == [every[1], every[3], *every[5:]]
 
 
@@ -134,6 +139,26 @@ def test_listed__who_is_not_among_the_images_is_told(photos: Path) -> None:
         DataError, match=r"lists 2 images, 'gone.png' first, and none is a training image of .*photos; expected names"
     ):
         prepare(photos, listing(photos, "gone.png", "lost.png"))
+
+
+def test_listed__one_that_cannot_be_read_is_known_all_the_same(photos: Path) -> None:
+    (photos / "cat" / "broken.png").write_bytes(b"x")
+    ears, first = Ears(), names(prepare(photos, skip_bad=True))[0]
+    data = prepare(photos, listing(photos, "cat/broken.png", first), ears=ears, skip_bad=True)
+    assert data.listed is not None
+    assert (data.listed.told.partition(" in ")[0], ears.warnings) == ("left out: 1 of 2 listed", [])
+
+
+def test_listed__as_a_file_of_rows_shows_them(photos: Path) -> None:
+    odd = ("=1,2.png", "a\x1b.png", 'say "no".png', "two\nlines.png")
+    for name in odd:
+        (photos / "cat" / name).write_bytes((photos / "cat" / "0.png").read_bytes())
+    write_csv(photos.parent / "list.csv", [["image"], *([str(photos / "cat" / name)] for name in odd)])
+    ears = Ears()
+    data = prepare(photos, photos.parent / "list.csv", ears=ears)
+    assert not ears.warnings
+    assert not {str(photos / "cat" / name) for name in odd} & {*names(data)}
+    assert " of 4 listed in " in str(data.listed and data.listed.told)
 
 
 def test_listed__a_class_that_loses_every_image_is_told(photos: Path) -> None:

@@ -109,11 +109,15 @@ def _print_labels(report: DataReport, config: DataConfig) -> None:
     if len(report.suspicious) > MOST_LINES:
         print_line(f"... and {len(report.suspicious) - MOST_LINES} more in suspicious.csv")
     if report.num_suspicious:
-        print_line(
-            "Look at suspicious.png. Where a label is right after all, write 'no' under flagged in suspicious.csv; "
-            "correct the others, or train without them:"
-        )
-        print_line(f"  {shlex.join(['vitctl', 'finetune', *_cleaned(report, config)])}")
+        advice = "Look at suspicious.png."
+        if report.validation is None:  # nothing to train on
+            print_line(advice)
+        else:
+            print_line(
+                f"{advice} Where a label is right after all, write 'no' under flagged in suspicious.csv; correct the "
+                "others, or train without them:"
+            )
+            print_line(f"  {shlex.join(['vitctl', 'finetune', *_cleaned(report, config)])}")
     print_line()
 
 
