@@ -1,5 +1,6 @@
 """Images that a file lists are left out of training, and of nothing else."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,14 @@ def test_listed__a_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, text: 
     path.write_bytes(b"image\n\xff\n")
     with pytest.raises(DataError, match="Save it as UTF-8"):
         read_listed_images(str(path))
+
+
+def test_listed__a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(DataError, match="cannot be read: it is no regular file; expected a CSV file"):
+        read_listed_images(str(tmp_path / "list.csv"))
+    with pytest.raises(DataError, match="cannot be read: it is a folder; expected a CSV file"):
+        read_listed_images(str(tmp_path))
 
 
 def test_listed__a_list_that_was_changed_is_another(tmp_path: Path) -> None:

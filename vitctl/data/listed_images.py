@@ -18,7 +18,7 @@ from vitctl.data.image_names import names_below_root
 from vitctl.data.source import Source, Split, composed_name
 from vitctl.errors import DataError, SettingError
 from vitctl.primitives.csv_files import as_written, read_csv, write_csv
-from vitctl.primitives.documents import peek_document
+from vitctl.primitives.documents import UnusableDocument, check_regular, peek_document
 from vitctl.primitives.files import sha256_of, user_path
 from vitctl.results.data import SuspiciousLabel
 
@@ -72,11 +72,13 @@ def read_listed_images(spec: str) -> ListedImages:
     text, mark, expected = spec.rpartition(_MARK)
     path = user_path(text if mark else spec).absolute()
     try:
+        check_regular(path)
         found = sha256_of(path)[:_DIGITS]
         columns = read_csv(path)
-    except OSError as error:
+    except (OSError, UnusableDocument) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"--clean {path} cannot be read: {error.strerror}; expected a CSV file with a column {IMAGE!r}."
+            f"--clean {path} cannot be read: {why}; expected a CSV file with a column {IMAGE!r}."
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"--clean {path} cannot be read as CSV: {error}. Save it as UTF-8.") from error
