@@ -2,23 +2,29 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vitctl.cli.data import _print_labels
+from vitctl.settings.data import DataConfig
+
 
 @pytest.fixture
 def mistaken(image_folder: Path) -> Path:
-    """Red, green and blue images, of which two reds lie among the blues."""
-    for name in ("0.png", "1.png"):
-        shutil.move(image_folder / "red" / name, image_folder / "blue" / f"red-{name}")
+    """Red, green and blue images; one red lies among the blues, twice."""
+    shutil.copy(image_folder / "red" / "0.png", image_folder / "blue" / "red-1.png")
+    shutil.move(image_folder / "red" / "0.png", image_folder / "blue" / "red-0.png")
     return image_folder
 
 
 @pytest.fixture
 def report(run_cli, mistaken: Path, tiny_model_folder: Path) -> Any:
+    (mistaken / "blue" / "0-broken.png").write_bytes(b"x")  # before the others, so that these have another place
     result = run_cli("data", mistaken, "--model", tiny_model_folder, "--num-workers", 0, "--out", "report", "--json")
     assert result.exit_code == 0, result.stderr
     return result.json
@@ -28,7 +34,7 @@ def test_suspicious__the_images_among_others_are_ranked_first(report: dict[str, 
     first = report["suspicious"][:2]
     assert {Path(one["image"]).name for one in first} == {"red-0.png", "red-1.png"}
     assert all(
-        (one["class"], one["suggested"], one["is_flagged"], one["copies"]) == ("blue", "red", True, 0) for one in first
+        (one["class"], one["suggested"], one["is_flagged"], one["copies"]) == ("blue", "red", True, 1) for one in first
     )
     assert report["num_suspicious"] == sum(one["is_flagged"] for one in report["suspicious"]) >= 2
     assert 0.5 < report["probe_top1"] < 1
@@ -42,17 +48,42 @@ def test_suspicious__the_images_among_others_are_ranked_first(report: dict[str, 
     assert json.loads((Path(report["out"]) / "report.json").read_text()) == report
 
 
+def test_suspicious__a_list_that_was_edited_is_not_replaced(run_cli, image_folder: Path) -> None:
+    Path("report").mkdir()
+    mine = Path("report/suspicious.csv")
+    mine.write_text("image,flagged\na.png,no\n")
+    result = run_cli("data", image_folder, "--model", "demo", "--out", "report")
+    assert (result.exit_code, "it was edited, or is of another report" in result.stderr) == (2, True)
+    assert [*Path("report").iterdir()] == [mine]
+    assert mine.read_text() == "image,flagged\na.png,no\n"
+
+
 @pytest.mark.usefixtures("no_rendering")
 def test_suspicious__the_screen_says_how_to_go_on(run_cli, mistaken: Path, tiny_model_folder: Path) -> None:
-    result = run_cli("data", mistaken, "--model", tiny_model_folder, "--num-workers", 0, "--out", "report")
+    how = ("--group-pattern", "{group}.png")
+    result = run_cli("data", mistaken, "--model", tiny_model_folder, "--num-workers", 0, "--out", "a report", *how)
     assert "look wrong. Of " in result.stdout
     assert "red-0.png" in result.stdout
-    command = next(line for line in result.stdout.splitlines() if "--clean" in line).split()
+    command = shlex.split(next(line for line in result.stdout.splitlines() if "--clean" in line))
+    assert {*how} < {*command}
     cleaned = run_cli(
         *command[1:], "--model", tiny_model_folder, "--dry-run", "--num-workers", 0, "--batch-size", 4, "--steps", 1
     )
     assert cleaned.exit_code == 0, cleaned.stderr
     assert "left out: " in cleaned.stderr
+
+
+@pytest.mark.parametrize("validation", [None, "some"])
+def test_suspicious__of_images_to_test_on_no_training_is_proposed(
+    validation: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = SimpleNamespace(
+        suspicious=(), num_suspicious=1, probe_top1=0.9, model="demo", validation=validation, data="photos", out="/out"
+    )
+    _print_labels(found, DataConfig(data="photos"))  # type: ignore[arg-type]
+    shown = capsys.readouterr().out
+    assert "Look at suspicious.png." in shown
+    assert ("vitctl finetune --data photos --clean /out/suspicious.csv" in shown) == (validation is not None)
 
 
 @pytest.mark.usefixtures("no_rendering")

@@ -1,5 +1,6 @@
 """Images that a file lists are left out of training, and of nothing else."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 import pytest
 
 from vitctl.conversation import Conversation
-from vitctl.data.listed_images import read_listed_images
+from vitctl.data.listed_images import check_not_edited, read_listed_images, write_suspicious
 from vitctl.data.looks import Looks
 from vitctl.data.run_images import images_of_run, named_images
 from vitctl.data.run_lists import validation_document, write_training_list
 from vitctl.data.source import SourceOptions
 from vitctl.data.training_data import TrainingData, check_training_data, open_training_sources
 from vitctl.errors import DataError, SettingError
+from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.files import write_json
+from vitctl.results.data import SuspiciousLabel
 
 Write = Callable[..., Path]
 
@@ -36,6 +39,7 @@ def prepare(
     *,
     val: str | None = None,
     ears: Conversation | None = None,
+    skip_bad: bool = False,
     **how: Any,
 ) -> TrainingData:
     sources = open_training_sources(str(data), val=val, val_fraction=None)
@@ -43,7 +47,7 @@ def prepare(
         sources,
         val_fraction=None,
         seed=0,
-        skip_bad=False,
+        skip_bad=skip_bad,
         num_threads=1,
         conversation=ears or Conversation(),
         listed=None if clean is None else read_listed_images(str(clean)),
@@ -77,6 +81,8 @@ def test_listed__are_not_trained_on_and_the_validation_images_stay(photos: Path)
     assert data.val is not None
     assert data.val.image_names() == held_out
     assert data.val_reason == usual.val_reason
+    assert data.cleaned is not None
+    assert data.cleaned.split.image_names() == names(usual)[:3]
     assert data.listed is not None
     assert data.listed.told == f"left out: 3 of 4 listed in {clean}; 1 of them is held out and stays"
 
@@ -119,20 +125,62 @@ def test_listed__are_left_out_of_a_fold_and_beside_development_images(photos: Pa
 def test_listed__by_paths_relative_to_the_folder_and_by_their_flags(photos: Path) -> None:
     every = [str(Path(name).relative_to(photos)) for name in names(prepare(photos))]
     marks = ("yes", "no", "TRUE", "false", " 1 ", "")
-    rows = [f"{mark};{name}" for mark, name in zip(marks, every, strict=False)]
-    data = prepare(photos, listing(photos, *rows, header="flagged;image"))
+    rows = [*(f"{mark};{name}" for mark, name in zip(marks, every, strict=False)), "yes;", ";"]
+    ears = Ears()
+    data = prepare(photos, listing(photos, *rows, header="flagged;image"), ears=ears)
+    assert not ears.warnings
     assert [str(Path(name).relative_to(photos)) for name in names(data)] == [every[1], every[3], *every[5:]]
+
+
+def test_listed__a_path_may_be_written_in_another_way(photos: Path) -> None:
+    every = names(prepare(photos))
+    first, second, third, fourth = (Path(name).relative_to(photos) for name in every[:4])
+    rows = (f"./{first} ", f"{photos}//{second}", f"{photos / 'dog' / '..' / third}", str(fourth).replace("/", "\\"))
+    assert names(prepare(photos, listing(photos, *rows))) == every[4:]
+
+
+def test_listed__of_two_names_that_differ_in_spelling_alone_the_exact_one_is_meant(
+    photos: Path, write_classes: Write
+) -> None:
+    (photos / "cat" / "a\\0.png").write_bytes((photos / "cat" / "0.png").read_bytes())
+    write_classes(photos / "cat", a=1)
+    every = names(prepare(photos, fold=(5, 5)))
+    assert sum("a/0.png" in name or "a\\0.png" in name for name in every) == 2
+    data = prepare(photos, listing(photos, "cat/a\\0.png"), fold=(5, 5))
+    assert {*every} - {*names(data)} == {str(photos / "cat" / "a\\0.png")}
 
 
 def test_listed__who_is_not_among_the_images_is_told(photos: Path) -> None:
     ears = Ears()
     clean = listing(photos, names(prepare(photos))[0], "gone.png", "lost.png")
     assert len(prepare(photos, clean, ears=ears).train) == 15
-    assert ears.warnings == [f"--clean {clean} lists 2 images that are not among those of {photos}, 'gone.png' first."]
+    assert ears.warnings == [
+        f"--clean {clean} lists 2 images that are not among the training images of {photos}, 'gone.png' first."
+    ]
     with pytest.raises(
-        DataError, match=r"lists 2 images, 'gone.png' first, and none is one of .*photos; expected names"
+        DataError, match=r"lists 2 images, 'gone.png' first, and none is a training image of .*photos; expected names"
     ):
         prepare(photos, listing(photos, "gone.png", "lost.png"))
+
+
+def test_listed__one_that_cannot_be_read_is_known_all_the_same(photos: Path) -> None:
+    (photos / "cat" / "broken.png").write_bytes(b"x")
+    ears, first = Ears(), names(prepare(photos, skip_bad=True))[0]
+    data = prepare(photos, listing(photos, "cat/broken.png", first), ears=ears, skip_bad=True)
+    assert data.listed is not None
+    assert (data.listed.told.partition(" in ")[0], ears.warnings) == ("left out: 1 of 2 listed", [])
+
+
+def test_listed__as_a_file_of_rows_shows_them(photos: Path) -> None:
+    odd = ("=1,2.png", "a\x1b.png", 'say "no".png', "two\nlines.png")
+    for name in odd:
+        (photos / "cat" / name).write_bytes((photos / "cat" / "0.png").read_bytes())
+    write_csv(photos.parent / "list.csv", [["image"], *([str(photos / "cat" / name)] for name in odd)])
+    ears = Ears()
+    data = prepare(photos, photos.parent / "list.csv", ears=ears)
+    assert not ears.warnings
+    assert not {str(photos / "cat" / name) for name in odd} & {*names(data)}
+    assert " of 4 listed in " in str(data.listed and data.listed.told)
 
 
 def test_listed__a_class_that_loses_every_image_is_told(photos: Path) -> None:
@@ -167,6 +215,14 @@ def test_listed__a_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, text: 
         read_listed_images(str(path))
 
 
+def test_listed__a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(DataError, match="cannot be read: it is no regular file; expected a CSV file"):
+        read_listed_images(str(tmp_path / "list.csv"))
+    with pytest.raises(DataError, match="cannot be read: it is a folder; expected a CSV file"):
+        read_listed_images(str(tmp_path))
+
+
 def test_listed__a_list_that_was_changed_is_another(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("image\na.png\n")
@@ -176,3 +232,61 @@ def test_listed__a_list_that_was_changed_is_another(tmp_path: Path) -> None:
     path.write_text("image\nb.png\n")
     with pytest.raises(SettingError, match="is no longer the list that the run was made with"):
         read_listed_images(spec)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, Path]:
+    """A list and its report, with names that CSV and JSON spell differently."""
+    listed = [
+        SuspiciousLabel(
+            image=name,
+            class_name="=cat",
+            probability=1e-6,
+            suggested="dog, or\nwolf",
+            suggested_probability=0.9,
+            is_flagged=is_flagged,
+            copies=0,
+        )
+        for name, is_flagged in (("a\x1b,.png", True), ("\udcff.png", True), ("c.png", False))
+    ]
+    places = tmp_path / "suspicious.csv", tmp_path / "report.json"
+    write_suspicious(places[0], listed)
+    write_json(places[1], {"suspicious": [one.as_json() for one in listed]})
+    return places
+
+
+def test_written__is_read_as_the_flagged_images_and_may_be_replaced(written: tuple[Path, Path]) -> None:
+    path, report = written
+    assert read_listed_images(str(path)).names == (r"a\x1b,.png", r"\xff.png")
+    check_not_edited(path, report)
+    path.write_text(path.read_text().replace("1e-06", "0.000001"))
+    check_not_edited(path, report)  # a spreadsheet writes numbers in its own way
+    path.unlink()
+    check_not_edited(path, report)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("yes", "no"),
+        ("c.png", "d.png"),
+        ("=cat", "dog"),
+        ("flagged", "flagged,why"),
+        (r"a\x1b,.png", "\xff"),
+        ("\n", "\nx\n"),
+    ],
+)
+def test_written__an_edited_list_is_not_replaced(written: tuple[Path, Path], old: str, new: str) -> None:
+    path, report = written
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1), encoding="latin-1")
+    with pytest.raises(SettingError, match=r"is not the list that report.json beside it has"):
+        check_not_edited(path, report)
+
+
+def test_written__without_its_report_nobody_knows(written: tuple[Path, Path]) -> None:
+    path, report = written
+    for text in ("{}", "[]", '{"suspicious": null}', '{"suspicious": [3]}', '{"suspicious": [{"image": 3}]}', "{"):
+        report.write_text(text)
+        with pytest.raises(SettingError, match="or is of another report"):
+            check_not_edited(path, report)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vitctl.errors import SettingError
+from vitctl.errors import DataError, SettingError
 from vitctl.settings.sweep import SweepConfig
 from vitctl.sweeping.cells import cells_of
 from vitctl.sweeping.names import cell_names
@@ -224,3 +224,18 @@ def test_settled__a_list_of_images_is_known_by_its_content(tmp_path: Path) -> No
         found.append(settled(SweepConfig(clean=str(path), grid=("lr=0.1,0.2",))).clean)
     assert found[0] == found[2] != found[1]
     assert str(found[0]).startswith(f"{path}#sha256=")
+
+
+def test_grid__a_list_of_images_is_called_by_its_name_and_known_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("image\na.png\n")
+    usual, clean = cells_of(sweep(f"clean=none,{path}"))
+    assert "clean" not in usual.given
+    assert clean.settings == {"clean": str(path)}
+    path.write_text("image\nb.png\n")
+    _, edited = cells_of(sweep(f"clean=none,{path}"))
+    assert (edited.name, edited.settings) == (clean.name, clean.settings)
+    assert edited.given != clean.given
+    assert str(edited.given["clean"]).startswith(f"{path}#sha256=")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        cells_of(sweep(f"clean=none,{path}.gone"))

@@ -1,6 +1,7 @@
 """Runs as processes: what is done is not done again, failures end with the run's own sentence, signals reach all."""
 
 import ast
+import json
 import os
 import signal
 import threading
@@ -174,6 +175,21 @@ def test_another_run_in_the_way__refused(tmp_path: Path, fake_command: Callable[
     (runs[0].out / "config.json").write_text('{"vitctl": "0", "lr": 7}')
     with pytest.raises(SettingError, match=r"is a run with lr 7; expected 1.0"):
         go(runs, fake_command())
+
+
+def test_a_list_of_images_that_was_edited__its_finished_runs_are_not_those_asked_for(
+    tmp_path: Path, fake_command: Callable[..., Callable[..., list[str]]]
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("image\na.png\n")
+    runs = runs_of(tmp_path, f"clean=none,{listed}")
+    go(runs, fake_command())
+    for run in runs:
+        (run.out / "config.json").write_text(json.dumps({"vitctl": "0", "clean": run.given.get("clean")}))
+    go(runs, fake_command())
+    listed.write_text("image\nb.png\n")
+    with pytest.raises(SettingError, match=r"is a run with clean .*list.csv#sha256="):
+        go(runs_of(tmp_path, f"clean=none,{listed}"), fake_command())
 
 
 def test_weights_without_a_checkpoint__trained_anew(tmp_path: Path) -> None:

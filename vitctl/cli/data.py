@@ -16,8 +16,11 @@ from vitctl.results.data import (
     SplitReport,
     Spread,
 )
+from vitctl.settings.command_line import arguments_of
 from vitctl.settings.data import DataConfig
-from vitctl.settings.option import settings_of
+from vitctl.settings.finetune import FinetuneConfig
+from vitctl.settings.groups import Columns, Groups, PixelRange
+from vitctl.settings.option import described, settings_of
 
 EXAMPLES = """\
 Examples:
@@ -40,14 +43,15 @@ def data(given: dict[str, Any], as_json: JsonOption = False) -> None:
     strange shapes. Writes report.json and contact-sheet.png; the data are only read. With --model it ranks the training
     images by how little the others bear out their labels: suspicious.csv and suspicious.png.
     """
-    report = run("data", settings_of(DataConfig, given))
+    config = settings_of(DataConfig, given)
+    report = run("data", config)
     if as_json:
         print_json(report)
     else:
-        _print_report(report)
+        _print_report(report, config)
 
 
-def _print_report(report: DataReport) -> None:
+def _print_report(report: DataReport, config: DataConfig) -> None:
     images, size, validation = report.images, report.suggested_image_size, report.validation
     pairs = [
         ("data", f"{report.data}   {report.description}"),
@@ -70,11 +74,11 @@ def _print_report(report: DataReport) -> None:
     for line in [*_findings(report)]:
         print_line(line)
     print_line()
-    _print_labels(report)
+    _print_labels(report, config)
     print_pairs([("files", report.out)])
 
 
-def _print_labels(report: DataReport) -> None:
+def _print_labels(report: DataReport, config: DataConfig) -> None:
     """Print the labels that look wrong, where a model was given, and what to do about them."""
     if report.suspicious is None:
         return
@@ -105,14 +109,22 @@ def _print_labels(report: DataReport) -> None:
     if len(report.suspicious) > MOST_LINES:
         print_line(f"... and {len(report.suspicious) - MOST_LINES} more in suspicious.csv")
     if report.num_suspicious:
-        print_line(
-            "Look at suspicious.png. Where a label is right after all, write 'no' under flagged in suspicious.csv; "
-            "correct the others, or train without them:"
-        )
-        print_line(
-            f"  vitctl finetune --data {shlex.quote(report.data)} --clean {shlex.quote(report.out + '/suspicious.csv')}"
-        )
+        advice = "Look at suspicious.png."
+        if report.validation is None:  # nothing to train on
+            print_line(advice)
+        else:
+            print_line(
+                f"{advice} Where a label is right after all, write 'no' under flagged in suspicious.csv; correct the "
+                "others, or train without them:"
+            )
+            print_line(f"  {shlex.join(['vitctl', 'finetune', *_cleaned(report, config)])}")
     print_line()
+
+
+def _cleaned(report: DataReport, config: DataConfig) -> list[str]:
+    """Return the arguments of ``finetune`` that read the same images and leave out those that are flagged."""
+    how = {name: getattr(config, name) for kind in (Columns, Groups, PixelRange) for name in described(kind)}
+    return arguments_of(FinetuneConfig, how | {"data": report.data, "clean": f"{report.out}/suspicious.csv"})
 
 
 def _split(name: str, split: SplitReport) -> str:

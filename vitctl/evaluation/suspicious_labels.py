@@ -77,7 +77,7 @@ def suspicious_labels(
         conversation: Shows progress.
 
     Raises:
-        DataError: The features do not fit into the memory.
+        SettingError: The images of a batch, or the features of all, do not fit into the memory.
         ModelError: The model gives numbers that are not finite.
     """
     from vitctl.evaluation.label_doubts import doubt_labels  # needs scipy's solvers

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+from vitctl.data.listed_images import read_listed_images
 from vitctl.errors import SettingError, did_you_mean
 from vitctl.primitives.documents import UnusableDocument, parse_document
 from vitctl.recipes import Recipe, keys_of, override
@@ -77,6 +78,7 @@ def value_of(key: str, text: str) -> Value:
 
     Raises:
         SettingError: It cannot be used.
+        DataError: It is a list of images that cannot be read.
     """
     one = _options().get(key)
     if one is None:
@@ -85,7 +87,9 @@ def value_of(key: str, text: str) -> Value:
         found = getattr(getattr(override(Recipe(), [f"{key}={word}"]), section), name)
         return Value(_plain(found), "set", f"{key}={word}")
     value = _typed(one, text)
-    return Value(one.as_json(value), key, value)
+    # of a list of images its content, so that runs with what it was before are not taken for runs with what it is
+    given = read_listed_images(value).spec if key == "clean" and value is not None else value
+    return Value(one.as_json(value), key, given)
 
 
 def _options() -> dict[str, Described]:

@@ -38,9 +38,10 @@ def check_whole(run: PlannedRun) -> None:
 
 
 def check_same(run: PlannedRun) -> None:
-    """Check that the run in the folder is the one that was planned: its numbers, and whose seed it is.
+    """Check that the run in the folder is the one that was planned: its numbers, whose seed it is, its list of images.
 
-    Names of data, models and recipes a run resolves; that they are the same the plan of the sweep says.
+    Names of data, models and recipes a run resolves; that they are the same the plan of the sweep says. The list of
+    ``--clean`` has its content in its name.
 
     Raises:
         SettingError: It is another.
@@ -49,7 +50,7 @@ def check_same(run: PlannedRun) -> None:
     for name, value in run.given.items():
         planned = known[name].as_json(value)
         is_number = isinstance(planned, int | float) and not isinstance(planned, bool)
-        if is_number and name in config and name != "num_threads" and config[name] != planned:
+        if (is_number or name == "clean") and name in config and name != "num_threads" and config[name] != planned:
             raise SettingError(
                 f"{run.out} is a run with {name} {config[name]}; expected {planned}. Remove it, or give another folder "
                 "with --out.",

@@ -6,6 +6,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.checked_images import good_images
 from vitctl.data.depth import decide_max_value, depth_of, doubts_about_range
 from vitctl.data.endings import left_out_sentence, together
+from vitctl.data.listed_images import check_not_edited, write_suspicious
 from vitctl.data.scan import Scan
 from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split
@@ -30,13 +31,13 @@ from vitctl.evaluation.suspicious_labels import (
 )
 from vitctl.models.choices import decide_image_size
 from vitctl.models.prepared import PreparedModel, open_model
-from vitctl.primitives.csv_files import write_csv
 from vitctl.primitives.devices import resolve_device
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
 from vitctl.results.data import BadImage, DataReport, SuggestedSize
 from vitctl.settings.data import DataConfig
 
+REPORT, LIST = "report.json", "suspicious.csv"
 SHEET_CLASSES, SHEET_EACH, THUMBNAIL_PX = 24, 8, 96
 BATCH_SIZE = 64  # images that a model sees at a time; no feature depends on it
 SHEET_LABELS = 40  # images whose labels look wrong
@@ -52,6 +53,8 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     source = open_source(str(config.data), SourceOptions.of(config))
     out = _decide_out(config, source)
     check_writable(out)
+    if config.model is not None:
+        check_not_edited(out / LIST, out / REPORT)
     opened = _open(config, conversation)
     with ScanMemory(conversation) as memory:
         scanned, closed = scan_splits(
@@ -167,27 +170,15 @@ def _write(out: Path, report: DataReport, split_name: str, split: Split, scan: S
             columns=SHEET_EACH,
             title=f"{Path(report.data).name}: {shown}",
         )
-        write_json(out / "report.json", report.as_json())
+        write_json(out / REPORT, report.as_json())
 
 
 def _write_labels(out: Path, labels: SuspiciousLabels, split: Split, max_value: int | None) -> None:
     """Write ``suspicious.csv`` and ``suspicious.png``, of the images ``split`` that can be read."""
     from vitctl.reporting.figures import draw_contact_sheet
 
-    header = ("image", "class", "probability", "suggested", "suggested_probability", "flagged")
-    rows = [
-        (
-            one.image,
-            one.class_name,
-            one.probability,
-            one.suggested,
-            one.suggested_probability,
-            "yes" if one.is_flagged else "no",
-        )
-        for one in labels.listed
-    ]
     with writing(out):
-        write_csv(out / "suspicious.csv", [header, *rows])
+        write_suspicious(out / LIST, labels.listed)
         draw_contact_sheet(
             [
                 thumbnail(split, position, side=THUMBNAIL_PX, max_value=max_value)
