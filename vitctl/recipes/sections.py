@@ -134,8 +134,8 @@ class Images:
     augment: str = "none"
     """What is done to whole images at random: none, trivial (TrivialAugment), three (3-Augment), or RandAugment, AugMix
     or AutoAugment as timm spells them, e.g. rand-m9-mstd0.5-inc1, augmix-m3-w3, original."""
-    color_jitter: NotNegative = 0.0
-    """Most that brightness, contrast and saturation are changed by, as a factor beside 1, >= 0; 0 is none."""
+    color_jitter: Annotated[float, Range(ge=0, le=10)] = 0.0
+    """Most that brightness, contrast and saturation are changed by, as a factor beside 1, 0 to 10; 0 is none."""
     rotate: Annotated[float, Range(ge=0, le=180)] = 0.0
     """Most degrees an image is turned by, 0-180; 0 is none."""
     translate: Fraction = 0.0
