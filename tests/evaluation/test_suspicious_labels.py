@@ -12,6 +12,7 @@ from vitctl.conversation import Conversation
 from vitctl.data.files import FileImages
 from vitctl.data.source import Split
 from vitctl.evaluation import suspicious_labels as module
+from vitctl.evaluation.evaluating import Computing
 from vitctl.evaluation.suspicious_labels import SuspiciousLabels, names_of_copies, suspicious_labels
 from vitctl.results.data import DuplicateImage
 
@@ -53,9 +54,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Any:
             split,
             names,
             _Opened(),  # type: ignore[arg-type]
-            device=torch.device("cpu"),
-            batch_size=1,
-            num_workers=0,
+            Computing(torch.device("cpu"), batch_size=1, num_workers=0),
             is_in_memory=True,
             max_value=None,
             seed=0,

@@ -84,6 +84,13 @@ def test_cook__no_soup_is_better_than_a_run_that_is_right(run_with: Callable[...
     assert all(kept[name].equal(one) for name, one in own.items())
 
 
+def test_cook__damaged_logits__the_run_is_to_be_trained_again(run_with: Callable[..., Path], tmp_path: Path) -> None:
+    runs = [run_with("whole", (1.0, 0.0, 0.0)), run_with("damaged", (0.0, 0.0, 0.0))]
+    (runs[1] / "val-logits.safetensors").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"is damaged; .* Remove .*damaged, and the same command trains it again\."):
+        cook(runs, CONFIG, tmp_path / "soup", Conversation())
+
+
 def test_judge__a_mean_with_batch_norms_has_statistics_of_the_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = [nn.Sequential(nn.BatchNorm2d(2)).eval() for _ in range(2)]
     norms[1].load_state_dict(norms[1].state_dict() | {"0.running_mean": torch.full((2,), 8.0)})

@@ -19,6 +19,7 @@ from vitctl.data.imbalance import NOTABLE_RATIO, imbalance_ratio
 from vitctl.data.scan import Look, Scan
 from vitctl.data.source import Split, lost_image
 from vitctl.results.data import (
+    BadImage,
     ClassSize,
     DuplicateImage,
     DuplicatesReport,
@@ -74,6 +75,15 @@ def _spread(values: np.ndarray) -> Spread:
 
 def _frequencies(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))
+
+
+def describe_bad(scanned: Mapping[str, tuple[Split, Scan]]) -> tuple[BadImage, ...]:
+    """Return the images that cannot be read, and why."""
+    return tuple(
+        BadImage(split.image_name(position), name, reason)
+        for name, (split, scan) in scanned.items()
+        for position, reason in scan.bad.items()
+    )
 
 
 def strange_shapes(scanned: Mapping[str, tuple[Split, Scan]]) -> ShapesReport:

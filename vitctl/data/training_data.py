@@ -227,19 +227,16 @@ def check_training_data(
     hashes = [all_hashes[position] for position in scan.good]
     how = HowDivided(seed=seed, val_fraction=val_fraction, dev_fraction=dev_fraction, fold=fold)
     division = divide(usable, hashes, how, num_given=None if given is None else len(given), spec=sources.source.spec)
-    left_out_listed = None
+    cleaned = None
     if listed is not None:
-        kept, left_out_listed = leave_out(listed, division.train, usable, everything, sources.source)
+        kept, cleaned = leave_out(listed, division.train, usable, everything, sources.source)
         division = replace(division, train=kept)
-        for sentence in left_out_listed.notes:
-            conversation.warn(sentence)
-    if given is not None:
-        for sentence in leaks(usable, given, hashes=hashes, other_hashes=val_hashes):
-            conversation.warn(sentence)
     names = _names(scanned) if sources.val_spec != sources.source.spec and given is not None else None
     for sentence in (
+        *([] if cleaned is None else cleaned.notes),
+        *([] if given is None else leaks(usable, given, hashes=hashes, other_hashes=val_hashes)),
         *near_leaks_of(division, copies, digests, good=scan.good, num_train=len(everything), name_of=names),
-        *untrained(usable.select(division.train), how.fold, is_cleaned=listed is not None),
+        *untrained(usable.select(division.train), fold, is_cleaned=listed is not None),
     ):
         conversation.warn(sentence)
     left_out = together(everything.left_out, {} if given is None else given.left_out)
@@ -249,7 +246,7 @@ def check_training_data(
         division,
         scanned,
         given,
-        left_out_listed,
+        cleaned,
         skipped=skipped,
         left_out=left_out,
         depth=depth,

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from vitctl.conversation import Conversation
 from vitctl.data.scan import Scan
@@ -14,6 +13,7 @@ from vitctl.data.seen_images import seen_in_training
 from vitctl.data.source import Split
 from vitctl.data.splits import merge_groups
 from vitctl.evaluation.embedding import Embedder, FeatureChoice
+from vitctl.evaluation.evaluating import Computing
 from vitctl.evaluation.features import FeatureKey
 from vitctl.models.prepared import PreparedModel
 from vitctl.models.run_folders import run_of
@@ -52,10 +52,8 @@ def suspicious_labels(
     split: Split,
     copies: Sequence[str],
     opened: PreparedModel,
+    computing: Computing,
     *,
-    device: torch.device,
-    batch_size: int,
-    num_workers: int | None,
     is_in_memory: bool,
     max_value: int | None,
     seed: int,
@@ -68,9 +66,7 @@ def suspicious_labels(
         copies: N names, equal for copies of one image; see ``names_of_copies``. They are left out together, and so
             are the images of a group.
         opened: The model at the size it is to see them.
-        device: Where to embed.
-        batch_size: Images at a time.
-        num_workers: Processes that read images; None is as many as suit the device.
+        computing: How it is shown them.
         is_in_memory: Whether reading an image costs next to nothing.
         max_value: Of images of 16 bits, what is white; None is the model's.
         seed: Of the sample of very many images.
@@ -86,10 +82,14 @@ def suspicious_labels(
     if max_value is not None:
         opened = replace(opened, loaded=replace(opened.loaded, max_value=max_value))
     embedder = Embedder(
-        opened, FeatureChoice((key,)), batch_size=batch_size, num_workers=num_workers, conversation=conversation
+        opened,
+        FeatureChoice((key,)),
+        batch_size=computing.batch_size,
+        num_workers=computing.num_workers,
+        conversation=conversation,
     )
-    with enough_memory(device, batch_size):
-        embedder.to(device)
+    with enough_memory(computing.device, computing.batch_size):
+        embedder.to(computing.device)
         features = embedder.embed(split, copies, is_in_memory=is_in_memory)[key]
     groups = split.groups
     together = copies if groups is None else merge_groups(copies, [str(group) for group in groups])

@@ -6,10 +6,11 @@ from typing import Any
 
 from vitctl.errors import DataError, SettingError
 from vitctl.recipes import load_recipe, override, recipe_from_settings
-from vitctl.run_folders.kept_logits import KeptLogits, read_logits
+from vitctl.run_folders.kept_logits import KeptLogits
 from vitctl.run_folders.seen import FINISHED, SeenRun
 from vitctl.settings.option import option_of
 from vitctl.settings.words import RANDOM
+from vitctl.sweeping.scores import said_by
 
 _ONE_START = (
     "data", "val", "val_fraction", "dev_fraction", "split_seed", "image_column", "label_column", "class_depth",
@@ -122,7 +123,7 @@ def _other_start(first: SeenRun, other: SeenRun, what: str) -> str:
 
 
 def _images_of(path: Path) -> KeptLogits:
-    kept = read_logits(path)
+    kept = said_by(path)
     if kept is None:
         raise DataError(f"{path} keeps nothing of the images that it was judged on; a soup needs development images.")
     return kept

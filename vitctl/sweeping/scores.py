@@ -5,6 +5,7 @@ Letters: S runs (seeds) of a combination, M images of a part. Without cross-vali
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -62,7 +63,7 @@ def cell_scores(runs: Sequence[PlannedRun], *, like: CellScores | None = None) -
     folds = sorted({run.fold for run in runs}, key=lambda fold: fold or 0)
     for part, fold in enumerate(folds):
         some = sorted((run for run in runs if run.fold == fold), key=lambda run: run.seed)
-        said = [(run.title, kept) for run in some if (kept := _said_by(run)) is not None]
+        said = [(run.title, kept) for run in some if (kept := said_by(run.out)) is not None]
         if len(said) < len(some):
             return None
         before = [] if like is None else [("the first combination", like.first[part])]
@@ -78,7 +79,7 @@ def cell_scores(runs: Sequence[PlannedRun], *, like: CellScores | None = None) -
     return CellScores(correct, nll, first)
 
 
-def _said_by(run: PlannedRun) -> KeptLogits | None:
+def said_by(run: Path) -> KeptLogits | None:
     """Return what a finished run says; None where it was not validated.
 
     Raises:
@@ -86,12 +87,12 @@ def _said_by(run: PlannedRun) -> KeptLogits | None:
     """
     what = "is gone"
     try:
-        kept = read_logits(run.out)
+        kept = read_logits(run)
     except DataError:
         kept, what = None, "is damaged"
-    if kept is None and (what == "is damaged" or peek_document(run.out / SUMMARY).get("num_val")):
+    if kept is None and (what == "is damaged" or peek_document(run / SUMMARY).get("num_val")):
         raise DataError(
-            f"{run.out / KEPT} {what}; expected what the run says of its validation images. Remove {run.out}, and the "
+            f"{run / KEPT} {what}; expected what the run says of its validation images. Remove {run}, and the "
             "same command trains it again."
         )
     return kept

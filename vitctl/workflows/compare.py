@@ -53,9 +53,8 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
     given = _given_images(config, seen, saying)
     same = _what_they_say(rows, given, saying)
     num_equal = len(set().union(*settings) - {SEED, *differing(settings)})
-    images, why = f"validation images of {rows[0].runs[0]}", "all runs have the same, by content"
+    images, why = _which_images(rows, given)
     if given is not None:
-        images, why = f"split {given.images.split_name} of {given.images.spec}", given.images.reason
         check_elsewhere(out, [given.images.spec])
     conversation.header(
         "vitctl compare",
@@ -97,6 +96,13 @@ def run(config: CompareConfig, conversation: Conversation) -> CompareResult:
     for note in notes:
         conversation.warn(note)
     return result
+
+
+def _which_images(rows: Sequence[RunRow], given: Checked | None) -> tuple[str, str]:
+    """Return which images all were evaluated on, and why these."""
+    if given is None:
+        return f"validation images of {rows[0].runs[0]}", "all runs have the same, by content"
+    return f"split {given.images.split_name} of {given.images.spec}", given.images.reason
 
 
 def _given_images(config: CompareConfig, seen: Sequence[SeenRun], saying: Saying) -> Checked | None:

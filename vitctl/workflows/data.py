@@ -12,6 +12,7 @@ from vitctl.data.scan_memory import ScanMemory
 from vitctl.data.source import Source, SourceOptions, Split
 from vitctl.data.sources import open_source
 from vitctl.data.survey import (
+    describe_bad,
     describe_duplicates,
     describe_images,
     describe_imbalance,
@@ -23,6 +24,7 @@ from vitctl.data.survey import (
     thumbnail,
 )
 from vitctl.data.surveyed_splits import doubts_of, hashes_of, main_split, scan_splits, where_kept
+from vitctl.evaluation.evaluating import Computing
 from vitctl.evaluation.suspicious_labels import (
     SuspiciousLabels,
     doubts_about_model,
@@ -34,7 +36,7 @@ from vitctl.models.prepared import PreparedModel, open_model
 from vitctl.primitives.devices import resolve_device
 from vitctl.primitives.files import user_path, write_json
 from vitctl.primitives.outputs import check_elsewhere, check_writable, writing
-from vitctl.results.data import BadImage, DataReport, SuggestedSize
+from vitctl.results.data import DataReport, SuggestedSize
 from vitctl.settings.data import DataConfig
 
 REPORT, LIST = "report.json", "suspicious.csv"
@@ -74,15 +76,12 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
     near = describe_near_copies(scanned, hashes, kept_in)
     labels = None
     if opened is not None:
-        digests = [hashes[main][position] for position in scan.good]
-        good = good_images(split, scan)
+        good, digests = good_images(split, scan), [hashes[main][position] for position in scan.good]
         labels = suspicious_labels(
             good,
             names_of_copies(good, digests, near.groups),
             opened,
-            device=resolve_device(config.device)[0],
-            batch_size=config.batch_size or BATCH_SIZE,
-            num_workers=config.num_workers,
+            Computing(resolve_device(config.device)[0], config.batch_size or BATCH_SIZE, config.num_workers),
             is_in_memory=source.is_in_memory,
             max_value=max_value,
             seed=config.seed,
@@ -101,11 +100,7 @@ def run(config: DataConfig, conversation: Conversation) -> DataReport:
         images=describe_images([scan for _, scan in scanned.values()]),
         suggested_image_size=SuggestedSize(size.value, size.reason),
         left_out=left_out,
-        bad=tuple(
-            BadImage(one.image_name(position), name, reason)
-            for name, (one, seen) in scanned.items()
-            for position, reason in seen.bad.items()
-        ),
+        bad=describe_bad(scanned),
         duplicates=describe_duplicates(scanned, hashes, kept_in),
         near_copies=near,
         imbalance=describe_imbalance(split),
