@@ -60,7 +60,7 @@ def own_rates(recipe: Recipe | None) -> tuple[float, ...]:
     if recipe is None or not recipe.rate.grid:
         raise SettingError(
             f"The {'default ' * (recipe is None)}recipe names no rates to try (rate.grid); give some: --grid "
-            "lr=1e-4,3e-4,1e-3 of 'vitctl sweep', --lr 1e-4,3e-4,1e-3 of 'vitctl finetune'. The variants of vit-paper "
+            "lr=1e-4,3e-4,1e-3 of 'vitctl sweep', --lr 1e-4,3e-4,1e-3 of 'vitctl finetune'. vit-paper and its variants "
             "(vit-paper:pets) name some.",
             field="lr",
         )
